@@ -1,0 +1,5 @@
+"""`python -m jailbuild`."""
+
+from jailbuild.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""The proof before the deed: in the box as it would be, each program must load the very files it loads at home."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from jailbuild.box.plan import Plan
+from jailbuild.closure.explain import problems
+from jailbuild.closure.gather import Closure
+from jailbuild.closure.programs import Program, Programs
+from jailbuild.errors import JailError, reason
+from jailbuild.loader.glibc import Loader
+from jailbuild.root import Overlay, Root
+
+
+def prove(plan: Plan, closure: Closure, box: Root | None) -> None:
+    """Resolve the requests in the planned box (JailError where that gives another answer than the source root)."""
+    planned = _planned(plan, closure, box)
+    files = closure.files.sharing(planned)
+    programs = Programs(files, Loader(files), closure.search_path)
+    failures = []
+    for path, program in closure.programs.items():
+        try:
+            found = programs.resolve(path)
+        except OSError as error:
+            failures.append(f"cannot add {path}: it could not be opened in the box: {reason(error)}")
+            continue
+        failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)]
+        failures += [
+            f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
+            for ours, theirs in _differences(program, found)
+        ]
+    if failures:
+        raise JailError(failures, "what is in the box already gets in the way: build a box of its own")
+
+
+def _differences(program: Program, found: Program) -> list[tuple[str, str]]:
+    there = {library.name: library for library in found.libraries}
+    return [
+        (library.path, there[library.name].path)
+        for library in program.libraries
+        if library.name in there and there[library.name].file.elf != library.file.elf
+    ]
+
+
+def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:
+    """Return the box as it would be after the plan."""
+    files: dict[str, Callable[[], int]] = {}
+    links: dict[str, str] = {}
+    directories = []
+    for action in plan.actions:
+        entry = action.entry
+        if action.kind in ("conflict", "keep"):
+            continue
+        if entry.type == "link":
+            links[entry.path] = entry.target or ""
+        elif entry.type == "directory":
+            directories.append(entry.path)
+        elif entry.path in plan.draft.made:
+            files[entry.path] = _made(plan.draft.made[entry.path])
+        else:
+            files[entry.path] = _copied(closure.root, entry.path)
+    return Overlay(box, files, links, tuple(directories))
+
+
+def _copied(root: Root, path: str) -> Callable[[], int]:
+    return lambda: root.open(path)
+
+
+def _made(data: bytes) -> Callable[[], int]:
+    def opener() -> int:
+        opened = os.memfd_create("made", os.MFD_CLOEXEC)
+        os.write(opened, data)
+        os.lseek(opened, 0, os.SEEK_SET)
+        return opened
+
+    return opener

@@ -1,0 +1,67 @@
+"""jailbuild add PROGRAM… --into BOX."""
+
+from __future__ import annotations
+
+import click
+
+from jailbuild.box.add import Addition, plan_addition
+from jailbuild.box.apply import apply_plan
+from jailbuild.cli import say
+from jailbuild.cli.options import as_json, programs, resolving, write
+from jailbuild.closure.gather import Options
+from jailbuild.report import jsonlines, shell
+from jailbuild.root import Root
+
+
+@click.command()
+@programs
+@click.option("--into", "box", metavar="BOX", required=True, type=click.Path(), help="The box; made if need be.")
+@resolving
+@click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
+@click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
+@click.option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
+@click.option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
+@as_json
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every path.")
+def command(
+    programs: tuple[str, ...], box: str, library_path: str, search_path: str, sysroot: str, bare: bool,
+    keep_privileges: bool, no_sync: bool, dry_run: bool, as_shell: bool, as_json: bool, quiet: bool, verbose: bool,
+) -> None:
+    """Put PROGRAM... and every file they need into BOX.
+
+    A program is a name, looked up in the standard PATH, a path, or SRC:DEST: a file from anywhere, put at DEST.
+    """
+    options = Options(search_path, library_path)
+    addition = plan_addition(
+        Root(sysroot), programs, box, options, bare=bare, keep_privileges=keep_privileges
+    )
+    plan = addition.plan
+    if not quiet:
+        for note in addition.closure.notes:
+            say(f"note: {note}")
+    if as_json:
+        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
+    plan.refuse_conflicts(programs)
+    if as_shell:
+        write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))
+        return
+    if dry_run or verbose:
+        if not as_json:
+            write("".join(f"{action.kind:8} {action.entry.path}\n" for action in plan.actions))
+        if dry_run:
+            return
+    apply_plan(plan, box, addition.source, keep_privileges, not no_sync)
+    if not quiet and not as_json:
+        say(_summary(addition, box))
+
+
+def _summary(addition: Addition, box: str) -> str:
+    written = [action.entry for action in addition.plan.changes]
+    names = ", ".join(request.name for request in addition.closure.requests)
+    if not written:
+        return f"{box}: {names}: nothing to do"
+    files = [entry for entry in written if entry.type == "file"]
+    size = sum(entry.size or 0 for entry in files if entry.hardlink in (None, entry.path))
+    return f"{box}: {names}: {len(written)} paths written, {len(files)} of them files with {size / 1e6:.1f} MB"

@@ -1,0 +1,54 @@
+"""Options that several commands share, and how they write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from jailbuild.closure.commands import STANDARD_PATH, command_names
+from jailbuild.root import Root
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def write(text: str) -> None:
+    """Write data to stdout; names that are not UTF-8 keep their bytes."""
+    if sys.stdout is not None:
+        sys.stdout.buffer.write(os.fsencode(text))
+        sys.stdout.buffer.flush()
+
+
+def _complete_program(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    if "/" in incomplete:
+        return []
+    return sorted({name for name in command_names(Root("/")) if name.startswith(incomplete)})
+
+
+def programs(command: _Command) -> _Command:
+    """Take PROGRAM…, completed from the host's standard PATH."""
+    argument = click.argument(
+        "programs", metavar="PROGRAM...", nargs=-1, required=True, type=click.UNPROCESSED,
+        shell_complete=_complete_program,
+    )
+    return argument(command)
+
+
+def resolving(command: _Command) -> _Command:
+    """Take the options that say where programs and libraries are looked for."""
+    for option in (
+        click.option("--library-path", metavar="LIST", default="",
+                     help="Directories to search as LD_LIBRARY_PATH would; the caller's own is ignored."),
+        click.option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
+                     help="Where names of programs are looked up."),
+        click.option("--sysroot", metavar="DIR", default="/", show_default=True,
+                     help="The directory that is / for every look-up."),
+    ):
+        command = option(command)
+    return command
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")

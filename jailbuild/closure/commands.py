@@ -1,0 +1,139 @@
+"""What the user asked for, found in the source root: names on a search path, paths, and SRC:DEST."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from jailbuild.errors import JailError, reason
+from jailbuild.root import Overlay, Root
+
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Request(NamedTuple):
+    """A program that was asked for."""
+
+    name: str  # what it is called from now on: a command's name, else its path in the box
+    path: str  # where it stands in the source root
+    source: str | None = None  # the host's file that is to stand there, for SRC:DEST
+
+
+def is_executable_file(root: Root, path: str) -> bool:
+    """Say whether `path` leads to a regular file with an execute bit (what execvp(3) would take, for root)."""
+    try:
+        mode = root.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+
+def find_command(root: Root, name: str, search_path: str = STANDARD_PATH) -> str | None:
+    """Return the path of the command `name` (without "/"), the first on the search path; None if there is none."""
+    for directory in search_path.split(":"):
+        path = f"/{directory.strip('/')}/{name}" if directory.strip("/") else f"/{name}"
+        if is_executable_file(root, path):
+            return path
+    return None
+
+
+def command_names(root: Root, search_path: str = STANDARD_PATH) -> Iterator[str]:
+    """Yield the names in the directories of a search path; those that cannot be read are passed over."""
+    for directory in search_path.split(":"):
+        try:
+            yield from root.listdir(directory)
+        except OSError:
+            continue
+
+
+def _near(root: Root, name: str, search_path: str) -> list[str]:
+    import difflib  # only needed to word an error
+
+    return difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3, 0.75)
+
+
+def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Request:
+    """Find what the user means by `word` (JailError if nothing): a name, a path, or SRC:DEST."""
+    if "\0" in word or not word:
+        raise JailError("cannot find '': a program needs a name")
+    if "/" not in word:
+        path = find_command(root, word, search_path)
+        if path is None:
+            near = _near(root, word, search_path)
+            hint = f"near: {', '.join(near)}" if near else "a file elsewhere is named by its path"
+            raise JailError(f"cannot find {word}: no such program in {search_path}", hint)
+        return Request(word, path)
+    source, _, destination = word.rpartition(":")
+    if source and destination.startswith("/") and not _exists(root, word):
+        return _laid_over(source, destination)
+    path = _inside(root, word)
+    name = os.path.basename(path)
+    return Request(name if find_command(root, name, search_path) == path else path, path)
+
+
+def _exists(root: Root, word: str) -> bool:
+    try:
+        root.stat(_inside(root, word))
+    except (OSError, JailError):
+        return False
+    return True
+
+
+def _laid_over(source: str, destination: str) -> Request:
+    if destination.endswith("/"):
+        destination += os.path.basename(source)
+    if ".." in destination.split("/"):
+        raise JailError(f"cannot put {source} at {destination}: a destination has no '..'")
+    path = os.path.normpath("/" + destination.lstrip("/"))
+    return Request(path, path, os.path.realpath(source))
+
+
+def _inside(root: Root, word: str) -> str:
+    """Return a path that the user typed as seen from inside the root: one name for a place, as far as text tells."""
+    if word.startswith("/"):
+        path = word
+    else:
+        directory = os.getcwd()
+        if root.path != "/":
+            if directory != root.path and not directory.startswith(root.path + "/"):
+                raise JailError(
+                    f"cannot find {word}: {directory} is outside {root.path}",
+                    "name the file by its path inside the root, or as SRC:DEST",
+                )
+            directory = directory[len(root.path) :]
+        path = f"{directory.rstrip('/')}/{word}"
+    if ".." not in path.split("/"):
+        return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    parent, _, name = path.rpartition("/")
+    try:
+        return f"{root.walk(parent).real.rstrip('/')}/{name}"
+    except OSError as error:
+        raise JailError(f"cannot find {word}: {reason(error)}") from None
+
+
+def source_root(root: Root, requests: tuple[Request, ...]) -> Root:
+    """Return the root in which the requests are resolved: files named SRC:DEST stand at DEST in it (JailError)."""
+    laid: dict[str, Callable[[], int]] = {}
+    for request in requests:
+        if request.source is not None:
+            laid[canonical_place(root, request.path)] = _opener(request.source)
+    return Overlay(root, laid) if laid else root
+
+
+def _opener(path: str) -> Callable[[], int]:
+    return lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def canonical_place(root: Root, path: str) -> str:
+    """Return the place of a path whose last directories may not be there."""
+    parent, _, name = path.rpartition("/")
+    if not parent:
+        return path
+    try:
+        return f"{root.walk(parent).real.rstrip('/')}/{name}"
+    except FileNotFoundError:
+        return f"{canonical_place(root, parent)}/{name}"
+    except OSError as error:
+        raise JailError(f"cannot put a file at {path}: {reason(error)}") from None

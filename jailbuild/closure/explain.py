@@ -1,0 +1,76 @@
+"""Why can this not start? In words, for `enter` and `check` alike."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import NamedTuple
+
+from jailbuild.closure.commands import find_command
+from jailbuild.closure.programs import Program, Programs
+from jailbuild.errors import reason
+from jailbuild.loader.files import Files
+from jailbuild.loader.glibc import Loader
+from jailbuild.loader.resolution import Missing
+from jailbuild.root import Root
+
+
+class Problem(NamedTuple):
+    """One thing that keeps a program from starting: a code of `check`, what it is about, one line of text."""
+
+    code: str
+    subject: str
+    text: str
+    searched: tuple[str, ...] = ()
+
+
+def missing_text(path: str, missing: Missing) -> str:
+    """Return one line for a library that is nowhere: who needs it, and where it was looked for."""
+    by = list(dict.fromkeys(request.by for request in missing.requests))
+    who = path if path in by else f"{path} (through {by[0]})"
+    over = f"; passed over: {'; '.join(missing.passed_over)}" if missing.passed_over else ""
+    return f"{who} needs {missing.name}, which is in none of: {', '.join(missing.searched) or 'nowhere to look'}{over}"
+
+
+def problems(program: Program) -> list[Problem]:
+    """Return what keeps a resolved program from starting, in the order in which it would be met."""
+    found = []
+    if program.error is not None:
+        found.append(Problem(program.error.code, program.error.subject, _named(program)))
+    for missing in program.missing:
+        found.append(Problem("missing-library", missing.name, missing_text(program.path, missing), missing.searched))
+    return found
+
+
+def _named(program: Program) -> str:
+    assert program.error is not None
+    text = program.error.text
+    return text if text.startswith(program.path) else f"{program.path}: {text}"
+
+
+def add_command(names: list[str], box: str) -> str:
+    """Return the command that puts programs into a box, ready for a shell."""
+    return shlex.join(["jailbuild", "add", *names, "--into", box])
+
+
+def explain_start(root: Root, command: str, box: str, search_path: str) -> tuple[str, str] | None:
+    """Say why `command` (a path in the root, or a name on the search path) cannot start there, and how to mend it.
+
+    Returns one line and the `jailbuild add` for it; None when nothing is missing.
+    """
+    path = command if "/" in command else find_command(root, command, search_path)
+    if path is None:
+        why = f"cannot start {command}: there is no such program in {box}"
+        return why, add_command([command], box)
+    files = Files(root)
+    try:
+        program = Programs(files, Loader(files), search_path).resolve(path)
+    except OSError as error:
+        if not os.path.isabs(path):
+            return None
+        return f"cannot start {command}: {path} in {box}: {reason(error)}", add_command([command], box)
+    found = problems(program)
+    if not found:
+        return None
+    wanted = found[0].subject if found[0].code == "missing-script-interpreter" else command
+    return f"cannot start {command}: {found[0].text}", add_command([wanted], box)

@@ -1,0 +1,183 @@
+"""From requests to the closure: every file they need, and the edges that say why."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jailbuild.closure.commands import STANDARD_PATH, Request, canonical_place
+from jailbuild.closure.explain import problems
+from jailbuild.closure.programs import Part, Program, Programs
+from jailbuild.errors import JailError, reason
+from jailbuild.loader import machines
+from jailbuild.loader.cache import CacheEntry
+from jailbuild.loader.files import Files
+from jailbuild.loader.glibc import Loader
+from jailbuild.loader.resolution import Edge
+from jailbuild.root import Root
+
+_HWCAPS = re.compile(r"/glibc-hwcaps/([^/]+)/[^/]*$")
+
+
+class Node(NamedTuple):
+    """One file of a closure, by the path it is opened by: who asks for it and how, and the requests behind that."""
+
+    edges: set[Edge]
+    wanted_by: set[str]
+
+
+class Closure(NamedTuple):
+    """Everything that requests need in their source root."""
+
+    root: Root
+    files: Files
+    search_path: str
+    requests: tuple[Request, ...]
+    programs: dict[str, Program]  # what was asked for, by path
+    nodes: dict[str, Node]
+    cached: dict[CacheEntry, set[str]]  # what an ld.so.cache has to say, and the requests that want it
+    notes: tuple[str, ...]
+
+    def source_of(self, path: str) -> str:
+        """Return where the file at a canonical path of the closure comes from: the host's path for SRC:DEST."""
+        for request in self.requests:
+            if request.source is not None and canonical_place(self.root, request.path) == path:
+                return request.source
+        return path
+
+
+class Options(NamedTuple):
+    """How programs are found and resolved."""
+
+    search_path: str = STANDARD_PATH
+    library_path: str = ""
+
+
+def gather(root: Root, requests: tuple[Request, ...], options: Options) -> Closure:
+    """Resolve the requests in `root` (see commands.source_root).
+
+    Raises JailError, a line for each cause, when a request cannot be started with what the root has.
+    """
+    gathering = _Gathering(root, options)
+    failures = [line for request in requests for line in gathering.add(request)]
+    if failures:
+        raise JailError(failures, _hint(options))
+    return Closure(
+        root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached, tuple(gathering.notes)
+    )
+
+
+def _hint(options: Options) -> str:
+    if options.library_path:
+        return "install what is missing, or name its directory too in --library-path"
+    return "install what is missing, or name its directory with --library-path"
+
+
+class _Gathering:
+    def __init__(self, root: Root, options: Options) -> None:
+        self.root = root
+        self.options = options
+        self.files = Files(root)
+        self.programs = self._programs(None)
+        self.by_level: list[Programs] = []  # as older processors would resolve
+        self.asked: dict[str, Program] = {}
+        self.nodes: dict[str, Node] = {}
+        self.cached: dict[CacheEntry, set[str]] = {}
+        self.notes: list[str] = []
+        self._notice_preload()
+
+    def _programs(self, levels: tuple[str, ...] | None) -> Programs:
+        loader = Loader(self.files, self.options.library_path, (), levels, preload_file=False)
+        return Programs(self.files, loader, self.options.search_path)
+
+    def _notice_preload(self) -> None:
+        names = self.programs.loader.preload_names()
+        if names:
+            self.notes.append(f"/etc/ld.so.preload ({', '.join(names)}) stays outside")
+
+    def add(self, request: Request) -> list[str]:
+        """Add what one request needs; return what keeps it from starting, in words."""
+        path = request.path
+        try:
+            status = self.root.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                return [f"cannot add {request.name}: it is a directory"]
+            if not stat.S_ISREG(status.st_mode):
+                return [f"cannot add {request.name}: it is not a regular file"]
+            program = self.programs.resolve(path)
+        except OSError as error:
+            return [f"cannot add {request.name}: {request.source or path}: {reason(error)}"]
+        found = problems(program)
+        if found:
+            return [f"cannot add {request.name}: {problem.text}" for problem in found]
+        if not status.st_mode & 0o111 and not _is_library(program):
+            return [f"cannot add {request.name}: {path} is not executable"]
+        self.asked[path] = program
+        self._node(path, None, request.name)
+        self._include(request.name, program)
+        for programs in self._levels(program):
+            self._include(request.name, programs.resolve(path))
+        return []
+
+    def _node(self, path: str, edge: Edge | None, wanted_by: str) -> None:
+        node = self.nodes.setdefault(path, Node(set(), set()))
+        node.edges.add(edge or Edge("", "program"))
+        node.wanted_by.add(wanted_by)
+
+    def _include(self, name: str, program: Program) -> None:
+        by = program.path
+        for interpreter in program.interpreters:
+            self._node(interpreter.path, Edge(by, "interpreter"), name)
+            by = interpreter.path
+        for part in program.parts:
+            if part.resolution.interpreter is not None:
+                self._node(part.resolution.interpreter, Edge(part.path, "interpreter"), name)
+            for library in part.resolution.libraries:
+                for edge in library.requests:
+                    self._node(library.path, edge, name)
+            for entry in _cache_entries(part):
+                self.cached.setdefault(entry, set()).add(name)
+
+    def _levels(self, program: Program) -> Iterator[Programs]:
+        """Yield how processors of other glibc-hwcaps levels resolve, if that may differ for this program."""
+        for part in program.parts:
+            built_in = part.resolution.built_in
+            if built_in is None or not machines.machine(built_in.kind).levels:
+                continue
+            if any(self._has_levels(library.path, library.name, part) for library in part.resolution.libraries):
+                if not self.by_level:
+                    levels = machines.machine(built_in.kind).levels
+                    self.by_level = [self._programs(levels[start:]) for start in range(len(levels) + 1)]
+                yield from self.by_level
+                return
+
+    def _has_levels(self, path: str, name: str, part: Part) -> bool:
+        if _HWCAPS.search(path) or self.files.is_directory(os.path.dirname(path) + "/glibc-hwcaps"):
+            return True
+        built_in = part.resolution.built_in
+        if built_in is None or built_in.cache is None:
+            return False
+        return len(built_in.cache.variants(name, machines.machine(built_in.kind).cache_flags)) > 1
+
+
+def _is_library(program: Program) -> bool:
+    return program.type == "elf" and (program.interpreter is None or bool(program.parts[0].soname))
+
+
+def _cache_entries(part: Part) -> Iterator[CacheEntry]:
+    """Yield what the box's ld.so.cache must say: what neither RPATH, RUNPATH nor a default directory leads to."""
+    built_in = part.resolution.built_in
+    if built_in is None:
+        return
+    flag = machines.machine(built_in.kind).cache_flag
+    for library in part.resolution.libraries:
+        if library.found_by not in ("cache", "ld_library_path"):
+            continue
+        level = _HWCAPS.search(library.path)
+        directory = library.path[: level.start() + 1] if level else os.path.dirname(library.path) + "/"
+        if directory not in built_in.directories:
+            path = library.path if library.path.startswith("/") else f"/{library.path}"
+            yield CacheEntry(library.name, os.path.normpath(path), flag, level[1] if level else None)

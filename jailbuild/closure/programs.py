@@ -1,0 +1,168 @@
+"""One program resolved: an ELF file through its loader, a script through its interpreters."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from jailbuild.closure import scripts
+from jailbuild.closure.commands import STANDARD_PATH, find_command
+from jailbuild.elf.reader import MAGIC
+from jailbuild.errors import reason
+from jailbuild.loader.files import Files
+from jailbuild.loader.glibc import Loader
+from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
+
+_MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh
+
+_ABSENT_CODE = "missing-script-interpreter"
+NEITHER = "it is neither an ELF file nor a script"
+
+
+class Part(NamedTuple):
+    """An ELF file that runs when a program is started, and what it loads."""
+
+    path: str
+    resolution: Resolution
+    soname: str | None = None
+
+
+class Program(NamedTuple):
+    """A program and what it takes to start it."""
+
+    path: str
+    type: str  # "elf" or "script"; "other" for what is neither
+    interpreters: tuple[scripts.Interpreter, ...] = ()  # of a script, in the order in which they run
+    parts: tuple[Part, ...] = ()
+    error: Refusal | None = None
+
+    @property
+    def interpreter(self) -> str | None:
+        """PT_INTERP of an ELF program."""
+        return self.parts[0].resolution.interpreter if self.type == "elf" and self.parts else None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the kernel starts it without a loader."""
+        return self.type == "elf" and self.error is None and self.parts[0].resolution.built_in is None
+
+    @property
+    def libraries(self) -> tuple[Library, ...]:
+        """What all its parts load, each path once."""
+        if len(self.parts) == 1:
+            return self.parts[0].resolution.libraries
+        found: dict[str, Library] = {}
+        for part in self.parts:
+            for library in part.resolution.libraries:
+                known = found.get(library.path)
+                if known is None:
+                    found[library.path] = library
+                else:
+                    new = [request for request in library.requests if request not in known.requests]
+                    if new:
+                        merged = Library(known.name, known.path, known.found_by, known.file, known.requests[0])
+                        merged.requests = [*known.requests, *new]
+                        found[library.path] = merged
+        return tuple(found.values())
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """The searches that failed in any of its parts."""
+        return tuple(missing for part in self.parts for missing in part.resolution.missing)
+
+
+class Programs:
+    """The programs of one root. What was resolved once is remembered."""
+
+    def __init__(self, files: Files, loader: Loader, search_path: str = STANDARD_PATH) -> None:
+        self.files = files
+        self.loader = loader
+        self.search_path = search_path  # where env looks
+        self._parts: dict[str, Part] = {}
+
+    def resolve(self, path: str) -> Program:
+        """Resolve the file at `path`. OSError if it cannot be read; what is neither ELF nor script has an `error`."""
+        head = self._head(path)
+        if head.startswith(MAGIC):
+            part = self._part(path)
+            return Program(path, "elf", (), (part,), part.resolution.error)
+        if head.startswith(b"#!"):
+            return self._script(path, head)
+        return Program(path, "other", error=unreadable(path, NEITHER))
+
+    def _part(self, path: str) -> Part:
+        part = self._parts.get(path)
+        if part is None:
+            part = self._parts[path] = self._resolve_part(path)
+        return part
+
+    def _resolve_part(self, path: str) -> Part:
+        resolution = self.loader.resolve(path)
+        file = self.files.get(path)
+        return Part(path, resolution, None if isinstance(file, int) else file.elf.soname)
+
+    def _head(self, path: str) -> bytes:
+        root = self.files.root
+        opened = root.open(self.files.absolute(path))
+        try:
+            mode = os.fstat(opened).st_mode
+            if not stat.S_ISREG(mode):
+                number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+                raise OSError(number, os.strerror(number), path)
+            return os.pread(opened, scripts.LINE, 0)
+        finally:
+            os.close(opened)
+
+    def _script(self, path: str, head: bytes) -> Program:
+        chain: list[scripts.Interpreter] = []
+        parts: list[Part] = []
+
+        def failed(why: Refusal) -> Program:
+            return Program(path, "script", tuple(chain), tuple(parts), why)
+
+        script = path
+        while True:
+            line = scripts.read_line(head)
+            if isinstance(line, str):
+                return failed(unreadable(script, line))
+            if line is None:
+                return failed(unreadable(script, NEITHER))
+            while True:  # the interpreter, and what it looks up if it is env
+                if len(chain) >= _MAX_CHAIN:
+                    return failed(unreadable(path, "too many interpreters, one after the other"))
+                chain.append(line)
+                interpreter = line.path
+                try:
+                    head = self._head(interpreter)
+                except OSError as error:
+                    return failed(_unopened(script, interpreter, error))
+                if not head.startswith(MAGIC):
+                    break  # the interpreter is a script itself
+                part = self._part(interpreter)
+                if part not in parts:
+                    parts.append(part)
+                if part.resolution.error:
+                    return failed(part.resolution.error)
+                lookup = scripts.env_lookup(line.argument) if os.path.basename(interpreter) == "env" else None
+                if lookup is None:
+                    return Program(path, "script", tuple(chain), tuple(parts))
+                found: str | None = lookup.name
+                if "/" not in lookup.name:
+                    found = find_command(self.files.root, lookup.name, lookup.search_path or self.search_path)
+                if found is None:
+                    where = lookup.search_path or self.search_path
+                    why = f"{script} runs {lookup.name} through env, and there is no such program in {where}"
+                    return failed(Refusal(_ABSENT_CODE, lookup.name, why))
+                line = scripts.Interpreter(found, None)
+            script = interpreter
+
+
+def _unopened(script: str, interpreter: str, error: OSError) -> Refusal:
+    code = _ABSENT_CODE if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else "unreadable"
+    if interpreter.endswith("\r"):
+        why = f"{script}: its first line ends in a carriage return, so that it asks for {interpreter!r}"
+    else:
+        why = f"{script}: its interpreter {interpreter} cannot be opened: {reason(error)}"
+    return Refusal(code, interpreter, why)

@@ -1,0 +1,1 @@
+"""What one ELF file says. The only room that imports elftools."""

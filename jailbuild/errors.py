@@ -1,0 +1,23 @@
+"""The one error that a user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class JailError(Exception):
+    """What could not be done and why, in words for the person who asked.
+
+    Each cause reads "cannot X: why" and is shown on a line of its own; `hint` is what to do about it, where there is
+    something.
+    """
+
+    def __init__(self, cause: str | Sequence[str], hint: str = "") -> None:
+        self.causes = (cause,) if isinstance(cause, str) else tuple(cause)
+        self.hint = hint
+        super().__init__("; ".join(self.causes))
+
+
+def reason(error: OSError) -> str:
+    """Return what the system said, without number and path: "Permission denied"."""
+    return error.strerror or type(error).__name__

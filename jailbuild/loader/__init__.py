@@ -1,0 +1,1 @@
+"""Where the dynamic loader would look."""

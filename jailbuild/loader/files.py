@@ -1,0 +1,89 @@
+"""The files of one root as the loader meets them: each opened and read once, however many programs need it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from jailbuild.elf.reader import Elf, read_elf
+from jailbuild.loader.cache import Cache, CacheError, read_cache
+from jailbuild.root import Root
+
+_MAX_CACHE = 8 << 20  # bytes
+
+
+class File(NamedTuple):
+    """A file that could be opened: its identity, and what it says."""
+
+    device: int
+    inode: int
+    elf: Elf
+
+
+class Files:
+    """Files by path, for one root. `directory` is the current one, which relative paths start from."""
+
+    def __init__(self, root: Root, directory: str = "/", known: dict[tuple[int, int], File] | None = None) -> None:
+        self.root = root
+        self.directory = directory.rstrip("/") + "/"
+        self._known: dict[tuple[int, int], File] = {} if known is None else known
+        self._by_path: dict[str, File | int] = {}
+        self._caches: dict[str, Cache | None] = {}
+
+    def sharing(self, root: Root) -> Files:
+        """Return the files of another root, with what is known of the same files kept."""
+        return Files(root, "/", self._known)
+
+    def absolute(self, path: str) -> str:
+        """Return `path` from the root on."""
+        return path if path.startswith("/") else self.directory + path
+
+    def get(self, path: str) -> File | int:
+        """Return the file at `path`, or the errno of the failure to open it."""
+        file = self._by_path.get(path)
+        if file is None:
+            file = self._by_path[path] = self._open(self.absolute(path))
+        return file
+
+    def _open(self, path: str) -> File | int:
+        try:
+            opened = self.root.open(path)
+        except OSError as error:
+            return error.errno or errno.EIO
+        except ValueError:  # a NUL in the name: no such file can be
+            return errno.ENOENT
+        try:
+            status = os.fstat(opened)
+            identity = (status.st_dev, status.st_ino)
+            file = self._known.get(identity)
+            if file is None:
+                file = self._known[identity] = File(*identity, self._read(opened, status.st_mode))
+            return file
+        except OSError as error:
+            return error.errno or errno.EIO
+        finally:
+            os.close(opened)
+
+    @staticmethod
+    def _read(opened: int, mode: int) -> Elf:
+        if stat.S_ISDIR(mode):
+            return Elf(refused="cannot read file data: Is a directory")
+        if not stat.S_ISREG(mode):
+            return Elf(refused="not a regular file")
+        return read_elf(opened)
+
+    def cache(self, path: str) -> Cache | None:
+        """Return the ld.so.cache at `path`; None if there is none to be read, as the loader takes it."""
+        if path not in self._caches:
+            self._caches[path] = None
+            try:
+                self._caches[path] = read_cache(self.root.read(path, _MAX_CACHE))
+            except (OSError, CacheError):
+                pass
+        return self._caches[path]
+
+    def is_directory(self, path: str) -> bool:
+        """Say whether a directory is at `path` (a search list's element)."""
+        return self.root.is_directory(self.absolute(path))

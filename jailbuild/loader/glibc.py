@@ -1,0 +1,299 @@
+"""What glibc's loader would load for a program, in its order, without running anything.
+
+The rules are those of elf/dl-load.c (_dl_map_object), elf/dl-deps.c (_dl_map_object_deps) and elf/rtld.c; the names
+here follow theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from jailbuild.elf import records
+from jailbuild.elf.reader import Elf
+from jailbuild.loader import machines, paths
+from jailbuild.loader.builtin import BuiltIn, read_built_in
+from jailbuild.loader.files import File, Files
+from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.search import Found, Scope, Search
+
+_HOW = {records.DT_NEEDED: "needed", records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_MAX_PRELOAD = 1 << 20
+
+
+class Loader:
+    """glibc's loader of one root, seen through `files`.
+
+    `library_path` is what LD_LIBRARY_PATH would be, `preload` what LD_PRELOAD would. `levels` are the glibc-hwcaps
+    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        library_path: str = "",
+        preload: tuple[str, ...] = (),
+        levels: tuple[str, ...] | None = None,
+        preload_file: bool = True,
+    ) -> None:
+        self.files = files
+        self.library_path = library_path
+        self.preload = preload
+        self.levels = levels
+        self.preload_file = preload_file
+        self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
+        self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
+
+    def resolve(self, path: str) -> Resolution:
+        """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
+        file = self.files.get(path)
+        if isinstance(file, int):
+            return Resolution(None, error=unreadable(path, os.strerror(file)))
+        elf = file.elf
+        if problem := elf.refused or elf.damage or elf.unstartable:
+            return Resolution(elf.interpreter or None, error=unreadable(path, problem))
+        if elf.interpreter is None and elf.is_program:
+            return Resolution(None)
+        interpreter = self._interpreter(elf)
+        if isinstance(interpreter, Refusal):
+            return Resolution(elf.interpreter, error=interpreter)
+        return _Walk(self, interpreter, path, file).run()
+
+    def search(self, interpreter: BuiltIn, library_path: tuple[str, ...]) -> Search:
+        """Return the search that one loader makes under one LD_LIBRARY_PATH, with what it remembers."""
+        key = (interpreter.name, interpreter.kind, library_path)
+        search = self._searches.get(key)
+        if search is None:
+            search = self._searches[key] = Search(self.files, interpreter, library_path)
+        return search
+
+    def _interpreter(self, elf: Elf) -> BuiltIn | Refusal:
+        """Return the loader of a program, or why the kernel could not start it."""
+        name = elf.interpreter
+        machine = machines.machine(elf.kind)
+        path = name if name is not None else machine.loader
+        known = self._interpreters.get((path, elf.kind))
+        if known is not None:
+            return known
+        file = self.files.get(path)
+        if name is not None:
+            if isinstance(file, int):
+                code = "missing-interpreter" if file in _ABSENT else "unreadable"
+                return Refusal(code, name, f"the interpreter {name} cannot be opened: {os.strerror(file)}")
+            if problem := file.elf.refused or file.elf.damage:
+                return Refusal("unreadable", name, f"the interpreter {name} cannot be loaded: {problem}")
+            if file.elf.kind != elf.kind:
+                own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
+                return Refusal("wrong-machine", name, f"the interpreter {name} is for {other}, the program for {own}")
+            if os.path.basename(name).startswith("ld-musl-"):
+                why = f"the interpreter {name} is musl's, whose rules jailbuild does not know yet"
+                return Refusal("unreadable", name, why)
+        found = None if isinstance(file, int) or file.elf.kind != elf.kind else file
+        known = self._interpreters[path, elf.kind] = read_built_in(self.files, path, elf.kind, found, self.levels)
+        return known
+
+    def preload_names(self) -> list[str]:
+        """Return the names in the root's /etc/ld.so.preload."""
+        try:
+            text = os.fsdecode(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
+        except OSError:
+            return []
+        lines = (line.partition("#")[0] for line in text.split("\n"))
+        return [name for line in lines for name in re.split(r"[ \t:]+", line) if name]
+
+
+class _Object:
+    """A link map."""
+
+    __slots__ = ("done", "elf", "library", "listed", "path", "rpaths", "scope", "tokens")
+
+    def __init__(
+        self, path: str, elf: Elf, tokens: paths.Tokens, parent: _Object | None, library: Library | None
+    ) -> None:
+        self.path = path
+        self.elf = elf
+        self.tokens = tokens
+        self.library = library  # None for the program itself
+        self.listed = False  # whether it has its place in the breadth-first list
+        self.done = False  # whether its own needs were seen to
+        above: tuple[tuple[str, ...], ...] = parent.rpaths if parent else ()
+        own = paths.directories(elf.rpath or "", ":", tokens)
+        self.rpaths: tuple[tuple[str, ...], ...] = (own, *above) if own else above
+        runpath = paths.directories(elf.runpath or "", ":", tokens)
+        self.scope = Scope(() if elf.runpath is not None else self.rpaths, runpath, elf.nodeflib)
+
+
+class _Walk:
+    """The loading of one program."""
+
+    def __init__(self, loader: Loader, interpreter: BuiltIn, path: str, file: File) -> None:
+        self.loader = loader
+        self.interpreter = interpreter
+        absolute = loader.files.absolute(path)
+        if file.elf.interpreter is not None:  # the kernel tells the loader a program's real path
+            absolute = loader.files.root.walk(absolute).real
+        self.main = _Object(path, file.elf, self._tokens(absolute), None, None)
+        directories = paths.directories(loader.library_path, ":;", self.main.tokens)
+        self.search = loader.search(interpreter, directories)
+        self.names: dict[str, _Object] = {}
+        self.identities: dict[tuple[int, int], _Object] = {}
+        self.objects: list[_Object] = []  # link map order, without the program
+        self.queue: list[_Object] = []  # breadth-first
+        self.missing: dict[tuple[str, tuple[str, ...]], Missing] = {}
+        if file.elf.soname is not None:
+            self.names[file.elf.soname] = self.main
+        if interpreter.file is not None:
+            self._place_interpreter(interpreter.file)
+
+    def _tokens(self, path: str) -> paths.Tokens:
+        return paths.Tokens(os.path.dirname(path), self.interpreter.lib, self.interpreter.platform)
+
+    def _place_interpreter(self, file: File) -> None:
+        name = self.interpreter.name
+        library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
+        library.requests.clear()
+        loader = _Object(name, file.elf, self._tokens(name), self.main, library)
+        self.names.setdefault(name, loader)
+        if self.interpreter.soname:
+            self.names.setdefault(self.interpreter.soname, loader)
+
+    def run(self) -> Resolution:
+        """Return what is loaded."""
+        error = None
+        self._list(self.main)
+        try:
+            self._preload()
+            self._load_all()
+        except FatalError as fatal:
+            error = fatal.refusal
+        libraries = [object.library for object in self.objects if object.library is not None]
+        if error is None:
+            libraries += self._audit(libraries)
+        missing = tuple(self.missing.values())
+        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter)
+
+    def _preload(self) -> None:
+        names = list(self.loader.preload)
+        if self.loader.preload_file:
+            names += self.loader.preload_names()
+        for name in names:
+            try:
+                found = self._map(name, self.main, "preload")
+            except FatalError as fatal:  # "cannot be preloaded: ignored"
+                self._note_missing(Missing(name, (str(fatal),), [Edge(self.main.path, "preload")], ()))
+                continue
+            if found is not None and not found.listed:
+                self._list(found)
+
+    def _list(self, object: _Object) -> None:
+        object.listed = True
+        self.queue.append(object)
+
+    def _load_all(self) -> None:
+        """Go through the list breadth first; a filtee comes before its filter (_dl_map_object_deps)."""
+        place = 0
+        while place < len(self.queue):
+            owner = self.queue[place]
+            if owner.done:
+                place += 1
+                continue
+            owner.done = True
+            for tag, text in owner.elf.wants:
+                name = paths.expand(text, owner.tokens)
+                if not name:
+                    if tag == records.DT_AUXILIARY or name is None:
+                        continue
+                    raise FatalError(owner.path, "an empty name is needed")
+                how = _HOW[tag]
+                if tag == records.DT_NEEDED:
+                    found = self._map(name, owner, how)
+                    if found is not None and not found.listed:
+                        self._list(found)
+                    continue
+                try:
+                    found = self._map(name, owner, how)
+                except FatalError:
+                    if tag == records.DT_FILTER:
+                        raise
+                    continue
+                if found is not None:
+                    self._place_before(found, owner)
+
+    def _place_before(self, filtee: _Object, owner: _Object) -> None:
+        place = self.queue.index(owner)
+        if filtee.listed:
+            if filtee not in self.queue[place + 1 :]:
+                return
+            self.queue.remove(filtee)
+        filtee.listed = True
+        self.queue.insert(place, filtee)
+        if filtee in self.objects:
+            self.objects.remove(filtee)
+            before = self.objects.index(owner) if owner in self.objects else 0
+            self.objects.insert(before, filtee)
+
+    def _map(self, name: str, owner: _Object, how: str) -> _Object | None:
+        """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
+        request = Edge(owner.path, how)
+        known = self.names.get(name)
+        if known is None:
+            outcome = self.search.find(name, owner.scope)
+            if isinstance(outcome, FatalError):
+                raise outcome
+            if outcome is None:
+                if how != "auxiliary":
+                    self._note_missing(self.search.missing(name, owner.scope, request))
+                return None
+            identity = (outcome.file.device, outcome.file.inode)
+            known = self.identities.get(identity)
+            if known is None:
+                return self._load(name, outcome, owner, request)
+            self.names.setdefault(name, known)
+        if known.library is not None:
+            if not known.library.requests:  # the loader itself, asked for the first time
+                self.objects.append(known)
+            known.library.requests.append(request)
+        return known
+
+    def _load(self, name: str, found: Found, owner: _Object, request: Edge) -> _Object:
+        elf = found.file.elf
+        if elf.pie:
+            raise FatalError(found.path, "cannot dynamically load position-independent executable")
+        if elf.type == records.ET_EXEC:
+            raise FatalError(found.path, "cannot dynamically load executable")
+        if not elf.dynamic:
+            raise FatalError(found.path, "object file has no dynamic section")
+        library = Library(name, found.path, found.found_by, found.file, request)
+        loaded = _Object(found.path, elf, self._tokens(self.loader.files.absolute(found.path)), owner, library)
+        self.objects.append(loaded)
+        self.identities[found.file.device, found.file.inode] = loaded
+        for known_as in (name, found.path, elf.soname):
+            if known_as is not None:
+                self.names.setdefault(known_as, loaded)
+        return loaded
+
+    def _note_missing(self, missing: Missing) -> None:
+        known = self.missing.setdefault((missing.name, missing.searched), missing)
+        if known is not missing:
+            known.requests.extend(missing.requests)
+
+    def _audit(self, libraries: list[Library]) -> list[Library]:
+        """Return the auditing libraries of the program with what they need, each set in a namespace of its own."""
+        found: list[Library] = []
+        for name in self.main.elf.audit:
+            outcome = self.search.find(name, self.main.scope)
+            request = Edge(self.main.path, "audit")
+            if outcome is None:
+                self._note_missing(self.search.missing(name, self.main.scope, request))
+            if not isinstance(outcome, Found):
+                continue
+            walk = _Walk(self.loader, self.interpreter, outcome.path, outcome.file)
+            resolution = walk.run()
+            found.append(Library(name, outcome.path, outcome.found_by, outcome.file, request))
+            found += resolution.libraries
+            for missing in resolution.missing:
+                self._note_missing(missing)
+        known = {library.path for library in libraries}
+        return [library for library in found if not (library.path in known or known.add(library.path))]  # type: ignore[func-returns-value]

@@ -1,0 +1,140 @@
+"""Looking for one name on disk, step by step as the loader does (elf/dl-load.c: _dl_map_object, open_path)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from jailbuild.elf import records
+from jailbuild.loader import machines
+from jailbuild.loader.builtin import BuiltIn
+from jailbuild.loader.files import File, Files
+from jailbuild.loader.resolution import Edge, FatalError, Missing
+
+
+class Scope(NamedTuple):
+    """All that an object's own searches depend on, besides the name."""
+
+    rpaths: tuple[tuple[str, ...], ...]  # its own and its ancestors'; () where DT_RUNPATH forbids them
+    runpath: tuple[str, ...]
+    nodeflib: bool
+
+
+class Found(NamedTuple):
+    """Where a search ended well."""
+
+    path: str
+    found_by: str
+    file: File
+
+
+Outcome = Found | FatalError | None
+
+class Search:
+    """Looking for a name on disk, as one loader does. The same name in the same scope is searched once."""
+
+    def __init__(self, files: Files, interpreter: BuiltIn, library_path: tuple[str, ...]) -> None:
+        self.files = files
+        self.interpreter = interpreter
+        self.library_path = library_path
+        self.abi = machines.abi(interpreter.kind, interpreter.file.elf.flags if interpreter.file else 0)
+        self._outcomes: dict[tuple[str, Scope], Outcome] = {}
+        self._passed_over: dict[str, str] = {}  # candidates of another machine, with what they are for
+
+    def find(self, name: str, scope: Scope) -> Outcome:
+        """Return what the search for `name` (tokens expanded) gives an object of this scope."""
+        key = (name, scope)
+        if key in self._outcomes:
+            return self._outcomes[key]
+        try:
+            outcome: Outcome = self._by_path(name) if "/" in name else self._by_name(name, scope)
+        except FatalError as error:
+            outcome = error
+        self._outcomes[key] = outcome
+        return outcome
+
+    def _by_path(self, name: str) -> Found | None:
+        file = self._open(name)
+        return None if isinstance(file, int) else Found(name, "path", file)
+
+    def _by_name(self, name: str, scope: Scope) -> Found | None:
+        for found_by, directories in self._lists(scope):
+            if found_by == "cache":
+                found = self._in_cache(name, scope)
+            else:
+                found = self._in_list(name, directories, found_by)
+            if found is not None:
+                return found
+        return None
+
+    def _lists(self, scope: Scope) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the steps of a search in order: how a library is found there, and the directories."""
+        steps = [("rpath", directories) for directories in scope.rpaths]
+        steps.append(("ld_library_path", self.library_path))
+        steps.append(("runpath", scope.runpath))
+        if self.interpreter.cache is not None:
+            steps.append(("cache", ()))
+        if not scope.nodeflib:
+            steps.append(("default", self.interpreter.directories))
+        return steps
+
+    def _in_list(self, name: str, directories: tuple[str, ...], found_by: str) -> Found | None:
+        for directory in directories:
+            for below in (*self.interpreter.subdirectories, ""):
+                path = directory + below + name
+                file = self._open(path)
+                if not isinstance(file, int):
+                    return Found(path, found_by, file)
+            # Something is there and readable in principle, but broken: the loader leaves this list, not the search.
+            if file not in (errno.ENOENT, errno.EACCES) and self.files.is_directory(directory):
+                return None
+        return None
+
+    def _in_cache(self, name: str, scope: Scope) -> Found | None:
+        cache = self.interpreter.cache
+        assert cache is not None
+        flags = machines.machine(self.interpreter.kind).cache_flags
+        path = cache.find(name, flags, self.interpreter.levels)
+        if path is None:
+            return None
+        if scope.nodeflib and path.startswith(self.interpreter.directories):
+            return None
+        file = self._open(path)
+        return None if isinstance(file, int) else Found(path, "cache", file)
+
+    def _open(self, path: str) -> File | int:
+        """Return the file at `path` if the loader would take it, else an errno (open_verify)."""
+        file = self.files.get(path)
+        if isinstance(file, int):
+            return file
+        bits, little, machine = self.interpreter.kind
+        elf = file.elf
+        if elf.kind == self.interpreter.kind and not elf.refused and not elf.damage and self.abi == machines.abi(
+            elf.kind, elf.flags
+        ):
+            return file
+        if not elf.bits:
+            raise FatalError(path, elf.refused)
+        if elf.bits == bits:
+            if elf.little != little:
+                raise FatalError(path, f"ELF file data encoding not {'little' if little else 'big'}-endian")
+            if elf.refused:
+                raise FatalError(path, elf.refused)
+            if elf.machine == machine and elf.damage:
+                raise FatalError(path, elf.damage)
+        self._passed_over[path] = f"{path} is for {records.machine_name(elf.machine)} ({elf.bits}-bit)"
+        return errno.ENOENT
+
+    def missing(self, name: str, scope: Scope, request: Edge) -> Missing:
+        """Return the report of a search that failed."""
+        if "/" in name:
+            return Missing(name, (f"path {name}",), [request], tuple(self._passed_over.values()))
+        searched = []
+        for found_by, directories in self._lists(scope):
+            if found_by == "cache":
+                searched.append("cache")
+            searched += [f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
+                         for directory in directories]
+        over = [said for path, said in self._passed_over.items() if os.path.basename(path) == name]
+        return Missing(name, tuple(dict.fromkeys(searched)), [request], tuple(over))

@@ -1,0 +1,48 @@
+"""File names where text is wanted: in JSON, and in words for a person. Bytes that are not UTF-8 survive both.
+
+Names are str as os.fsdecode gives them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+
+
+def to_json(key: str, name: str | None) -> dict[str, str | None]:
+    """Return `name` under `key`; where it is not UTF-8, its bytes too, under KEY_b64."""
+    if name is None or name.isascii():
+        return {key: name}
+    data = os.fsencode(name)
+    text = data.decode("utf-8", "replace")
+    if text.encode("utf-8") == data:
+        return {key: text}
+    return {key: text, f"{key}_b64": base64.b64encode(data).decode("ascii")}
+
+
+def from_json(record: Mapping[str, object], key: str) -> str | None:
+    """Return the name that to_json wrote (ValueError if it is no name)."""
+    coded = record.get(f"{key}_b64")
+    name = record.get(key)
+    if isinstance(coded, str):
+        name = os.fsdecode(base64.b64decode(coded, validate=True))
+    if name is not None and (not isinstance(name, str) or "\0" in name):
+        raise ValueError(f"{key} is not a name")
+    return name
+
+
+def shown(text: str) -> str:
+    """Return text for one line of a terminal: what would move the cursor, or is no character, is written as escape."""
+    if text.isprintable():
+        return text
+    return "".join(_escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: one byte
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

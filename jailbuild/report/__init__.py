@@ -1,0 +1,1 @@
+"""Text from data: pure, data in and str out."""

@@ -1,0 +1,73 @@
+"""The dependency tree of a program, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jailbuild.closure.programs import Program
+from jailbuild.loader.resolution import Library, Missing
+from jailbuild.names import shown
+
+
+def tree(program: Program) -> str:
+    """Return the tree: each library below the first that asked for it, with how it was found.
+
+    A library that several ask for is drawn out once; the others say "above". One that is missing has the numbered
+    list of where it was searched.
+    """
+    return "\n".join(shown(line) for line in _Tree(program).lines()) + "\n"
+
+
+class _Tree:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.drawn: set[str] = set()
+        self.children: dict[str, list[tuple[str, Library | Missing]]] = {}
+        for library in program.libraries:
+            for edge in library.requests:
+                self.children.setdefault(edge.by, []).append((edge.how, library))
+        for missing in program.missing:
+            for edge in missing.requests:
+                self.children.setdefault(edge.by, []).append((edge.how, missing))
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines."""
+        program = self.program
+        yield program.path + self._note(program)
+        for interpreter in program.interpreters:
+            argument = "" if interpreter.argument is None else f" {interpreter.argument}"
+            yield f"#! {interpreter.path}{argument}"
+        for part in program.parts:
+            if part.path != program.path and self.children.get(part.path):
+                yield part.path
+            yield from self._below(part.path, "")
+        if program.error is not None:
+            yield f"error: {program.error.text}"
+
+    @staticmethod
+    def _note(program: Program) -> str:
+        if program.interpreter is not None:
+            return f"  [loader {program.interpreter}]"
+        if program.type == "elf" and not program.libraries and not program.missing and program.error is None:
+            return "  [static]" if program.is_static else "  [needs nothing]"
+        return ""
+
+    def _below(self, path: str, indent: str) -> Iterator[str]:
+        children = self.children.get(path, [])
+        for place, (how, child) in enumerate(children):
+            last = place == len(children) - 1
+            branch, below = ("└── ", "    ") if last else ("├── ", "│   ")
+            by = "" if how == "needed" else f"{how} "
+            if isinstance(child, Missing):
+                yield f"{indent}{branch}{by}{child.name}: not found, searched in"
+                for number, where in enumerate(child.searched, 1):
+                    yield f"{indent}{below}  {number}. {where}"
+                for file in child.passed_over:
+                    yield f"{indent}{below}  {file}"
+                continue
+            if child.path in self.drawn:
+                yield f"{indent}{branch}{by}{child.name} (above)"
+                continue
+            self.drawn.add(child.path)
+            yield f"{indent}{branch}{by}{child.name} => {child.path} [{child.found_by}]"
+            yield from self._below(child.path, indent + below)

@@ -1,0 +1,245 @@
+"""A directory seen as "/": every look-up stays inside it, as for a process that was chrooted there.
+
+Paths are str as os.fsdecode gives them (any bytes survive), absolute, and seen from inside the root. A path is
+*canonical* when none of its components is a symbolic link, "." or "..".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jailbuild import syscalls
+from jailbuild.errors import JailError, reason
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO or a terminal must not hold us up
+_MAX_LINKS = 40  # path_resolution(7)
+
+
+class Walk(NamedTuple):
+    """Where a path leads, and what is on the way, in the order it was met; all by canonical paths."""
+
+    real: str
+    links: tuple[tuple[str, str], ...]  # each link and its text
+    through: tuple[str, ...]  # each directory, also those that a ".." left again; without the root itself
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open the relative `path` below `directory`, through real directories only (OSError ELOOP at a link).
+
+    The last component is not followed either; with O_PATH | O_NOFOLLOW a link itself can be had.
+    """
+    try:
+        return syscalls.openat2(
+            directory, path, flags,
+            syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS, mode,
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # EPERM: sandboxes that do not know the call
+            raise
+    *parents, name = [part for part in path.split("/") if part not in ("", ".")] or ["."]
+    if ".." in parents or name == "..":
+        raise _error(errno.EXDEV, path)
+    here = os.dup(directory)
+    try:
+        for parent in parents:
+            below = os.open(parent, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = below
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+class Root:
+    """A directory seen as "/".
+
+    What was seen once is remembered: a Root serves one command. A tree that changes meanwhile, or is changed on
+    purpose, gives an OSError or the older answer, never a path outside.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Take the directory `path` of the host (JailError if there is none; a link to one is followed)."""
+        try:
+            self.descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise JailError(f"cannot open {path}: {reason(error)}", "name a directory that holds a root") from None
+        self.path = os.path.realpath(path)
+        self.is_host = os.path.samestat(os.fstat(self.descriptor), os.stat("/"))
+        self._seen: dict[str, str | bool] = {}
+        self._walks: dict[str, Walk] = {}
+
+    def __del__(self) -> None:
+        descriptor = getattr(self, "descriptor", -1)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def host_path(self, path: str) -> str:
+        """Return a canonical path as the host names it."""
+        return path if self.path == "/" else self.path + path
+
+    def walk(self, path: str) -> Walk:
+        """Follow `path` as the kernel would after a chroot (OSError: ENOENT, ENOTDIR, ELOOP, EACCES)."""
+        walk = self._walks.get(path)
+        if walk is None:
+            walk = self._walks[path] = self._follow(path)
+        return walk
+
+    def _follow(self, path: str) -> Walk:
+        real = ""
+        links: list[tuple[str, str]] = []
+        through: list[str] = []
+        todo = path.split("/")[::-1]
+        while todo:
+            name = todo.pop()
+            if name in ("", ".", ".."):
+                if real and self._look(real) is not True:
+                    raise _error(errno.ENOTDIR, path)
+                if name == ".." and real:
+                    through.append(real)
+                    real = real.rpartition("/")[0]
+                continue
+            here = f"{real}/{name}"
+            seen = self._look(here)
+            if isinstance(seen, bool):
+                if real:
+                    through.append(real)
+                real = here
+                continue
+            links.append((here, seen))
+            if real:
+                through.append(real)
+            if len(links) > _MAX_LINKS:
+                raise _error(errno.ELOOP, path)
+            if seen.startswith("/"):
+                real = ""
+            todo.extend(seen.split("/")[::-1])
+        return Walk(real or "/", tuple(links), tuple(dict.fromkeys(through)))
+
+    def _look(self, here: str) -> str | bool:
+        """Return the text of the link at `here` (its parent is canonical), else whether it is a directory."""
+        seen = self._seen.get(here)
+        if seen is None:
+            seen = self._seen[here] = self._look_on_disk(here)
+        return seen
+
+    def _look_on_disk(self, here: str) -> str | bool:
+        if self.is_host:
+            mode = os.lstat(here).st_mode
+            return os.readlink(here) if stat.S_ISLNK(mode) else stat.S_ISDIR(mode)
+        found = self._beneath(here, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            mode = os.fstat(found).st_mode
+            return os.readlink("", dir_fd=found) if stat.S_ISLNK(mode) else stat.S_ISDIR(mode)
+        finally:
+            os.close(found)
+
+    def _beneath(self, canonical: str, flags: int) -> int:
+        return open_beneath(self.descriptor, canonical.lstrip("/") or ".", flags)
+
+    def open(self, path: str) -> int:
+        """Open the file at `path` for reading and return a descriptor; links are followed inside the root."""
+        if self.is_host:
+            return os.open(path, _READ)
+        return self._beneath(self.walk(path).real, _READ)
+
+    def stat(self, path: str) -> os.stat_result:
+        """Return what stat(2) says of `path`, links followed inside the root."""
+        if self.is_host:
+            return os.stat(path)
+        return self.lstat(self.walk(path).real)
+
+    def lstat(self, canonical: str) -> os.stat_result:
+        """Return what lstat(2) says of a path whose parent is canonical."""
+        if self.is_host:
+            return os.lstat(canonical)
+        found = self._beneath(canonical, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(found)
+        finally:
+            os.close(found)
+
+    def listdir(self, path: str) -> list[str]:
+        """Return the names in the directory `path`, sorted."""
+        if self.is_host:
+            return sorted(os.listdir(path))
+        found = self._beneath(self.walk(path).real, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return sorted(os.listdir(found))
+        finally:
+            os.close(found)
+
+    def is_directory(self, path: str) -> bool:
+        """Say whether `path` leads to a directory."""
+        try:
+            real = self.walk(path).real
+            return real == "/" or self._look(real) is True
+        except OSError:
+            return False
+
+    def read(self, path: str, most: int) -> bytes:
+        """Return the bytes of the regular file at `path` (OSError; EFBIG beyond `most` bytes, EINVAL if special)."""
+        opened = self.open(path)
+        try:
+            status = os.fstat(opened)
+            if not stat.S_ISREG(status.st_mode):
+                raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, path)
+            parts = []
+            size = 0
+            while block := os.read(opened, 1 << 20):
+                parts.append(block)
+                size += len(block)
+                if size > most:
+                    raise _error(errno.EFBIG, path)
+            return b"".join(parts)
+        finally:
+            os.close(opened)
+
+
+class Overlay(Root):
+    """A root with more files in it than its directory has: what a plan would write, or a file named SRC:DEST.
+
+    `files` maps canonical paths to what opens them, `links` canonical paths to link texts; the directories above
+    them are there too, and so are `directories`. What is laid over hides what the directory has.
+    """
+
+    def __init__(
+        self,
+        base: Root | None,
+        files: Mapping[str, Callable[[], int]],
+        links: Mapping[str, str] | None = None,
+        directories: tuple[str, ...] = (),
+    ) -> None:
+        """Lay files, links and directories over `base`, or over nothing."""
+        self.descriptor = -1
+        self.path = base.path if base is not None else "/"
+        self.is_host = False
+        self.base = base
+        self.files = dict(files)
+        self._walks = {}
+        self._seen = dict.fromkeys(self.files, False)
+        self._seen.update(links or {})
+        self._seen.update(dict.fromkeys(directories, True))
+        for path in list(self._seen):
+            while path := path.rpartition("/")[0]:
+                self._seen.setdefault(path, True)
+
+    def _look_on_disk(self, here: str) -> str | bool:
+        if self.base is None:
+            raise _error(errno.ENOENT, here)
+        return self.base._look_on_disk(here)
+
+    def _beneath(self, canonical: str, flags: int) -> int:
+        opener = self.files.get(canonical)
+        if opener is not None:
+            return opener()
+        if self.base is None:
+            raise _error(errno.ENOENT, canonical)
+        return self.base._beneath(canonical, flags)

@@ -1,0 +1,66 @@
+"""Linux calls that Python 3.11 lacks: one thin function each, OSError on failure."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_OPENAT2 = 437  # the same on every architecture but alpha (unistd.h)
+
+# openat2(2), how.resolve
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+_RENAME_NOREPLACE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _fail(path: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open `path` below the descriptor `directory` and return a new descriptor with O_CLOEXEC.
+
+    openat2(2), Linux 5.6. OSError: ENOSYS where kernel or sandbox lack it, EXDEV or ELOOP where `resolve` forbids
+    the way; EAGAIN, a rename that raced with a `..`, is tried again.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    for _ in range(100):
+        opened: int = _libc.syscall(
+            ctypes.c_long(_OPENAT2), ctypes.c_int(directory), os.fsencode(path),
+            ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if opened >= 0:
+            return opened
+        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            break
+    raise _fail(path)
+
+
+def rename_new(old_directory: int, old: str, new_directory: int, new: str) -> None:
+    """Rename, but never over something that is there: renameat2(2) with RENAME_NOREPLACE.
+
+    OSError: EEXIST; EINVAL or ENOSYS where the file system or the kernel cannot promise it.
+    """
+    try:
+        renameat2 = _libc.renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new) from None
+    if renameat2(old_directory, os.fsencode(old), new_directory, os.fsencode(new), _RENAME_NOREPLACE) < 0:
+        raise _fail(new)
+
+
+def syncfs(descriptor: int) -> None:
+    """Write out the file system that a descriptor is on: syncfs(2)."""
+    if _libc.syncfs(descriptor) < 0:
+        raise _fail("")
