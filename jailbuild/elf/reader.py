@@ -12,7 +12,10 @@ from typing import NamedTuple
 from jailbuild.elf import records
 
 MAGIC = b"\x7fELF"
+UNKNOWN_ENCODING = "ELF file data encoding is unknown"
+WRONG_VERSION = "ELF file version does not match current one"
 
+_SHORTEST = 64  # bytes; no ELF file of either class that can be loaded is shorter
 _HEAD = 2048  # file header, program headers and PT_INTERP of nearly every file
 _MAX_HEADERS = 1 << 16  # bytes; the kernel refuses more
 _MAX_INTERPRETER = 4096  # bytes, PATH_MAX; likewise
@@ -33,7 +36,7 @@ class Elf(NamedTuple):
     loader finds wrong before it looks at the machine (open_verify), `damage` what is wrong after that.
     """
 
-    bits: int = 0  # 32 or 64
+    bits: int = 0  # 32 or 64; -1 for a class that there is none of
     little: bool = True
     machine: int = 0
     flags: int = 0
@@ -69,15 +72,15 @@ class _DamagedError(Exception):
 def read_elf(descriptor: int) -> Elf:
     """Read an open regular file (OSError if it cannot be read). No bytes make this raise anything else."""
     head = os.pread(descriptor, _HEAD, 0)
-    if head[:4] != MAGIC:
-        return Elf(refused="file too short" if len(head) < records.IDENT_SIZE else "invalid ELF header")
-    bits = {1: 32, 2: 64}.get(head[4] if len(head) > 4 else 0, 0)
-    if not bits:
-        return Elf(refused="invalid ELF header")
-    little = head[5:6] != b"\x02"
-    layout = records.RECORDS[bits, little]
-    if len(head) < layout.header.size:
+    if len(head) < _SHORTEST:
         return Elf(refused="file too short")
+    if head[:4] != MAGIC:
+        return Elf(refused="invalid ELF header")
+    bits = {1: 32, 2: 64}.get(head[4], -1)
+    if bits < 0:
+        return Elf(bits, refused=f"ELF class {head[4]}")
+    little = head[5] != 2
+    layout = records.RECORDS[bits, little]
     header = dict(zip(layout.header_fields, layout.header.unpack_from(head), strict=True))
     elf = Elf(bits, little, header["e_machine"], header["e_flags"], header["e_type"], _refusal(head, header))
     try:
@@ -89,15 +92,17 @@ def read_elf(descriptor: int) -> Elf:
 def _refusal(head: bytes, header: dict[str, int]) -> str:
     """Return what open_verify refuses in a header, whatever its machine."""
     if head[5] not in (1, 2):
-        return "ELF file data encoding is unknown"
-    if head[6] != 1 or header["e_version"] != 1:
-        return "ELF file version does not match current one"
+        return UNKNOWN_ENCODING
+    if head[6] != 1:
+        return "ELF file version ident does not match current one"
     if head[7] not in (0, 3):  # System V, GNU
         return "ELF file OS ABI invalid"
-    if head[8] != 0:
+    if head[8] != 0 and (head[7] == 0 or head[8] > 3):  # libc-abis: UNIQUE, IFUNC, ABSOLUTE
         return "ELF file ABI version invalid"
     if any(head[9:16]):
         return "nonzero padding in e_ident"
+    if header["e_version"] != 1:
+        return WRONG_VERSION
     return ""
 
 

@@ -27,6 +27,8 @@ class BuiltIn(NamedTuple):
     platform: str | None  # what $PLATFORM stands for
     subdirectories: tuple[str, ...]  # tried below each directory, best first, each with a slash at the end
     levels: tuple[str, ...]
+    lenient: bool  # Debian's: passes over a file of another machine whatever else its first bytes say
+    hwcaps: int  # the bits that an entry of the cache may ask for beside a level
     cache: Cache | None
 
 
@@ -67,5 +69,7 @@ def read_built_in(
     subdirectories += [f"{name}/" for name in machines.legacy_subdirectories(kind, version)]
     return BuiltIn(
         kind, path, file.elf.soname or "" if file else os.path.basename(path), file, version, directories, lib,
-        machines.platform(kind, version), tuple(subdirectories), usable, files.cache(cache),
+        machines.platform(kind, version), tuple(subdirectories), usable,
+        re.search(rb"\((?:Debian|Ubuntu) E?GLIBC", data) is not None, machines.legacy_hwcaps(kind, version),
+        files.cache(cache),
     )

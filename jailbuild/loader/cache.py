@@ -75,12 +75,13 @@ class Cache:
             groups.setdefault(name, []).append(entry)
         return groups
 
-    def find(self, name: str, flags: frozenset[int], levels: tuple[str, ...]) -> str | None:
+    def find(self, name: str, flags: frozenset[int], levels: tuple[str, ...], hwcaps: int = 0) -> str | None:
         """Return the path that ld.so takes for `name`, None if it takes none (search_cache in elf/dl-cache.c).
 
         `flags` are those it accepts, `levels` the glibc-hwcaps levels it searches, best first. The best level wins,
-        and before a plain entry; the first in the file where several are as good. Entries with an old hwcap mask are
-        passed over, as from glibc 2.37 on. A level's ISA bits are taken to be right: the level says as much.
+        and before a plain entry; the first in the file where several are as good. Entries whose old hwcap mask has
+        more than the bits of `hwcaps` are passed over; from glibc 2.37 on that is none. A level's ISA bits are taken
+        to be right: the level says as much.
         """
         best: str | None = None
         rank = len(levels)
@@ -90,7 +91,7 @@ class Cache:
             if entry.hwcaps is None:
                 if best is not None:
                     break  # ld.so expects the levels first, and looks no further
-                if not entry.hwcap_mask:
+                if not entry.hwcap_mask & ~hwcaps:
                     return entry.path
             elif entry.hwcaps in levels[:rank]:
                 best = entry.path

@@ -52,7 +52,9 @@ class Loader:
         if isinstance(file, int):
             return Resolution(None, error=unreadable(path, os.strerror(file)))
         elf = file.elf
-        if problem := elf.refused or elf.damage or elf.unstartable:
+        # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
+        refused = "" if elf.bits > 0 and elf.interpreter is not None else elf.refused
+        if problem := refused or elf.damage or elf.unstartable:
             return Resolution(elf.interpreter or None, error=unreadable(path, problem))
         if elf.interpreter is None and elf.is_program:
             return Resolution(None)
@@ -97,11 +99,26 @@ class Loader:
     def preload_names(self) -> list[str]:
         """Return the names in the root's /etc/ld.so.preload."""
         try:
-            text = os.fsdecode(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
+            return _preload_names(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
         except OSError:
             return []
-        lines = (line.partition("#")[0] for line in text.split("\n"))
-        return [name for line in lines for name in re.split(r"[ \t:]+", line) if name]
+
+
+def _preload_names(text: bytes) -> list[str]:
+    """Return the names that the loader takes from the text of /etc/ld.so.preload.
+
+    It looks for each further comment from the start of the file again, and only for as many characters as are left
+    behind the last one (elf/rtld.c): a late comment after a short beginning is read as names.
+    """
+    rest = len(text)
+    while (start := text.find(b"#", 0, rest)) >= 0:
+        end = text.find(b"\n", start + 1, rest)
+        rest, end = (rest - end, end) if end >= 0 else (0, rest)
+        text = text[:start] + b" " * (end - start) + text[end:]
+    last = re.search(rb"[^ \t\n:]*\Z", text)
+    assert last is not None
+    names = re.split(rb"[ \t\n:]", text[: last.start()].partition(b"\0")[0])
+    return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
 class _Object:
@@ -142,13 +159,16 @@ class _Walk:
         self.objects: list[_Object] = []  # link map order, without the program
         self.queue: list[_Object] = []  # breadth-first
         self.missing: dict[tuple[str, tuple[str, ...]], Missing] = {}
+        self.names[""] = self.main
         if file.elf.soname is not None:
             self.names[file.elf.soname] = self.main
+        self.names.setdefault(machines.machine(interpreter.kind).vdso, self.main)  # the kernel's own; never listed
         if interpreter.file is not None:
             self._place_interpreter(interpreter.file)
 
     def _tokens(self, path: str) -> paths.Tokens:
-        return paths.Tokens(os.path.dirname(path), self.interpreter.lib, self.interpreter.platform)
+        # not os.path.dirname, which drops more slashes than one
+        return paths.Tokens(path.rpartition("/")[0] or "/", self.interpreter.lib, self.interpreter.platform)
 
     def _place_interpreter(self, file: File) -> None:
         name = self.interpreter.name
@@ -180,11 +200,12 @@ class _Walk:
             names += self.loader.preload_names()
         for name in names:
             try:
+                known = len(self.objects)
                 found = self._map(name, self.main, "preload")
             except FatalError as fatal:  # "cannot be preloaded: ignored"
                 self._note_missing(Missing(name, (str(fatal),), [Edge(self.main.path, "preload")], ()))
                 continue
-            if found is not None and not found.listed:
+            if found is not None and len(self.objects) > known:  # an object that was there already is no preload
                 self._list(found)
 
     def _list(self, object: _Object) -> None:
@@ -202,10 +223,10 @@ class _Walk:
             owner.done = True
             for tag, text in owner.elf.wants:
                 name = paths.expand(text, owner.tokens)
-                if not name:
-                    if tag == records.DT_AUXILIARY or name is None:
-                        continue
-                    raise FatalError(owner.path, "an empty name is needed")
+                if name is None:  # a token has no value: the loader passes over all but the optional, of all things
+                    if tag == records.DT_AUXILIARY:
+                        raise FatalError(text, "empty dynamic string token substitution")
+                    continue
                 how = _HOW[tag]
                 if tag == records.DT_NEEDED:
                     found = self._map(name, owner, how)
@@ -239,7 +260,8 @@ class _Walk:
         request = Edge(owner.path, how)
         known = self.names.get(name)
         if known is None:
-            outcome = self.search.find(name, owner.scope)
+            path = paths.expand(name, owner.tokens) if "/" in name else name  # a second time, if it was needed
+            outcome = self.search.find(path, owner.scope) if path is not None else None
             if isinstance(outcome, FatalError):
                 raise outcome
             if outcome is None:
@@ -252,8 +274,11 @@ class _Walk:
                 return self._load(name, outcome, owner, request)
             self.names.setdefault(name, known)
         if known.library is not None:
-            if not known.library.requests:  # the loader itself, asked for the first time
-                self.objects.append(known)
+            if known.library.found_by == "interpreter":
+                if how == "preload":  # which does not list the loader
+                    return known
+                if not known.library.requests:
+                    self.objects.append(known)
             known.library.requests.append(request)
         return known
 

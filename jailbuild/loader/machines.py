@@ -21,6 +21,7 @@ class Machine(NamedTuple):
     cache_flag: int  # what ldconfig writes
     levels: tuple[str, ...] = ()  # glibc-hwcaps, best first
     directories: tuple[str, ...] = ("/lib64", "/usr/lib64")  # upstream's, where the loader cannot be asked
+    vdso: str = "linux-vdso.so.1"
 
 
 _X86_64_LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2")
@@ -31,13 +32,15 @@ _MACHINES: dict[Kind, Machine] = {
     (64, True, 62): Machine("x86_64", "/lib64/ld-linux-x86-64.so.2", frozenset({0x303}), 0x303, _X86_64_LEVELS),
     (32, True, 62): Machine("x86_64", "/libx32/ld-linux-x32.so.2", frozenset({0x803}), 0x803, _X86_64_LEVELS,
                             ("/libx32", "/usr/libx32")),
-    (32, True, 3): Machine("i686", "/lib/ld-linux.so.2", frozenset({3, 1}), 3, (), _LIB),
+    (32, True, 3): Machine("i686", "/lib/ld-linux.so.2", frozenset({3, 1}), 3, (), _LIB, "linux-gate.so.1"),
     (64, True, 183): Machine("aarch64", "/lib/ld-linux-aarch64.so.1", frozenset({0xA03}), 0xA03),
     (32, True, 40): Machine("armv7l", "/lib/ld-linux-armhf.so.3", frozenset({0x903, 3}), 0x903, (), _LIB),
-    (64, True, 21): Machine("ppc64le", "/lib64/ld64.so.2", frozenset({0x503}), 0x503, _POWER_LEVELS),
-    (64, False, 21): Machine("ppc64", "/lib64/ld64.so.1", frozenset({0x503}), 0x503, _POWER_LEVELS),
+    (64, True, 21): Machine("ppc64le", "/lib64/ld64.so.2", frozenset({0x503}), 0x503, _POWER_LEVELS,
+                            vdso="linux-vdso64.so.1"),
+    (64, False, 21): Machine("ppc64", "/lib64/ld64.so.1", frozenset({0x503}), 0x503, _POWER_LEVELS,
+                            vdso="linux-vdso64.so.1"),
     (64, False, 22): Machine("s390x", "/lib/ld64.so.1", frozenset({0x403}), 0x403,
-                             ("z17", "z16", "z15", "z14", "z13")),
+                             ("z17", "z16", "z15", "z14", "z13"), vdso="linux-vdso64.so.1"),
     (64, True, 243): Machine("riscv64", "/lib/ld-linux-riscv64-lp64d.so.1", frozenset({0x1003}), 0x1003, (),
                              ("/lib64/lp64d", "/usr/lib64/lp64d")),
     (64, True, 258): Machine("loongarch64", "/lib64/ld-linux-loongarch-lp64d.so.1", frozenset({0x1203}), 0x1203),
@@ -125,6 +128,19 @@ def legacy_subdirectories(kind: Kind, version: tuple[int, int]) -> tuple[str, ..
         chosen = [names[bit] for bit in range(len(names) - 1, -1, -1) if mask >> bit & 1]
         combinations.append("/".join(chosen))
     return tuple(dict.fromkeys(combinations))
+
+
+def legacy_hwcaps(kind: Kind, version: tuple[int, int]) -> int:
+    """Return the bits that glibc to 2.36 accepts in the hwcap of a plain entry of the cache (elf/dl-cache.c)."""
+    if version > (2, 36):
+        return 0
+    bits = 1 << 63  # tls
+    if kind == (64, True, 62):  # sysdeps/x86/dl-hwcap.h
+        subdirectories = legacy_subdirectories(kind, version)
+        bits |= 1 << 1
+        bits |= 1 << 2 if "avx512_1" in subdirectories else 0
+        bits |= 1 << 50 if "haswell" in subdirectories else 0
+    return bits
 
 
 def abi(kind: Kind, flags: int) -> int:

@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from jailbuild.elf import records
+from jailbuild.elf.reader import UNKNOWN_ENCODING, WRONG_VERSION, Elf
 from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
@@ -87,7 +88,10 @@ class Search:
                 if not isinstance(file, int):
                     return Found(path, found_by, file)
             # Something is there and readable in principle, but broken: the loader leaves this list, not the search.
-            if file not in (errno.ENOENT, errno.EACCES) and self.files.is_directory(directory):
+            # It takes a relative directory to be there without looking.
+            if file not in (errno.ENOENT, errno.EACCES) and (
+                not directory.startswith("/") or self.files.is_directory(directory)
+            ):
                 return None
         return None
 
@@ -95,7 +99,7 @@ class Search:
         cache = self.interpreter.cache
         assert cache is not None
         flags = machines.machine(self.interpreter.kind).cache_flags
-        path = cache.find(name, flags, self.interpreter.levels)
+        path = cache.find(name, flags, self.interpreter.levels, self.interpreter.hwcaps)
         if path is None:
             return None
         if scope.nodeflib and path.startswith(self.interpreter.directories):
@@ -117,12 +121,19 @@ class Search:
         if not elf.bits:
             raise FatalError(path, elf.refused)
         if elf.bits == bits:
-            if elf.little != little:
+            read = elf.machine if elf.little == little else (elf.machine & 255) << 8 | elf.machine >> 8  # as the loader
+            strange = elf.little != little or elf.refused not in ("", WRONG_VERSION)
+            if strange and read != machine and self.interpreter.lenient:
+                return self._pass_over(path, elf)
+            if elf.little != little or elf.refused == UNKNOWN_ENCODING:
                 raise FatalError(path, f"ELF file data encoding not {'little' if little else 'big'}-endian")
             if elf.refused:
                 raise FatalError(path, elf.refused)
             if elf.machine == machine and elf.damage:
                 raise FatalError(path, elf.damage)
+        return self._pass_over(path, elf)
+
+    def _pass_over(self, path: str, elf: Elf) -> int:
         self._passed_over[path] = f"{path} is for {records.machine_name(elf.machine)} ({elf.bits}-bit)"
         return errno.ENOENT
 
