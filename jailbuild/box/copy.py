@@ -24,7 +24,7 @@ def copy_file(source: int, target: int, entry: Entry, keep_privileges: bool) -> 
     cloned = _clone(source, target)
     digest = _copy_bytes(source, None if cloned else target, before.st_size)
     after = os.fstat(source)
-    if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+    if any(getattr(before, field) != getattr(after, field) for field in ("st_size", "st_mtime_ns", "st_ctime_ns")):
         raise JailError(f"cannot copy {entry.path}: it changed while it was copied", "try again")
     os.ftruncate(target, before.st_size)
     finish(target, entry)
@@ -83,7 +83,7 @@ def _data_after(source: int, place: int, size: int) -> tuple[int, int]:
         return place, size
 
 
-def _hash_zeros(digest: "hashlib._Hash", count: int) -> None:
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
     zeros = bytes(min(count, _BLOCK))
     while count > 0:
         digest.update(zeros[:count])

@@ -66,7 +66,8 @@ def gather(root: Root, requests: tuple[Request, ...], options: Options) -> Closu
     if failures:
         raise JailError(failures, _hint(options))
     return Closure(
-        root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached, tuple(gathering.notes)
+        root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
+        tuple(gathering.notes),
     )
 
 

@@ -1,0 +1,105 @@
+"""Every program of a root must find in it all that it needs to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jailbuild.box.manifest import Manifest
+from jailbuild.check.findings import Finding
+from jailbuild.check.tree import Tree
+from jailbuild.closure.explain import add_command, missing_text, problems
+from jailbuild.closure.programs import Program, Programs
+from jailbuild.errors import reason
+from jailbuild.loader import machines
+from jailbuild.loader.files import File, Files
+from jailbuild.loader.glibc import Loader
+from jailbuild.root import Root
+
+# what else a kernel runs beside its own machine's programs
+_ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
+
+
+class ProgramRules:
+    """Holds programs and libraries to the rules. `box` is how the user calls the root."""
+
+    def __init__(self, root: Root, tree: Tree, manifest: Manifest | None, box: str) -> None:
+        self.tree = tree
+        self.manifest = manifest
+        self.box = box
+        self.files = Files(root)
+        self.programs = Programs(self.files, Loader(self.files, preload_file=False))
+        self.count = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is wrong with the programs; `count` is then how many there are."""
+        reached: set[tuple[int, int]] = set()
+        found: list[str] = []
+        for path in sorted(self.tree.elves | self.tree.scripts):
+            if not self.tree.files[path] & 0o111 or not self._is_program(path):
+                continue
+            try:
+                program = self.programs.resolve(path)
+            except OSError as error:
+                yield Finding("unreadable", path, f"{path} cannot be read: {reason(error)}", path,
+                              requested_by=self._requested_by(path))
+                continue
+            found.append(path)
+            reached.update(self._identities(program))
+            yield from self._of_program(program)
+        self.count = sum(self._identity(path) not in reached or path in self.tree.scripts for path in found)
+        if not found:
+            yield Finding("no-program", "/", f"there is no program in {self.box}",
+                          hint=add_command(["bash"], self.box))
+        yield from self._unreached(reached, set(found))
+
+    def _is_program(self, path: str) -> bool:
+        if path in self.tree.scripts:
+            return True
+        file = self.files.get(path)
+        return isinstance(file, int) or file.elf.is_program or bool(file.elf.refused)
+
+    def _identity(self, path: str) -> tuple[int, int] | None:
+        file = self.files.get(path)
+        return None if isinstance(file, int) else (file.device, file.inode)
+
+    def _identities(self, program: Program) -> Iterator[tuple[int, int]]:
+        for library in program.libraries:
+            yield library.file.device, library.file.inode
+        for part in program.parts:
+            interpreter = self.files.get(part.resolution.interpreter) if part.resolution.interpreter else 0
+            if isinstance(interpreter, File):
+                yield interpreter.device, interpreter.inode
+
+    def _requested_by(self, path: str) -> tuple[str, ...]:
+        entry = self.manifest.entries.get(path) if self.manifest is not None else None
+        return entry.wanted_by if entry is not None else ()
+
+    def _of_program(self, program: Program) -> Iterator[Finding]:
+        path = program.path
+        requested_by = self._requested_by(path)
+        for problem in problems(program):
+            names = list(requested_by) or [path]
+            if problem.code == "missing-script-interpreter" and not requested_by:
+                names = [problem.subject]
+            yield Finding(problem.code, path, problem.text, problem.subject, problem.searched, requested_by,
+                          add_command(names, self.box))
+        file = self.files.get(path)
+        if program.type == "elf" and isinstance(file, File) and self.manifest is not None and not program.error:
+            ours, theirs = self.manifest.label.machine, machines.machine(file.elf.kind).name
+            if ours is not None and theirs != ours and theirs not in _ALSO_RUNS.get(ours, ()):
+                yield Finding("wrong-machine", path, f"{path} is for {theirs}, the box for {ours}", theirs,
+                              requested_by=requested_by)
+
+    def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
+        for path in sorted(self.tree.elves - programs):
+            file = self.files.get(path)
+            if isinstance(file, int) or not file.elf.dynamic or file.elf.is_program:
+                continue
+            if (file.device, file.inode) in reached:
+                continue
+            reached.add((file.device, file.inode))
+            for missing in self.programs.loader.resolve(path).missing:
+                yield Finding("unreached-library", path,
+                              f"no program loads {path}; alone, {missing_text(path, missing)}",
+                              missing.name, missing.searched, self._requested_by(path))
+

@@ -1,0 +1,29 @@
+"""jailbuild list BOX."""
+
+from __future__ import annotations
+
+import click
+
+from jailbuild.cli.box import manifest_of
+from jailbuild.cli.options import as_json, write
+from jailbuild.names import shown
+from jailbuild.report import jsonlines
+
+
+@click.command()
+@click.argument("box", metavar="BOX", type=click.Path())
+@as_json
+def command(box: str, as_json: bool) -> None:
+    """List what jailbuild put into BOX: the requests, then every path with who wants it."""
+    manifest = manifest_of(box, "list")
+    if as_json:
+        write("".join(jsonlines.line(line) for line in manifest.lines()))
+        return
+    lines = [f"made from {manifest.label}"]
+    lines += [f"request {asked.name}: {asked.source or asked.path}" for _, asked in sorted(manifest.requests.items())]
+    for path, entry in sorted(manifest.entries.items()):
+        mode = "    " if entry.mode is None else f"{entry.mode:04o}"
+        size = "" if entry.size is None else str(entry.size)
+        target = "" if entry.target is None else f" -> {entry.target}"
+        lines.append(f"{entry.type:9} {mode} {size:>9} {path}{target}  ({', '.join(entry.wanted_by)})")
+    write("".join(shown(line) + "\n" for line in lines))

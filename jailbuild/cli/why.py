@@ -1,0 +1,52 @@
+"""jailbuild why BOX PATH."""
+
+from __future__ import annotations
+
+import click
+
+from jailbuild.box.chains import chains
+from jailbuild.box.manifest import Manifest
+from jailbuild.cli.box import manifest_of
+from jailbuild.cli.options import as_json, write
+from jailbuild.errors import JailError
+from jailbuild.names import shown, to_json
+from jailbuild.report import jsonlines
+from jailbuild.root import Root
+
+_FEW = 20
+
+
+@click.command()
+@click.argument("box", metavar="BOX", type=click.Path())
+@click.argument("path", metavar="PATH", type=click.UNPROCESSED)
+@as_json
+@click.option("-v", "--verbose", is_flag=True, help="Print every chain.")
+def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
+    """Show the chains that lead from a request to PATH, a path in BOX."""
+    manifest = manifest_of(box, "explain")
+    found = [*chains(manifest, _listed(manifest, box, path))]
+    if as_json:
+        for chain in found:
+            steps = [{**to_json("path", step.by), "as": step.how} for step in chain]
+            write(jsonlines.line({"kind": "chain", "steps": steps}))
+        return
+    shown_chains = found if verbose else found[:_FEW]
+    for chain in shown_chains:
+        write(shown(" -> ".join(f"{step.by} ({step.how})" for step in chain)) + "\n")
+    if len(found) > len(shown_chains):
+        write(f"… and {len(found) - len(shown_chains)} more (-v shows them)\n")
+
+
+def _listed(manifest: Manifest, box: str, path: str) -> str:
+    """Return the entry that a path means: itself, or where its directories lead in the box."""
+    wanted = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    if wanted in manifest.entries:
+        return wanted
+    parent, _, name = wanted.rpartition("/")
+    try:
+        there = f"{Root(box).walk(parent or '/').real.rstrip('/')}/{name}"
+    except OSError:
+        there = ""
+    if there in manifest.entries:
+        return there
+    raise JailError(f"cannot explain {path}: it is not in the manifest of {box}", f"jailbuild list {box}")
