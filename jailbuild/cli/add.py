@@ -62,6 +62,11 @@ def _summary(addition: Addition, box: str) -> str:
     names = ", ".join(request.name for request in addition.closure.requests)
     if not written:
         return f"{box}: {names}: nothing to do"
-    files = [entry for entry in written if entry.type == "file"]
-    size = sum(entry.size or 0 for entry in files if entry.hardlink in (None, entry.path))
-    return f"{box}: {names}: {len(written)} paths written, {len(files)} of them files with {size / 1e6:.1f} MB"
+    parts = []
+    for kind, plural in (("file", "files"), ("link", "links"), ("directory", "directories")):
+        some = [entry for entry in written if entry.type == kind]
+        if some:
+            size = sum(entry.size or 0 for entry in some if entry.hardlink in (None, entry.path))
+            much = f" ({size / 1e6:.1f} MB)" if kind == "file" else ""
+            parts.append(f"{len(some)} {kind if len(some) == 1 else plural}{much}")
+    return f"{box}: {names}: wrote {', '.join(parts)}"

@@ -14,7 +14,7 @@ import pytest
 import jailbuild
 
 HOUSE = (
-    "errors", "syscalls", "root", "elf", "loader", "packages", "closure", "recipes", "box", "jailfile", "enter",
+    "errors", "names", "syscalls", "root", "elf", "loader", "packages", "closure", "recipes", "box", "jailfile", "enter",
     "check", "trace", "image", "report", "cli",
 )
 STRANGERS = frozenset({("trace", "image"), ("image", "trace")})  # they import not each other
