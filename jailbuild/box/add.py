@@ -10,7 +10,7 @@ from jailbuild.box.draft import draft
 from jailbuild.box.manifest import Asked, Label, Manifest, read_manifest
 from jailbuild.box.plan import Plan, make_plan
 from jailbuild.box.prove import prove
-from jailbuild.closure.commands import Request, find_program, source_root
+from jailbuild.closure.commands import Request, find_program, path_note, source_root
 from jailbuild.closure.gather import Closure, Options, gather
 from jailbuild.elf.reader import read_elf
 from jailbuild.errors import JailError, reason
@@ -48,6 +48,8 @@ def plan_addition(
             _same_source(request, before)
     source = source_root(root, requests)
     closure = gather(source, requests, options)
+    notes = tuple(note for request in requests if (note := path_note(root, request)))
+    closure = closure._replace(notes=(*notes, *closure.notes))
     asked = {}
     for request in requests:
         known = before.requests.get(request.name) if before is not None else None

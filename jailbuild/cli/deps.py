@@ -6,14 +6,16 @@ import os
 
 import click
 
-from jailbuild.cli import complain
+from jailbuild.cli import complain, say
 from jailbuild.cli.options import as_json, programs, resolving, write
-from jailbuild.closure.commands import find_program, source_root
-from jailbuild.closure.programs import Programs
+from jailbuild.closure.commands import find_program, path_note, source_root
+from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.glibc import Loader
+from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.report import jsonlines
+from jailbuild.report.graph import dot, mermaid
 from jailbuild.report.tree import tree
 from jailbuild.root import Root
 
@@ -21,8 +23,18 @@ from jailbuild.root import Root
 @click.command()
 @programs
 @resolving
+@click.option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
+@click.option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
+              help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
 @as_json
-def command(programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, as_json: bool) -> int:
+@click.option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
+@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
+@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
+@click.option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
+def command(
+    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, cpu: str | None,
+    as_json: bool, form: str | None, verbose: bool,
+) -> int:
     """Show what PROGRAM... (names, paths, also of libraries) need, and how the loader finds it.
 
     Nothing is run: the files are read. Exit status 1 if anything is missing.
@@ -32,13 +44,18 @@ def command(programs: tuple[str, ...], library_path: str, search_path: str, sysr
     requests = []
     for word in programs:
         try:
-            requests.append(find_program(root, word, search_path))
+            request = find_program(root, word, search_path)
+            requests.append(request)
+            if note := path_note(root, request):
+                say(f"note: {note}")
         except JailError as error:
             complain([cause.replace("cannot find", "cannot resolve", 1) for cause in error.causes], error.hint)
             status = 1
     source = source_root(root, tuple(requests))
     files = Files(source, os.getcwd() if root.is_host else "/")
-    resolver = Programs(files, Loader(files, library_path), search_path)
+    names = tuple(name for name in preload.replace(":", " ").split() if name)
+    resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
+    found: list[Program] = []
     for request in requests:
         try:
             program = resolver.resolve(request.path)
@@ -46,7 +63,20 @@ def command(programs: tuple[str, ...], library_path: str, search_path: str, sysr
             complain([f"cannot resolve {request.name}: {request.source or request.path}: {reason(error)}"])
             status = 1
             continue
-        write(jsonlines.line(jsonlines.program(program)) if as_json else tree(program))
+        if as_json:
+            write(jsonlines.line(jsonlines.program(program)))
+        elif form is None:
+            write(tree(program, verbose=verbose))
+        found.append(program)
         if program.error is not None or program.missing:
             status = 1
+    if form is not None and not as_json:
+        write(_FORMS[form](found))
     return status
+
+
+def _paths(found: list[Program]) -> str:
+    return "".join(f"{path}\n" for path in dict.fromkeys(path for program in found for path in program.files))
+
+
+_FORMS = {"paths": _paths, "dot": dot, "mermaid": mermaid}

@@ -9,7 +9,6 @@ import shlex
 import click
 
 from jailbuild.cli import complain, say
-from jailbuild.closure.explain import explain_start
 from jailbuild.enter.account import read_account
 from jailbuild.enter.command import SEARCH_PATH, find_shell, make_command
 from jailbuild.enter.plain import run_plain
@@ -87,8 +86,11 @@ def _again(root: Root) -> Root:
 def _explain(root: Root, name: str, box: str) -> tuple[str, str] | None:
     """Return message and hint of what is missing in the box for the command to start, None if nothing is.
 
-    The status is already decided, so a box in which this cannot be found out changes nothing.
+    The status is already decided, so a box in which this cannot be found out changes nothing. This process has
+    stayed outside the box, so what it imports now is the host's; an enter that goes well need not wait for it.
     """
+    from jailbuild.closure.explain import explain_start
+
     try:
         return explain_start(root, os.path.join("/", name) if "/" in name else name, box, SEARCH_PATH)
     except (OSError, JailError):

@@ -48,10 +48,29 @@ def command_names(root: Root, search_path: str = STANDARD_PATH) -> Iterator[str]
             continue
 
 
-def _near(root: Root, name: str, search_path: str) -> list[str]:
+def _near(root: Root, name: str, search_path: str) -> str:
+    """Return the hint for a name that was not found."""
     import difflib  # only needed to word an error
 
-    return difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3, 0.75)
+    if own := callers_command(root, name):
+        return f"your own PATH has it: name it as {own}"
+    near = difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3, 0.75)
+    return f"is it {' or '.join(near)}?" if near else "a file elsewhere is named by its path"
+
+
+def callers_command(root: Root, name: str) -> str | None:
+    """Return what the caller's own PATH has for a command, which is not what decides; None for another root."""
+    if not root.is_host or "/" in name:
+        return None
+    return find_command(root, name, os.environ.get("PATH", ""))
+
+
+def path_note(root: Root, request: Request) -> str | None:
+    """Return a note where the caller's own PATH would find another file than the one that was taken."""
+    own = callers_command(root, request.name)
+    if own is None or root.walk(own).real == root.walk(request.path).real:
+        return None
+    return f"{request.name} is {request.path}, from the standard PATH; your own PATH would find {own}"
 
 
 def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Request:
@@ -61,9 +80,7 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
     if "/" not in word:
         path = find_command(root, word, search_path)
         if path is None:
-            near = _near(root, word, search_path)
-            hint = f"near: {', '.join(near)}" if near else "a file elsewhere is named by its path"
-            raise JailError(f"cannot find {word}: no such program in {search_path}", hint)
+            raise JailError(f"cannot find {word}: no such program in {search_path}", _near(root, word, search_path))
         return Request(word, path)
     source, _, destination = word.rpartition(":")
     if source and destination.startswith("/") and not _exists(root, word):

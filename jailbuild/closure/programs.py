@@ -68,6 +68,16 @@ class Program(NamedTuple):
         return tuple(found.values())
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all files that it takes: itself, interpreters, loaders, libraries."""
+        found = [self.path, *(interpreter.path for interpreter in self.interpreters)]
+        for part in self.parts:
+            if part.resolution.interpreter is not None:
+                found.append(part.resolution.interpreter)
+            found += [library.path for library in part.resolution.libraries]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def missing(self) -> tuple[Missing, ...]:
         """The searches that failed in any of its parts."""
         return tuple(missing for part in self.parts for missing in part.resolution.missing)

@@ -47,6 +47,9 @@ _MACHINES: dict[Kind, Machine] = {
 }
 _UNKNOWN = Machine("unknown", "/lib/ld.so.1", frozenset({3}), 3, (), _LIB)
 
+BASE = "base"
+ALL_LEVELS = tuple(dict.fromkeys(level for known in _MACHINES.values() for level in known.levels))
+
 # x86-64 psABI, "Micro-architecture levels", in the words of /proc/cpuinfo
 _X86_64_FLAGS = {
     "x86-64-v2": {"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"},
@@ -90,6 +93,16 @@ def cpu_levels(levels: tuple[str, ...]) -> tuple[str, ...]:
             break
         supported.insert(0, level)
     return tuple(supported)
+
+
+def levels_up_to(level: str | None) -> tuple[str, ...] | None:
+    """Return the glibc-hwcaps levels that a processor of `level` has, best first; None, its own, for None."""
+    if level is None:
+        return None
+    for known in _MACHINES.values():
+        if level in known.levels:
+            return known.levels[known.levels.index(level) :]
+    return ()
 
 
 def platform(kind: Kind, version: tuple[int, int]) -> str | None:

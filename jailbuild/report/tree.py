@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from jailbuild.closure.programs import Program
 from jailbuild.loader.resolution import Library, Missing
 from jailbuild.names import shown
 
+# what every program of glibc loads, and nobody asks about
+_FAMILY = re.compile(r"(?:ld-linux.*|ld64|lib(?:c|m|dl|pthread|rt|util|resolv|nsl|anl|mvec))\.so\.\d+")
 
-def tree(program: Program) -> str:
+
+def tree(program: Program, *, verbose: bool = False) -> str:
     """Return the tree: each library below the first that asked for it, with how it was found.
 
     A library that several ask for is drawn out once; the others say "above". One that is missing has the numbered
-    list of where it was searched.
+    list of where it was searched. libc and its family are one line at the end, unless `verbose`.
     """
-    return "\n".join(shown(line) for line in _Tree(program).lines()) + "\n"
+    return "\n".join(shown(line) for line in _Tree(program, verbose).lines()) + "\n"
 
 
 class _Tree:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, verbose: bool) -> None:
         self.program = program
+        self.folded: list[Library] = []
         self.drawn: set[str] = set()
         self.children: dict[str, list[tuple[str, Library | Missing]]] = {}
+        askers = {edge.by for missing in program.missing for edge in missing.requests}
         for library in program.libraries:
+            if not verbose and _FAMILY.fullmatch(library.name) and library.path not in askers:
+                self.folded.append(library)
+                continue
             for edge in library.requests:
                 self.children.setdefault(edge.by, []).append((edge.how, library))
         for missing in program.missing:
@@ -41,6 +50,8 @@ class _Tree:
             if part.path != program.path and self.children.get(part.path):
                 yield part.path
             yield from self._below(part.path, "")
+        if self.folded:
+            yield f"and {', '.join(library.name for library in self.folded)} (-v shows where)"
         if program.error is not None:
             yield f"error: {program.error.text}"
 

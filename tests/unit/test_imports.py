@@ -14,8 +14,8 @@ import pytest
 import jailbuild
 
 HOUSE = (
-    "errors", "names", "syscalls", "root", "elf", "loader", "packages", "closure", "recipes", "box", "jailfile", "enter",
-    "check", "trace", "image", "report", "cli",
+    "errors", "names", "syscalls", "root", "elf", "loader", "packages", "closure", "recipes", "box", "jailfile",
+    "enter", "check", "trace", "image", "report", "cli",
 )
 STRANGERS = frozenset({("trace", "image"), ("image", "trace")})  # they import not each other
 PACKAGE = Path(jailbuild.__file__).parent
