@@ -10,7 +10,7 @@ from jailbuild.box.draft import draft
 from jailbuild.box.manifest import Asked, Label, Manifest, read_manifest
 from jailbuild.box.plan import Plan, make_plan
 from jailbuild.box.prove import prove
-from jailbuild.closure.commands import Request, find_program, path_note, source_root
+from jailbuild.closure.commands import Request, by_name, find_program, path_note, source_root
 from jailbuild.closure.gather import Closure, Options, gather
 from jailbuild.elf.reader import read_elf
 from jailbuild.errors import JailError, reason
@@ -39,6 +39,7 @@ def plan_addition(
 ) -> Addition:
     """Plan to put the programs that `words` name into the directory `box` (JailError; nothing is written)."""
     requests = _find_all(root, words, options)
+    notes = tuple(note for request in requests if request.name in words and (note := path_note(root, request)))
     there = _open_box(box)
     before = read_manifest(there, box) if there is not None else None
     label = label_of(root)
@@ -48,7 +49,6 @@ def plan_addition(
             _same_source(request, before)
     source = source_root(root, requests)
     closure = gather(source, requests, options)
-    notes = tuple(note for request in requests if (note := path_note(root, request)))
     closure = closure._replace(notes=(*notes, *closure.notes))
     asked = {}
     for request in requests:
@@ -67,7 +67,7 @@ def _find_all(root: Root, words: tuple[str, ...], options: Options) -> tuple[Req
     hint = ""
     for word in words:
         try:
-            request = find_program(root, word, options.search_path)
+            request = by_name(root, find_program(root, word, options.search_path), options.search_path)
             known = requests.setdefault(request.name, request)
             if known != request:
                 failures.append(f"cannot add {word}: {request.name} is asked for twice, from different files")

@@ -46,7 +46,7 @@ def command(
         try:
             request = find_program(root, word, search_path)
             requests.append(request)
-            if note := path_note(root, request):
+            if "/" not in word and (note := path_note(root, request)):
                 say(f"note: {note}")
         except JailError as error:
             complain([cause.replace("cannot find", "cannot resolve", 1) for cause in error.causes], error.hint)

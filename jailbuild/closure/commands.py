@@ -66,7 +66,7 @@ def callers_command(root: Root, name: str) -> str | None:
 
 
 def path_note(root: Root, request: Request) -> str | None:
-    """Return a note where the caller's own PATH would find another file than the one that was taken."""
+    """Return a note where the caller's own PATH would find another file for a name than the one that was taken."""
     own = callers_command(root, request.name)
     if own is None or root.walk(own).real == root.walk(request.path).real:
         return None
@@ -86,8 +86,15 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
     if source and destination.startswith("/") and not _exists(root, word):
         return _laid_over(source, destination)
     path = _inside(root, word)
-    name = os.path.basename(path)
-    return Request(name if find_command(root, name, search_path) == path else path, path)
+    return Request(path, path)
+
+
+def by_name(root: Root, request: Request, search_path: str = STANDARD_PATH) -> Request:
+    """Return a request under the name by which a search would find its path, if it would."""
+    name = os.path.basename(request.path)
+    if request.source is None and find_command(root, name, search_path) == request.path:
+        return request._replace(name=name)
+    return request
 
 
 def _exists(root: Root, word: str) -> bool:

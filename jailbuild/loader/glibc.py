@@ -40,9 +40,8 @@ class Loader:
     ) -> None:
         self.files = files
         self.library_path = library_path
-        self.preload = preload
         self.levels = levels
-        self.preload_file = preload_file
+        self.preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
 
@@ -121,25 +120,43 @@ def _preload_names(text: bytes) -> list[str]:
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
+_PLAIN = Scope((), (), False)
+
+
 class _Object:
     """A link map."""
 
-    __slots__ = ("done", "elf", "library", "listed", "path", "rpaths", "scope", "tokens")
+    __slots__ = ("absolute", "built_in", "done", "elf", "library", "listed", "path", "rpaths", "scope")
 
     def __init__(
-        self, path: str, elf: Elf, tokens: paths.Tokens, parent: _Object | None, library: Library | None
+        self, path: str, absolute: str, elf: Elf, built_in: BuiltIn, parent: _Object | None, library: Library | None
     ) -> None:
         self.path = path
+        self.absolute = absolute  # where $ORIGIN starts
         self.elf = elf
-        self.tokens = tokens
+        self.built_in = built_in
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        above: tuple[tuple[str, ...], ...] = parent.rpaths if parent else ()
-        own = paths.directories(elf.rpath or "", ":", tokens)
-        self.rpaths: tuple[tuple[str, ...], ...] = (own, *above) if own else above
-        runpath = paths.directories(elf.runpath or "", ":", tokens)
+        self.rpaths: tuple[tuple[str, ...], ...] = parent.rpaths if parent is not None else ()
+        if elf.rpath is None and elf.runpath is None and not elf.nodeflib:  # as nearly all are
+            self.scope = Scope(self.rpaths, (), False) if self.rpaths else _PLAIN
+            return
+        own = paths.directories(elf.rpath or "", ":", self.tokens)
+        if own:
+            self.rpaths = (own, *self.rpaths)
+        runpath = paths.directories(elf.runpath or "", ":", self.tokens)
         self.scope = Scope(() if elf.runpath is not None else self.rpaths, runpath, elf.nodeflib)
+
+    @property
+    def tokens(self) -> paths.Tokens:
+        """What tokens stand for in its strings."""
+        # not os.path.dirname, which drops more slashes than one
+        return paths.Tokens(self.absolute.rpartition("/")[0] or "/", self.built_in.lib, self.built_in.platform)
+
+    def expand(self, text: str) -> str | None:
+        """Return one of its strings with the tokens replaced; None if one has no value."""
+        return paths.expand(text, self.tokens) if "$" in text else text
 
 
 class _Walk:
@@ -151,7 +168,7 @@ class _Walk:
         absolute = loader.files.absolute(path)
         if file.elf.interpreter is not None:  # the kernel tells the loader a program's real path
             absolute = loader.files.root.walk(absolute).real
-        self.main = _Object(path, file.elf, self._tokens(absolute), None, None)
+        self.main = _Object(path, absolute, file.elf, interpreter, None, None)
         directories = paths.directories(loader.library_path, ":;", self.main.tokens)
         self.search = loader.search(interpreter, directories)
         self.names: dict[str, _Object] = {}
@@ -166,15 +183,11 @@ class _Walk:
         if interpreter.file is not None:
             self._place_interpreter(interpreter.file)
 
-    def _tokens(self, path: str) -> paths.Tokens:
-        # not os.path.dirname, which drops more slashes than one
-        return paths.Tokens(path.rpartition("/")[0] or "/", self.interpreter.lib, self.interpreter.platform)
-
     def _place_interpreter(self, file: File) -> None:
         name = self.interpreter.name
         library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
         library.requests.clear()
-        loader = _Object(name, file.elf, self._tokens(name), self.main, library)
+        loader = _Object(name, name, file.elf, self.interpreter, self.main, library)
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
@@ -195,10 +208,7 @@ class _Walk:
         return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter)
 
     def _preload(self) -> None:
-        names = list(self.loader.preload)
-        if self.loader.preload_file:
-            names += self.loader.preload_names()
-        for name in names:
+        for name in self.loader.preloads:
             try:
                 known = len(self.objects)
                 found = self._map(name, self.main, "preload")
@@ -222,7 +232,7 @@ class _Walk:
                 continue
             owner.done = True
             for tag, text in owner.elf.wants:
-                name = paths.expand(text, owner.tokens)
+                name = owner.expand(text)
                 if name is None:  # a token has no value: the loader passes over all but the optional, of all things
                     if tag == records.DT_AUXILIARY:
                         raise FatalError(text, "empty dynamic string token substitution")
@@ -260,7 +270,7 @@ class _Walk:
         request = Edge(owner.path, how)
         known = self.names.get(name)
         if known is None:
-            path = paths.expand(name, owner.tokens) if "/" in name else name  # a second time, if it was needed
+            path = owner.expand(name) if "/" in name else name  # a second time, if it was needed
             outcome = self.search.find(path, owner.scope) if path is not None else None
             if isinstance(outcome, FatalError):
                 raise outcome
@@ -291,7 +301,8 @@ class _Walk:
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
         library = Library(name, found.path, found.found_by, found.file, request)
-        loaded = _Object(found.path, elf, self._tokens(self.loader.files.absolute(found.path)), owner, library)
+        absolute = self.loader.files.absolute(found.path)
+        loaded = _Object(found.path, absolute, elf, self.interpreter, owner, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
         for known_as in (name, found.path, elf.soname):
@@ -316,9 +327,9 @@ class _Walk:
                 continue
             walk = _Walk(self.loader, self.interpreter, outcome.path, outcome.file)
             resolution = walk.run()
-            found.append(Library(name, outcome.path, outcome.found_by, outcome.file, request))
-            found += resolution.libraries
+            audited = [Library(name, outcome.path, outcome.found_by, outcome.file, request), *resolution.libraries]
+            known = {library.path for library in [*libraries, *found]}
+            found += [library for library in audited if library.path not in known]
             for missing in resolution.missing:
                 self._note_missing(missing)
-        known = {library.path for library in libraries}
-        return [library for library in found if not (library.path in known or known.add(library.path))]  # type: ignore[func-returns-value]
+        return found
