@@ -11,7 +11,7 @@ from jailbuild.closure import scripts
 from jailbuild.closure.commands import STANDARD_PATH, find_command
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import reason
-from jailbuild.loader.files import Files
+from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Loader
 from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
 
@@ -94,7 +94,8 @@ class Programs:
 
     def resolve(self, path: str) -> Program:
         """Resolve the file at `path`. OSError if it cannot be read; what is neither ELF nor script has an `error`."""
-        head = self._head(path)
+        file = self.files.get(path)
+        head = MAGIC if isinstance(file, File) and file.elf.bits else self._head(path)
         if head.startswith(MAGIC):
             part = self._part(path)
             return Program(path, "elf", (), (part,), part.resolution.error)

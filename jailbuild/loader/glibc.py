@@ -18,7 +18,7 @@ from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
 from jailbuild.loader.search import Found, Scope, Search
 
-_HOW = {records.DT_NEEDED: "needed", records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
+_HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _MAX_PRELOAD = 1 << 20
 
@@ -208,12 +208,13 @@ class _Walk:
         return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter)
 
     def _preload(self) -> None:
+        request = Edge(self.main.path, "preload")
         for name in self.loader.preloads:
             try:
                 known = len(self.objects)
-                found = self._map(name, self.main, "preload")
+                found = self._map(name, self.main, request)
             except FatalError as fatal:  # "cannot be preloaded: ignored"
-                self._note_missing(Missing(name, (str(fatal),), [Edge(self.main.path, "preload")], ()))
+                self._note_missing(Missing(name, (str(fatal),), [request], ()))
                 continue
             if found is not None and len(self.objects) > known:  # an object that was there already is no preload
                 self._list(found)
@@ -231,20 +232,20 @@ class _Walk:
                 place += 1
                 continue
             owner.done = True
+            needed = Edge(owner.path, "needed")
             for tag, text in owner.elf.wants:
-                name = owner.expand(text)
+                name = owner.expand(text) if "$" in text else text
                 if name is None:  # a token has no value: the loader passes over all but the optional, of all things
                     if tag == records.DT_AUXILIARY:
                         raise FatalError(text, "empty dynamic string token substitution")
                     continue
-                how = _HOW[tag]
                 if tag == records.DT_NEEDED:
-                    found = self._map(name, owner, how)
+                    found = self._map(name, owner, needed)
                     if found is not None and not found.listed:
                         self._list(found)
                     continue
                 try:
-                    found = self._map(name, owner, how)
+                    found = self._map(name, owner, Edge(owner.path, _HOW[tag]))
                 except FatalError:
                     if tag == records.DT_FILTER:
                         raise
@@ -265,9 +266,8 @@ class _Walk:
             before = self.objects.index(owner) if owner in self.objects else 0
             self.objects.insert(before, filtee)
 
-    def _map(self, name: str, owner: _Object, how: str) -> _Object | None:
+    def _map(self, name: str, owner: _Object, request: Edge) -> _Object | None:
         """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
-        request = Edge(owner.path, how)
         known = self.names.get(name)
         if known is None:
             path = owner.expand(name) if "/" in name else name  # a second time, if it was needed
@@ -275,7 +275,7 @@ class _Walk:
             if isinstance(outcome, FatalError):
                 raise outcome
             if outcome is None:
-                if how != "auxiliary":
+                if request.how != "auxiliary":
                     self._note_missing(self.search.missing(name, owner.scope, request))
                 return None
             identity = (outcome.file.device, outcome.file.inode)
@@ -283,13 +283,13 @@ class _Walk:
             if known is None:
                 return self._load(name, outcome, owner, request)
             self.names.setdefault(name, known)
-        if known.library is not None:
-            if known.library.found_by == "interpreter":
-                if how == "preload":  # which does not list the loader
+        library = known.library
+        if library is not None:
+            if not library.requests:  # the loader, asked for by name for the first time
+                if request.how == "preload":  # which does not list it
                     return known
-                if not known.library.requests:
-                    self.objects.append(known)
-            known.library.requests.append(request)
+                self.objects.append(known)
+            library.requests.append(request)
         return known
 
     def _load(self, name: str, found: Found, owner: _Object, request: Edge) -> _Object:
