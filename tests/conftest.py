@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what it puts in the background with these ignored, and that is inherited:
+    # the tests ask what becomes of them where they are not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     path = config.getoption("skips")
     if path is not None:
         skips = config.stash[_SKIPS] = Skips(path)

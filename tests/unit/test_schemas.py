@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from jailbuild.box.chains import chains
@@ -218,7 +218,7 @@ def test_deps_prints_objects_in_the_order_of_the_request(box: Path) -> None:
     assert [*found[0]["libraries"][0]["requests"][0]] == ["by", "as"]
 
 
-def test_deps_of_every_program_of_the_machine_fits(tmp_path: Path) -> None:
+def test_deps_of_every_program_of_the_machine_fits() -> None:
     programs = [entry.path for entry in os.scandir("/usr/bin") if entry.is_file()]
     done = subprocess.run([*JAILBUILD, "deps", "--json", *programs], capture_output=True, check=False)
     for line in done.stdout.decode("utf-8").splitlines():
