@@ -46,8 +46,9 @@ class Plan(NamedTuple):
     def refuse_conflicts(self, names: Iterable[str]) -> None:
         """Raise JailError, a line for each conflict."""
         what = ", ".join(names)
-        found = [f"cannot add {what}: {action.entry.path} {action.why}" for action in self.actions
-                 if action.kind == "conflict"]
+        conflicts = {action.entry.path: action.why for action in self.actions if action.kind == "conflict"}
+        found = [f"cannot add {what}: {path} {why}" for path, why in conflicts.items()
+                 if path.rpartition("/")[0] not in conflicts]  # else its parent says it
         if found:
             raise JailError(found, "nothing was written: move what is yours out of the way, or build a new box")
 

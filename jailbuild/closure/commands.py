@@ -48,14 +48,16 @@ def command_names(root: Root, search_path: str = STANDARD_PATH) -> Iterator[str]
             continue
 
 
-def _near(root: Root, name: str, search_path: str) -> str:
-    """Return the hint for a name that was not found."""
+def _not_found(root: Root, name: str, search_path: str) -> tuple[str, str]:
+    """Return cause and hint for a name that was not found."""
     import difflib  # only needed to word an error
 
+    cause = f"cannot find {name}: no such program in {search_path}"
     if own := callers_command(root, name):
-        return f"your own PATH has it: name it as {own}"
-    near = difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3, 0.75)
-    return f"is it {' or '.join(near)}?" if near else "a file elsewhere is named by its path"
+        return cause, f"your own PATH has it: name it as {own}"
+    if near := difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3):
+        cause += f"; near: {', '.join(near)}"
+    return cause, "a file elsewhere is named by its path"
 
 
 def callers_command(root: Root, name: str) -> str | None:
@@ -80,7 +82,7 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
     if "/" not in word:
         path = find_command(root, word, search_path)
         if path is None:
-            raise JailError(f"cannot find {word}: no such program in {search_path}", _near(root, word, search_path))
+            raise JailError(*_not_found(root, word, search_path))
         return Request(word, path)
     source, _, destination = word.rpartition(":")
     if source and destination.startswith("/") and not _exists(root, word):

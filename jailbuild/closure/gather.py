@@ -19,6 +19,13 @@ from jailbuild.loader.glibc import Loader
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
 
+_HINTS = {
+    "missing-library": "install what is missing, or name its directory with --library-path",
+    "missing-interpreter": "install the C library that it was built for",
+    "missing-script-interpreter": "install the interpreter, or name where it is with --path",
+    "wrong-machine": "name the root that it belongs to with --sysroot",
+    "unreadable": "a program is an ELF file, or a script that begins with #! and an interpreter",
+}
 _HWCAPS = re.compile(r"/glibc-hwcaps/([^/]+)/[^/]*$")
 
 
@@ -64,17 +71,11 @@ def gather(root: Root, requests: tuple[Request, ...], options: Options) -> Closu
     gathering = _Gathering(root, options)
     failures = [line for request in requests for line in gathering.add(request)]
     if failures:
-        raise JailError(failures, _hint(options))
+        raise JailError(failures, gathering.hint)
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
         tuple(gathering.notes),
     )
-
-
-def _hint(options: Options) -> str:
-    if options.library_path:
-        return "install what is missing, or name its directory too in --library-path"
-    return "install what is missing, or name its directory with --library-path"
 
 
 class _Gathering:
@@ -88,6 +89,7 @@ class _Gathering:
         self.nodes: dict[str, Node] = {}
         self.cached: dict[CacheEntry, set[str]] = {}
         self.notes: list[str] = []
+        self.hint = ""  # for what failed last
         self._notice_preload()
 
     def _programs(self, levels: tuple[str, ...] | None) -> Programs:
@@ -105,16 +107,20 @@ class _Gathering:
         try:
             status = self.root.stat(path)
             if stat.S_ISDIR(status.st_mode):
+                self.hint = "name the programs in it"
                 return [f"cannot add {request.name}: it is a directory"]
             if not stat.S_ISREG(status.st_mode):
                 return [f"cannot add {request.name}: it is not a regular file"]
             program = self.programs.resolve(path)
         except OSError as error:
+            self.hint = "a program is a name, a path, or SRC:DEST"
             return [f"cannot add {request.name}: {request.source or path}: {reason(error)}"]
         found = problems(program)
         if found:
+            self.hint = _HINTS.get(found[0].code, "")
             return [f"cannot add {request.name}: {problem.text}" for problem in found]
         if not status.st_mode & 0o111 and not _is_library(program):
+            self.hint = f"chmod +x {path}"
             return [f"cannot add {request.name}: {path} is not executable"]
         self.asked[path] = program
         self._node(path, None, request.name)
