@@ -129,7 +129,7 @@ def read_manifest(root: Root, box: str) -> Manifest | None:
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
-        hint = "the box's record is for its owner" if error.errno == errno.EACCES else "somebody put something else there"
+        hint = "its record is for its owner" if error.errno == errno.EACCES else "somebody put something else there"
         raise JailError(f"cannot read the manifest of {box}: {reason(error)}", hint) from None
     with os.fdopen(opened, "rb") as file:
         status = os.fstat(opened)

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jailbuild.box.draft import Draft
@@ -43,11 +43,10 @@ class Plan(NamedTuple):
         """The actions that write."""
         return [action for action in self.actions if action.kind in ("add", "replace")]
 
-    def refuse_conflicts(self, names: Iterable[str]) -> None:
+    def refuse_conflicts(self) -> None:
         """Raise JailError, a line for each conflict."""
-        what = ", ".join(names)
         conflicts = {action.entry.path: action.why for action in self.actions if action.kind == "conflict"}
-        found = [f"cannot add {what}: {path} {why}" for path, why in conflicts.items()
+        found = [f"cannot write {path}: it {why}" for path, why in conflicts.items()
                  if path.rpartition("/")[0] not in conflicts]  # else its parent says it
         if found:
             raise JailError(found, "nothing was written: move what is yours out of the way, or build a new box")

@@ -12,6 +12,8 @@ from jailbuild.closure.gather import Options
 from jailbuild.report import jsonlines, shell
 from jailbuild.root import Root
 
+_FEW = 8
+
 
 @click.command()
 @programs
@@ -43,7 +45,7 @@ def command(
             say(f"note: {note}")
     if as_json:
         write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
-    plan.refuse_conflicts(programs)
+    plan.refuse_conflicts()
     if as_shell:
         write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))
         return
@@ -59,7 +61,10 @@ def command(
 
 def _summary(addition: Addition, box: str) -> str:
     written = [action.entry for action in addition.plan.changes]
-    names = ", ".join(request.name for request in addition.closure.requests)
+    requests = addition.closure.requests
+    names = ", ".join(request.name for request in requests[:_FEW])
+    if len(requests) > _FEW:
+        names += f" and {len(requests) - _FEW} more"
     if not written:
         return f"{box}: {names}: nothing to do"
     parts = []
