@@ -56,7 +56,7 @@ def plan_addition(
         asked[request.name] = Asked(request.name, request.path, request.source, bare and (known is None or known.bare))
     drafted = draft(closure, label, asked, before, there, keep_privileges)
     plan = make_plan(drafted, source, before, there)
-    if not any(action.kind == "conflict" for action in plan.actions):
+    if not plan.conflicts:
         prove(plan, closure, there)
     return Addition(plan, closure, source)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-import shutil
 
 from jailbuild import syscalls
 from jailbuild.box.copy import copy_file, finish
-from jailbuild.box.manifest import DIRECTORY, NAME, Entry, Manifest
+from jailbuild.box.manifest import DIRECTORY, NAME, Entry, Manifest, read_manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
@@ -21,6 +21,10 @@ from jailbuild.root import Root, open_beneath
 _STAGING = "staging"
 _NEXT = "manifest.next"
 _ORDER = {"directory": 0, "file": 1, "link": 3}
+
+
+class BoxChangedError(JailError):
+    """Another writer was faster: the plan no longer fits the box."""
 
 
 def make_box_directory(box: str) -> bool:
@@ -43,7 +47,8 @@ def make_box_directory(box: str) -> bool:
 def apply_plan(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: bool) -> None:
     """Make the box what the plan says, the manifest last. On failure all that was written is taken back.
 
-    Raises JailError ("cannot add …") where the box cannot be written or the source cannot be read.
+    Raises JailError where the box cannot be written or the source cannot be read, BoxChangedError if somebody else
+    wrote to the box since the plan was made. Waits while somebody else is writing.
     """
     made = make_box_directory(box)
     try:
@@ -56,7 +61,8 @@ def apply_plan(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: 
         writer.close()
     except BaseException as error:
         if made:
-            shutil.rmtree(os.path.realpath(box), ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has begun to use it
+                os.rmdir(box)
         if isinstance(error, OSError):
             raise JailError(f"cannot write {error.filename or box}: {reason(error)}") from None
         raise
@@ -75,7 +81,12 @@ class _Writer:
         self.staged = 0
         self.record_is_new = False
         self.record = self._own_directory(box.descriptor, DIRECTORY)
+        fcntl.flock(self.record, fcntl.LOCK_EX)
+        if read_manifest(box, box.path) != plan.before:
+            os.close(self.record)
+            raise BoxChangedError(f"cannot write {box.path}: somebody else changed it meanwhile", "try again")
         self.staging = self._own_directory(self.record, _STAGING)
+        self._clear_staging()  # of one who was killed
 
     def _own_directory(self, parent: int, name: str) -> int:
         """Return a descriptor of a directory of our own, made if need be (JailError if something else is there)."""
@@ -100,7 +111,7 @@ class _Writer:
             except OSError as error:
                 raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
         for entry in reversed(self.created):
-            if entry.type == "directory":
+            if entry.type == "directory" and not (entry.mode or 0) & 0o700 == 0o700:
                 self._finish_directory(entry)
         after = manifest_after(self.plan, self.digests)
         if after != self.plan.before:
@@ -122,22 +133,23 @@ class _Writer:
         parent, name = self._parent(entry.path)
         if entry.type == "directory":
             os.mkdir(name, 0o700, dir_fd=parent)
+            self.created.append(entry)
+            self._finish_directory(entry, 0o700)
         elif entry.type == "link":
             os.symlink(entry.target or "", name, dir_fd=parent)
+            self.created.append(entry)
             if os.geteuid() == 0:
                 os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
             if entry.mtime_ns is not None:
                 os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
         elif not self._link_to_family(entry, parent, name):
             self._write_file(action, parent, name)
-        if action.kind == "add":
-            self.created.append(entry)
 
-    def _finish_directory(self, entry: Entry) -> None:
-        """Give a directory its mode, once everything is in it."""
+    def _finish_directory(self, entry: Entry, more: int = 0) -> None:
+        """Give a directory owner and mode, with `more` bits as long as something is to be put into it."""
         made = open_beneath(self.box.descriptor, entry.path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            finish(made, entry)
+            finish(made, entry._replace(mode=(entry.mode or 0) | more))
         finally:
             os.close(made)
 
@@ -164,6 +176,7 @@ class _Writer:
                 os.link(other_name, name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
             finally:
                 os.close(directory)
+            self.created.append(entry)
             self.digests[entry.path] = digest
             return True
         return False
@@ -198,6 +211,7 @@ class _Writer:
             os.rename(staged, name, src_dir_fd=self.staging, dst_dir_fd=parent)
         else:
             self._move(staged, parent, name)
+            self.created.append(entry)
 
     def _fill(self, entry: Entry, target: int) -> str:
         made = self.plan.draft.made.get(entry.path)
@@ -247,12 +261,15 @@ class _Writer:
             with contextlib.suppress(OSError):
                 os.rmdir(DIRECTORY, dir_fd=self.box.descriptor)
 
+    def _clear_staging(self) -> None:
+        for name in os.listdir(self.staging):
+            os.unlink(name, dir_fd=self.staging)
+
     def close(self) -> None:
         """Leave no staging behind."""
         self._close_parent()
         with contextlib.suppress(OSError):
-            for name in os.listdir(self.staging):
-                os.unlink(name, dir_fd=self.staging)
+            self._clear_staging()
             os.rmdir(_STAGING, dir_fd=self.record)
         os.close(self.staging)
         os.close(self.record)

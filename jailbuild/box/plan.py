@@ -43,9 +43,14 @@ class Plan(NamedTuple):
         """The actions that write."""
         return [action for action in self.actions if action.kind in ("add", "replace")]
 
+    @property
+    def conflicts(self) -> dict[str, str]:
+        """The paths where something is in the way, with what."""
+        return {action.entry.path: action.why for action in self.actions if action.kind == "conflict"}
+
     def refuse_conflicts(self) -> None:
         """Raise JailError, a line for each conflict."""
-        conflicts = {action.entry.path: action.why for action in self.actions if action.kind == "conflict"}
+        conflicts = self.conflicts
         found = [f"cannot write {path}: it {why}" for path, why in conflicts.items()
                  if path.rpartition("/")[0] not in conflicts]  # else its parent says it
         if found:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 
 from jailbuild.box.add import Addition, plan_addition
-from jailbuild.box.apply import apply_plan
+from jailbuild.box.apply import BoxChangedError, apply_plan
 from jailbuild.cli import say
 from jailbuild.cli.options import as_json, programs, resolving, write
 from jailbuild.closure.gather import Options
+from jailbuild.names import shown
 from jailbuild.report import jsonlines, shell
 from jailbuild.root import Root
 
-_FEW = 8
+_FEW = 8  # names in the summary
+_ATTEMPTS = 10  # at a box that others write to at the same time
 
 
 @click.command()
@@ -36,26 +38,29 @@ def command(
     A program is a name, looked up in the standard PATH, a path, or SRC:DEST: a file from anywhere, put at DEST.
     """
     options = Options(search_path, library_path)
-    addition = plan_addition(
-        Root(sysroot), programs, box, options, bare=bare, keep_privileges=keep_privileges
-    )
-    plan = addition.plan
+    for attempt in range(_ATTEMPTS):
+        addition = plan_addition(Root(sysroot), programs, box, options, bare=bare, keep_privileges=keep_privileges)
+        plan = addition.plan
+        if as_shell or dry_run or plan.conflicts:
+            break
+        try:
+            apply_plan(plan, box, addition.source, keep_privileges, not no_sync)
+            break
+        except BoxChangedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
     if not quiet:
         for note in addition.closure.notes:
             say(f"note: {note}")
-    if as_json:
-        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
-    plan.refuse_conflicts()
-    if as_shell:
+    if as_shell and not plan.conflicts:
         write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))
         return
-    if dry_run or verbose:
-        if not as_json:
-            write("".join(f"{action.kind:8} {action.entry.path}\n" for action in plan.actions))
-        if dry_run:
-            return
-    apply_plan(plan, box, addition.source, keep_privileges, not no_sync)
-    if not quiet and not as_json:
+    if as_json:
+        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
+    elif dry_run or verbose:
+        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.actions))
+    plan.refuse_conflicts()
+    if not (dry_run or quiet or as_json):
         say(_summary(addition, box))
 
 
