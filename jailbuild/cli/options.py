@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from jailbuild.closure.commands import STANDARD_PATH, command_names
 from jailbuild.root import Root
@@ -22,10 +23,12 @@ def write(text: str) -> None:
         sys.stdout.buffer.flush()
 
 
-def _complete_program(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def _complete_program(
+    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     if "/" in incomplete:
-        return []
-    return sorted({name for name in command_names(Root("/")) if name.startswith(incomplete)})
+        return [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(name) for name in sorted(set(command_names(Root("/")))) if name.startswith(incomplete)]
 
 
 def programs(command: _Command) -> _Command:

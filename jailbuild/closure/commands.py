@@ -62,9 +62,8 @@ def _not_found(root: Root, name: str, search_path: str) -> tuple[str, str]:
 
 def callers_command(root: Root, name: str) -> str | None:
     """Return what the caller's own PATH has for a command, which is not what decides; None for another root."""
-    if not root.is_host or "/" in name:
-        return None
-    return find_command(root, name, os.environ.get("PATH", ""))
+    own = ":".join(one for one in os.environ.get("PATH", "").split(":") if one.startswith("/"))
+    return find_command(root, name, own) if own and root.is_host and "/" not in name else None
 
 
 def path_note(root: Root, request: Request) -> str | None:

@@ -21,6 +21,8 @@ _MAX_HEADERS = 1 << 16  # bytes; the kernel refuses more
 _MAX_INTERPRETER = 4096  # bytes, PATH_MAX; likewise
 _MAX_DYNAMIC = 1 << 20  # bytes; the largest real table seen is a few KiB
 _MAX_STRING = 1 << 20  # bytes; a list of directories may be longer than PATH_MAX
+_MAX_STRINGS = 4 << 20  # bytes, of all strings of a file: they may overlap, and so be longer than the file
+_MAX_WANTS = 4096  # DT_NEEDED and the like; the most that was seen is some 200
 _TABLE_STEP = 1024
 _STRING_STEP = 256
 _PAGE = 4096
@@ -194,6 +196,8 @@ class _Reader:
                 names.append((tag, value))
             else:
                 last[tag] = value
+        if len(names) > _MAX_WANTS:
+            raise _DamagedError(f"it needs more than {_MAX_WANTS} libraries")
         strings = (records.DT_SONAME, records.DT_RPATH, records.DT_RUNPATH, records.DT_AUDIT, records.DT_DEPAUDIT)
         offsets = {value for _, value in names}
         offsets.update(last[tag] for tag in strings if tag in last)
@@ -243,14 +247,18 @@ class _Reader:
         place, mapped = self._place(table + first)
         most = max(offsets) - first
         near = b""
-        if most < _HEAD * 16:
+        if most < _HEAD * 16 and place < 1 << 63:
             near = os.pread(self.descriptor, min(most + _STRING_STEP, mapped), place)
         text = {}
+        total = 0
         for offset in offsets:
             end = near.find(b"\0", offset - first)
             text[offset] = os.fsdecode(
                 near[offset - first : end] if end >= 0 else self._string(table + offset)
             )
+            total += len(text[offset])
+            if total > _MAX_STRINGS:
+                raise _DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
         return text
 
     def _string(self, address: int) -> bytes:

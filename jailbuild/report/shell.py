@@ -23,7 +23,7 @@ def script(actions: Sequence[Action], made: Mapping[str, bytes], box: str, sourc
         "# Makes the box by hand: the directories, then the files, then the links.",
         "set -eu",
         "umask 022",
-        f"box={shlex.quote(box)}",
+        f"box={_word(box)}",
         "",
         'mkdir -p "$box"',
     ]
@@ -33,16 +33,21 @@ def script(actions: Sequence[Action], made: Mapping[str, bytes], box: str, sourc
         if action.entry.type == "file":
             lines += _file(action, made, source_of)
     lines += [
-        f"ln -s {_word(action.entry.target or '')} {_in_box(action.entry.path)}"
+        f"ln -s {_operand(action.entry.target or '')} {_in_box(action.entry.path)}"
         for action in changes
         if action.entry.type == "link"
     ]
     return "\n".join(lines) + "\n"
 
 
-def _word(text: str) -> str:
-    """Return one word of the shell; what begins with "-" is no option."""
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+def _word(path: str) -> str:
+    """Return a path as one word of the shell; what begins with "-" is no option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def _operand(text: str) -> str:
+    """Return text as the first operand of a command, to the letter."""
+    return f"-- {shlex.quote(text)}" if text.startswith("-") else shlex.quote(text)
 
 
 def _in_box(path: str) -> str:

@@ -1,0 +1,154 @@
+"""Calling jailbuild as a user does, looking at trees, and running programs inside a box."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jailbuild.box.add import plan_addition
+from jailbuild.box.apply import apply_plan
+from jailbuild.closure.gather import Options
+from jailbuild.root import Root
+
+PATIENCE = 60  # seconds
+NOBODY = 65534
+
+# Imports everything, then becomes somebody who may read next to nothing.
+_AS_NOBODY = f"""
+import importlib, os, pkgutil, sys
+import click, jailbuild
+for module in pkgutil.walk_packages(jailbuild.__path__, "jailbuild."):
+    if module.name != "jailbuild.__main__":
+        importlib.import_module(module.name)
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+from jailbuild.cli import main
+main()
+"""
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -> Done:
+    """Run jailbuild; names that are not UTF-8 come and go as os.fsdecode has them."""
+    command = [sys.executable, "-c", _AS_NOBODY] if nobody else [sys.executable, "-m", "jailbuild"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="surrogateescape", cwd=cwd,
+        timeout=PATIENCE, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"},
+    )
+
+
+def add(box: Path, *arguments: str | Path, sysroot: Path | None = None, status: int = 0, **options: Any) -> Done:
+    """Run `jailbuild add`, which must end with `status`."""
+    root = ("--sysroot", sysroot) if sysroot is not None else ()
+    done = run("add", *arguments, "--into", box, "--no-sync", *root, **options)
+    assert status == done.returncode, done.stderr + done.stdout
+    return done
+
+
+def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") -> None:
+    """Add without a process of its own (JailError)."""
+    addition = plan_addition(Root(str(root)), words, str(box), Options(library_path=library_path))
+    addition.plan.refuse_conflicts()
+    apply_plan(addition.plan, str(box), addition.source, False, False)
+
+
+def complaint(done: Done) -> str:
+    """Return what a run that failed said: one line and a hint at most, no traceback, nothing else."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1, done
+    assert len(lines) <= 2, done.stderr
+    assert lines[0].startswith("jailbuild: cannot "), done.stderr
+    assert all(line.startswith("hint: ") for line in lines[1:]), done.stderr
+    return lines[0]
+
+
+def objects(done: Done) -> list[dict[str, Any]]:
+    """Return the JSON Lines of a run."""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def manifest(box: Path) -> list[dict[str, Any]]:
+    """Return the lines of a box's manifest."""
+    text = (box / ".jailbuild/manifest.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def entries(box: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of a box's manifest, by path."""
+    return {line["path"]: line for line in manifest(box) if line["kind"] == "entry"}
+
+
+def _describe(path: str, status: os.stat_result, contents: bool, times: bool) -> str:
+    mode = stat.S_IMODE(status.st_mode)
+    time = f" @{status.st_mtime_ns}" if times else ""
+    if stat.S_ISLNK(status.st_mode):
+        return f"link -> {os.readlink(path)}{time}"
+    if stat.S_ISDIR(status.st_mode):
+        return f"directory {mode:04o}{time}"
+    if not stat.S_ISREG(status.st_mode):
+        return f"special {mode:04o}{time}"
+    if contents:
+        with open(path, "rb") as file:
+            time = f" {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}{time}"
+    return f"file {mode:04o}{time}"
+
+
+def dump(root: Path, *, contents: bool = False, times: bool = False, record: bool = False) -> dict[str, str]:
+    """Return everything below `root` by path: "directory 0755", "file 0644", "link -> target".
+
+    With the digests of files, with all mtimes, with jailbuild's own record where asked for.
+    """
+    found = {}
+    if record or times:
+        found["/"] = _describe(str(root), root.stat(), contents, times)
+    for directory, names, leaves in os.walk(root):
+        if not record and directory == str(root) and ".jailbuild" in names:
+            names.remove(".jailbuild")
+        for name in [*names, *leaves]:
+            path = os.path.join(directory, name)
+            found[path.removeprefix(str(root))] = _describe(path, os.lstat(path), contents, times)
+    return dict(sorted(found.items()))
+
+
+def state(root: Path) -> dict[str, str]:
+    """Return all that can be seen of a tree: types, modes, bytes, times, the record too."""
+    return dump(root, contents=True, times=True, record=True)
+
+
+def _entering(root: Path) -> Callable[[], None]:
+    chroot, chdir = os.chroot, os.chdir
+
+    def enter() -> None:
+        chroot(root)
+        chdir("/")
+
+    return enter
+
+
+def inside(box: Path, *command: str) -> Done:
+    """Run a command with the box as its root: a real chroot(2)."""
+    return subprocess.run(
+        command, preexec_fn=_entering(box), env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE,
+        encoding="utf-8", errors="surrogateescape", stdin=subprocess.DEVNULL,
+    )
+
+
+def listed_inside(box: Path, program: str) -> dict[str, str]:
+    """Return what the box's own loader says a program would load, by name, when it is started inside."""
+    done = subprocess.run(
+        [program], preexec_fn=_entering(box), env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True,
+        timeout=PATIENCE, check=True,
+    )
+    found = {}
+    for line in done.stdout.splitlines():
+        name, arrow, path = line.strip().partition(" => ")
+        if arrow:
+            found[name] = path.rpartition(" (")[0] or path
+    return found
