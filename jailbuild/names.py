@@ -27,9 +27,20 @@ def from_json(record: Mapping[str, object], key: str) -> str | None:
     name = record.get(key)
     if isinstance(coded, str):
         name = os.fsdecode(base64.b64decode(coded, validate=True))
-    if name is not None and (not isinstance(name, str) or "\0" in name):
+    if name is None:
+        return None
+    if not isinstance(name, str) or "\0" in name or not _is_encodable(name):
         raise ValueError(f"{key} is not a name")
     return name
+
+
+def _is_encodable(name: str) -> bool:
+    """Say whether a name can be bytes again: JSON can hold halves of characters that no file is called by."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(text: str) -> str:

@@ -81,12 +81,16 @@ class _Writer:
         self.staged = 0
         self.record_is_new = False
         self.record = self._own_directory(box.descriptor, DIRECTORY)
-        fcntl.flock(self.record, fcntl.LOCK_EX)
-        if read_manifest(box, box.path) != plan.before:
-            os.close(self.record)
-            raise BoxChangedError(f"cannot write {box.path}: somebody else changed it meanwhile", "try again")
-        self.staging = self._own_directory(self.record, _STAGING)
-        self._clear_staging()  # of one who was killed
+        self.staging = -1
+        try:
+            fcntl.flock(self.record, fcntl.LOCK_EX)
+            if read_manifest(box, box.path) != plan.before:
+                raise BoxChangedError(f"cannot write {box.path}: somebody else changed it meanwhile", "try again")
+            self.staging = self._own_directory(self.record, _STAGING)
+            self._clear_staging()  # of one who was killed
+        except BaseException:
+            self.undo()
+            raise
 
     def _own_directory(self, parent: int, name: str) -> int:
         """Return a descriptor of a directory of our own, made if need be (JailError if something else is there)."""
@@ -269,7 +273,9 @@ class _Writer:
         """Leave no staging behind."""
         self._close_parent()
         with contextlib.suppress(OSError):
-            self._clear_staging()
+            if self.staging >= 0:
+                self._clear_staging()
             os.rmdir(_STAGING, dir_fd=self.record)
-        os.close(self.staging)
+        if self.staging >= 0:
+            os.close(self.staging)
         os.close(self.record)

@@ -185,9 +185,8 @@ class _Drafting:
                         status = self.root.lstat(path)
                     except OSError:
                         continue
-                    if status.st_nlink > 1 and (paths := self.identities.get((status.st_dev, status.st_ino))):
-                        paths.append(path)
-                        self.entries[path] = entry
+                    if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self.identities:
+                        self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
                         self.wanted[path] = set(entry.wanted_by)
                         self.reasons[path] = set(entry.reasons)
         for paths in self.identities.values():

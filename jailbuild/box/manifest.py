@@ -240,6 +240,7 @@ def _device(parts: list[Any]) -> tuple[str, int, int]:
 def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a name that is no text")
+    value.encode("utf-8")  # likewise
     return value
 
 
@@ -258,6 +259,8 @@ def _get(record: dict[str, Any], key: str, kind: type[_WHAT]) -> _WHAT:
     value = record.get(key)
     if type(value) is not kind:
         raise ValueError(f"{key} is not what it should be")
+    if isinstance(value, str):
+        value.encode("utf-8")  # halves of characters are a ValueError
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jailbuild.box.plan import Plan
 from jailbuild.closure.explain import problems
@@ -31,8 +31,26 @@ def prove(plan: Plan, closure: Closure, box: Root | None) -> None:
             f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
             for ours, theirs in _differences(program, found)
         ]
+    if box is not None and plan.before is not None and plan.changes:
+        failures += _disturbed(plan, closure, box, programs)
     if failures:
         raise JailError(failures, "what is in the box already gets in the way: build a box of its own")
+
+
+def _disturbed(plan: Plan, closure: Closure, box: Root, after: Programs) -> Iterator[str]:
+    """Yield what programs that are in the box already would load otherwise after the plan."""
+    files = closure.files.sharing(box)
+    before = Programs(files, Loader(files), closure.search_path)
+    assert plan.before is not None
+    for name, asked in plan.before.requests.items():
+        if asked.path in closure.programs:
+            continue
+        try:
+            now, then = before.resolve(asked.path), after.resolve(asked.path)
+        except OSError:  # it is not there any more: check says so
+            continue
+        for ours, theirs in _differences(now, then):
+            yield f"cannot add: {name}, which is in the box, would load {theirs} then, and loads {ours} now"
 
 
 def _differences(program: Program, found: Program) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from jailbuild.errors import reason
 from jailbuild.root import Root
 
 _MOUNTED = frozenset({"dev", "proc", "run", "sys"})  # at the top: another file system there is not the root's own
+_MAX_DEPTH = 200  # directories; os.fwalk goes down by recursion and keeps each one open
 
 
 class Tree(NamedTuple):
@@ -43,6 +44,10 @@ def read_tree(root: Root) -> Tree:
 
     device = os.fstat(root.descriptor).st_dev
     for directory, names, leaves, opened in os.fwalk(".", dir_fd=root.descriptor, onerror=unreadable_directory):
+        if directory.count("/") >= _MAX_DEPTH:
+            path = _path(directory, "")
+            failed.append(Finding("unreadable", path, f"{path} is deeper than {_MAX_DEPTH} directories", path))
+            names[:] = []
         if directory == ".":
             names[:] = [name for name in names if name != DIRECTORY and not _is_mounted(name, opened, device)]
         names.sort()

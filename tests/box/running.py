@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jailbuild.box.add import plan_addition
@@ -18,6 +20,7 @@ from jailbuild.closure.gather import Options
 from jailbuild.root import Root
 
 PATIENCE = 60  # seconds
+QUICKLY = 3  # seconds, for what takes a hundredth of one
 NOBODY = 65534
 
 # Imports everything, then becomes somebody who may read next to nothing.
@@ -53,10 +56,20 @@ def add(box: Path, *arguments: str | Path, sysroot: Path | None = None, status: 
 
 
 def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") -> None:
-    """Add without a process of its own (JailError)."""
-    addition = plan_addition(Root(str(root)), words, str(box), Options(library_path=library_path))
-    addition.plan.refuse_conflicts()
-    apply_plan(addition.plan, str(box), addition.source, False, False)
+    """Add without a process of its own (JailError; AssertionError if it waits for what never comes)."""
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"adding to {box} takes longer than {QUICKLY} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, QUICKLY)
+    try:
+        addition = plan_addition(Root(str(root)), words, str(box), Options(library_path=library_path))
+        addition.plan.refuse_conflicts()
+        apply_plan(addition.plan, str(box), addition.source, False, False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def complaint(done: Done) -> str:
