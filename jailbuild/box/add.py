@@ -10,7 +10,7 @@ from jailbuild.box.draft import draft
 from jailbuild.box.manifest import Asked, Label, Manifest, read_manifest
 from jailbuild.box.plan import Plan, make_plan
 from jailbuild.box.prove import prove
-from jailbuild.closure.commands import Request, by_name, find_program, path_note, source_root
+from jailbuild.closure.commands import NOT_FILES, Request, by_name, find_program, path_note, source_root
 from jailbuild.closure.gather import Closure, Options, gather
 from jailbuild.elf.reader import read_elf
 from jailbuild.errors import JailError, reason
@@ -41,6 +41,8 @@ def plan_addition(
     requests = _find_all(root, words, options)
     notes = tuple(note for request in requests if request.name in words and (note := path_note(root, request)))
     there = _open_box(box)
+    if there is not None and os.path.samestat(os.fstat(there.descriptor), os.fstat(root.descriptor)):
+        raise JailError(f"cannot make a box at {box}: it is the source root itself", "name another directory")
     before = read_manifest(there, box) if there is not None else None
     label = label_of(root)
     if before is not None:
@@ -49,12 +51,12 @@ def plan_addition(
             _same_source(request, before)
     source = source_root(root, requests)
     closure = gather(source, requests, options)
-    closure = closure._replace(notes=(*notes, *closure.notes))
     asked = {}
     for request in requests:
         known = before.requests.get(request.name) if before is not None else None
         asked[request.name] = Asked(request.name, request.path, request.source, bare and (known is None or known.bare))
     drafted = draft(closure, label, asked, before, there, keep_privileges)
+    closure = closure._replace(notes=(*notes, *closure.notes, *drafted.notes))
     plan = make_plan(drafted, source, before, there)
     if not plan.conflicts:
         prove(plan, closure, there)
@@ -62,12 +64,15 @@ def plan_addition(
 
 
 def _find_all(root: Root, words: tuple[str, ...], options: Options) -> tuple[Request, ...]:
+    """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
     failures: list[str] = []
     hint = ""
     for word in words:
         try:
             request = by_name(root, find_program(root, word, options.search_path), options.search_path)
+            if request.path.startswith(NOT_FILES):
+                raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             known = requests.setdefault(request.name, request)
             if known != request:
                 failures.append(f"cannot add {word}: {request.name} is asked for twice, from different files")
@@ -75,6 +80,11 @@ def _find_all(root: Root, words: tuple[str, ...], options: Options) -> tuple[Req
             failures += [cause.replace("cannot find", "cannot add", 1) for cause in error.causes]
             hint = hint or error.hint
     if failures:
+        found = tuple(requests.values())
+        try:
+            gather(source_root(root, found), found, options)
+        except JailError as error:
+            failures += error.causes
         raise JailError(failures, hint)
     return tuple(requests.values())
 

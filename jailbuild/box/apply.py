@@ -10,6 +10,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
+from collections.abc import Iterator
 
 from jailbuild import syscalls
 from jailbuild.box.copy import copy_file, finish
@@ -20,6 +22,7 @@ from jailbuild.root import Root, open_beneath
 
 _STAGING = "staging"
 _NEXT = "manifest.next"
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ORDER = {"directory": 0, "file": 1, "link": 3}
 
 
@@ -50,9 +53,14 @@ def apply_plan(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: 
     Raises JailError where the box cannot be written or the source cannot be read, BoxChangedError if somebody else
     wrote to the box since the plan was made. Waits while somebody else is writing.
     """
+    with _stoppable():
+        _apply(plan, box, source, keep_privileges, sync)
+
+
+def _apply(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: bool) -> None:
     made = make_box_directory(box)
     try:
-        writer = _Writer(Root(box), source, plan, keep_privileges)
+        writer = _Writer(Root(box), box, source, plan, keep_privileges)
         try:
             writer.run(sync)
         except BaseException:
@@ -68,9 +76,31 @@ def apply_plan(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: 
         raise
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Make the signals that end a program an exception, once: what takes things back is not to be stopped too."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it is not Python's
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
 class _Writer:
-    def __init__(self, box: Root, source: Root, plan: Plan, keep_privileges: bool) -> None:
+    def __init__(self, box: Root, name: str, source: Root, plan: Plan, keep_privileges: bool) -> None:
         self.box = box
+        self.name = name  # as the user calls the box
         self.source = source
         self.plan = plan
         self.keep_privileges = keep_privileges
@@ -83,14 +113,22 @@ class _Writer:
         self.record = self._own_directory(box.descriptor, DIRECTORY)
         self.staging = -1
         try:
-            fcntl.flock(self.record, fcntl.LOCK_EX)
-            if read_manifest(box, box.path) != plan.before:
+            fcntl.flock(self.record, fcntl.LOCK_EX)  # who came first may take his time
+            if not self._is_in_place() or read_manifest(box, box.path) != plan.before:
                 raise BoxChangedError(f"cannot write {box.path}: somebody else changed it meanwhile", "try again")
             self.staging = self._own_directory(self.record, _STAGING)
             self._clear_staging()  # of one who was killed
         except BaseException:
             self.undo()
             raise
+
+    def _is_in_place(self) -> bool:
+        """Say whether the record that was locked is still the box's: who held it may have taken the box back."""
+        try:
+            there = os.stat(f"{self.name}/{DIRECTORY}", follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self.record))
 
     def _own_directory(self, parent: int, name: str) -> int:
         """Return a descriptor of a directory of our own, made if need be (JailError if something else is there)."""
@@ -115,7 +153,7 @@ class _Writer:
             except OSError as error:
                 raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
         for entry in reversed(self.created):
-            if entry.type == "directory" and not (entry.mode or 0) & 0o700 == 0o700:
+            if entry.type == "directory" and (entry.mode or 0) & 0o700 != 0o700:
                 self._finish_directory(entry)
         after = manifest_after(self.plan, self.digests)
         if after != self.plan.before:
@@ -260,10 +298,11 @@ class _Writer:
                     os.rmdir(name, dir_fd=parent)
                 else:
                     os.unlink(name, dir_fd=parent)
-        self.close()
+        self._leave_staging()
         if self.record_is_new:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # before the lock is let go: who waits for it looks again
                 os.rmdir(DIRECTORY, dir_fd=self.box.descriptor)
+        self._close()
 
     def _clear_staging(self) -> None:
         for name in os.listdir(self.staging):
@@ -271,11 +310,17 @@ class _Writer:
 
     def close(self) -> None:
         """Leave no staging behind."""
+        self._leave_staging()
+        self._close()
+
+    def _leave_staging(self) -> None:
         self._close_parent()
         with contextlib.suppress(OSError):
             if self.staging >= 0:
                 self._clear_staging()
             os.rmdir(_STAGING, dir_fd=self.record)
+
+    def _close(self) -> None:
         if self.staging >= 0:
             os.close(self.staging)
         os.close(self.record)

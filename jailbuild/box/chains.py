@@ -16,17 +16,29 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
     All chains would be more than anybody can read: a C library is needed by every other library.
     """
     entry = manifest.entries[path]
-    ways: dict[str, dict[str, Chain]] = {}
-    for name in entry.wanted_by:
-        ways[name] = _shortest(manifest, name)
+    ways = _Ways(manifest)
     for reason in entry.reasons:
         if not reason.by:
             yield (Reason(path, reason.how),)
             continue
         for name in entry.wanted_by:
-            way = ways[name].get(reason.by)
+            way = ways.from_request(name).get(reason.by)
             if way is not None and all(step.by != path for step in way):
                 yield (*way, Reason(path, reason.how))
+
+
+class _Ways:
+    """The shortest chains of each request, found when they are asked for."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.found: dict[str, dict[str, Chain]] = {}
+
+    def from_request(self, name: str) -> dict[str, Chain]:
+        """Return the shortest chain from one request to every path that it wants."""
+        if name not in self.found:
+            self.found[name] = _shortest(self.manifest, name)
+        return self.found[name]
 
 
 def _shortest(manifest: Manifest, name: str) -> dict[str, Chain]:

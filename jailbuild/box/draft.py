@@ -20,6 +20,7 @@ CACHE = "/etc/ld.so.cache"
 # so that /bin/sh and library paths written into programs keep working.
 _ALIASES = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+_CAPABILITY = "security.capability"
 _MAX_CACHE = 8 << 20
 
 
@@ -30,6 +31,7 @@ class Draft(NamedTuple):
     requests: Mapping[str, Asked]
     entries: Mapping[str, Entry]  # without sha256
     made: Mapping[str, bytes]  # contents of the files that are not copied
+    notes: tuple[str, ...] = ()
 
 
 def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], before: Manifest | None, box: Root | None,
@@ -45,7 +47,7 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], before: Ma
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
     drafting.add_parents()
     drafting.join_hard_links(before)
-    return Draft(label, asked, drafting.finished(), made)
+    return Draft(label, asked, drafting.finished(), made, tuple(drafting.notes))
 
 
 class _Drafting:
@@ -56,6 +58,7 @@ class _Drafting:
         self.entries: dict[str, Entry] = {}
         self.wanted: dict[str, set[str]] = {}
         self.reasons: dict[str, set[Reason]] = {}
+        self.notes: list[str] = []
         self.identities: dict[tuple[int, int], list[str]] = {}
 
     def _want(self, path: str, wanted_by: Iterable[str], by: str, how: str) -> None:
@@ -104,6 +107,9 @@ class _Drafting:
             raise JailError(f"cannot add {path}: {reason(error)}") from None
         try:
             status = os.fstat(opened)
+            has_capabilities = self.dropped and _CAPABILITY in os.listxattr(opened)
+        except OSError as error:
+            raise JailError(f"cannot add {path}: {reason(error)}") from None
         finally:
             os.close(opened)
         if not stat.S_ISREG(status.st_mode):
@@ -112,6 +118,9 @@ class _Drafting:
             raise JailError(f"cannot add {path}: /{DIRECTORY} is for the box's own record")
         self.identities.setdefault((status.st_dev, status.st_ino), []).append(path)
         mode = stat.S_IMODE(status.st_mode) & ~self.dropped
+        if mode != stat.S_IMODE(status.st_mode) or has_capabilities:
+            what = "its capabilities" if has_capabilities else "setuid or setgid"
+            self.notes.append(f"{path} goes in without {what} (--keep-privileges keeps them)")
         return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
                      source=self.closure.source_of(path))
 

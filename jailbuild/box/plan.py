@@ -121,6 +121,9 @@ def _decide_file(
     if there != wanted:
         changed = "was changed in the box since" if listed is not None else "is another file in the box"
         return Action("conflict", entry, changed)
+    if listed is not None and entry.mode != listed.mode:
+        modes = f"with mode {listed.mode or 0:04o}, and would have {entry.mode or 0:04o}"
+        return Action("conflict", entry, f"was put there {modes}")
     mode = stat.S_IMODE(status.st_mode)
     if listed is None and mode & 0o777 != (entry.mode or 0) & 0o777:
         return Action("conflict", entry, f"has mode {mode:04o} in the box, and would have {entry.mode:04o}")

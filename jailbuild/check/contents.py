@@ -8,20 +8,21 @@ from collections.abc import Iterator
 
 from jailbuild.box.draft import MOUNT_POINTS
 from jailbuild.box.look import digest, kind_of, lstat_in, read_link_in
-from jailbuild.box.manifest import Entry, Manifest
-from jailbuild.check.findings import Finding
+from jailbuild.box.manifest import DIRECTORY, Entry, Manifest
+from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
-from jailbuild.closure.explain import add_command
 from jailbuild.errors import reason
 from jailbuild.root import Root, open_beneath
 
 
 def content_findings(root: Root, tree: Tree, manifest: Manifest, box: str) -> Iterator[Finding]:
     """Yield what is gone, what was changed, and what is there without being listed."""
+    # who made the record could set owners, or could not: then they are merely intended
+    owned = lstat_in(root, f"/{DIRECTORY}").st_uid == 0
     for path, entry in sorted(manifest.entries.items()):
-        hint = add_command(list(entry.wanted_by), box) if entry.wanted_by else None
+        hint = mend(manifest, entry.wanted_by, box)
         try:
-            difference = _difference(root, entry)
+            difference = _difference(root, entry, owned)
         except FileNotFoundError:
             yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by, hint=hint)
             continue
@@ -37,12 +38,19 @@ def content_findings(root: Root, tree: Tree, manifest: Manifest, box: str) -> It
             yield Finding("unlisted-file", path, f"{path} is not jailbuild's", path)
 
 
-def _difference(root: Root, entry: Entry) -> str:
+def _difference(root: Root, entry: Entry, owned: bool) -> str:
     """Return how what is at an entry's path differs from it; "" if it does not. OSError if it cannot be told."""
     status = lstat_in(root, entry.path)
     kind = kind_of(status.st_mode)
     if kind != entry.type:
         return f"is a {kind} now, and was a {entry.type}"
+    if entry.path in MOUNT_POINTS and status.st_dev != os.fstat(root.descriptor).st_dev:
+        return ""  # what is mounted there is not the box's own
+    if owned and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        return f"belongs to {status.st_uid}:{status.st_gid} now, and belonged to {entry.uid}:{entry.gid}"
+    mode = stat.S_IMODE(status.st_mode)
+    if entry.mode is not None and mode != entry.mode:
+        return f"has mode {mode:04o} now, and had {entry.mode:04o}"
     if entry.type == "link":
         target = read_link_in(root, entry.path)
         return "" if target == entry.target else f"leads to {target} now, and led to {entry.target}"
@@ -56,7 +64,4 @@ def _difference(root: Root, entry: Entry) -> str:
             return "has other bytes than it had"
     finally:
         os.close(opened)
-    mode = stat.S_IMODE(status.st_mode)
-    if entry.mode is not None and mode != entry.mode:
-        return f"has mode {mode:04o} now, and had {entry.mode:04o}"
     return ""

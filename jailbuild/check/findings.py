@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from jailbuild.box.manifest import Manifest
+from jailbuild.closure.explain import add_command
 from jailbuild.names import shown, to_json
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -30,6 +32,15 @@ CODES = {
     "unreached-library": Code(NOTE, "a library that no program loads misses something when it is loaded alone"),
     "unlisted-file": Code(NOTE, "it is in the box and jailbuild did not put it there"),
 }
+
+
+def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | None:
+    """Return the command that puts requests of a box in again; files from elsewhere are named with their source."""
+    words = []
+    for name in requested_by:
+        asked = manifest.requests.get(name)
+        words.append(name if asked is None or asked.source is None else f"{asked.source}:{asked.path}")
+    return add_command(words, box) if words else None
 
 
 class Finding(NamedTuple):

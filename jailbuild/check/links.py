@@ -7,9 +7,8 @@ import posixpath
 from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
-from jailbuild.check.findings import Finding
+from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
-from jailbuild.closure.explain import add_command
 from jailbuild.root import Root
 
 # What a link may lead to without its being there: what appears when the root runs, and the documentation that
@@ -31,7 +30,7 @@ def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -
             wanted_by = listed.wanted_by if listed is not None else ()
             what = "goes round in a circle" if error.errno == errno.ELOOP else f"leads to {target}, which is not there"
             yield Finding("dangling-link", path, f"{path} {what}", target, requested_by=wanted_by,
-                          hint=add_command(list(wanted_by), box) if wanted_by else None)
+                          hint=mend(manifest, wanted_by, box) if manifest is not None else None)
 
 
 def _leads(path: str, target: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
-from jailbuild.check.findings import Finding
+from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
-from jailbuild.closure.explain import add_command, missing_text, problems
+from jailbuild.closure.explain import Problem, add_command, missing_text, problems
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import reason
 from jailbuild.loader import machines
 from jailbuild.loader.files import File, Files
@@ -19,6 +20,14 @@ from jailbuild.root import Root
 _ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
 
 
+def _is_broken(file: File) -> bool:
+    """Say whether an executable ELF file is damaged; relocatable objects are merely no programs."""
+    return bool(file.elf.damage) and file.elf.type in (ET_EXEC, ET_DYN)
+
+
+_MENDED_BY_ADD = ("missing-library", "missing-interpreter", "missing-script-interpreter")
+
+
 class ProgramRules:
     """Holds programs and libraries to the rules. `box` is how the user calls the root."""
 
@@ -27,7 +36,7 @@ class ProgramRules:
         self.manifest = manifest
         self.box = box
         self.files = Files(root)
-        self.programs = Programs(self.files, Loader(self.files, preload_file=False))
+        self.programs = Programs(self.files, Loader(self.files))
         self.count = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -56,7 +65,7 @@ class ProgramRules:
         if path in self.tree.scripts:
             return True
         file = self.files.get(path)
-        return isinstance(file, int) or file.elf.is_program or bool(file.elf.refused)
+        return isinstance(file, int) or file.elf.is_program or bool(file.elf.refused or _is_broken(file))
 
     def _identity(self, path: str) -> tuple[int, int] | None:
         file = self.files.get(path)
@@ -78,17 +87,23 @@ class ProgramRules:
         path = program.path
         requested_by = self._requested_by(path)
         for problem in problems(program):
-            names = list(requested_by) or [path]
-            if problem.code == "missing-script-interpreter" and not requested_by:
-                names = [problem.subject]
             yield Finding(problem.code, path, problem.text, problem.subject, problem.searched, requested_by,
-                          add_command(names, self.box))
+                          self._hint(problem, path, requested_by))
         file = self.files.get(path)
         if program.type == "elf" and isinstance(file, File) and self.manifest is not None and not program.error:
             ours, theirs = self.manifest.label.machine, machines.machine(file.elf.kind).name
             if ours is not None and theirs != ours and theirs not in _ALSO_RUNS.get(ours, ()):
                 yield Finding("wrong-machine", path, f"{path} is for {theirs}, the box for {ours}", theirs,
                               requested_by=requested_by)
+
+    def _hint(self, problem: Problem, path: str, requested_by: tuple[str, ...]) -> str | None:
+        """Return the command that mends a problem, where there is one to be known."""
+        if self.manifest is not None and requested_by:
+            return mend(self.manifest, requested_by, self.box)
+        if self.files.root.is_host or problem.code not in _MENDED_BY_ADD:
+            return None
+        script = problem.code == "missing-script-interpreter" and not problem.subject.endswith("\r")
+        return add_command([problem.subject if script else path], self.box)
 
     def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
         for path in sorted(self.tree.elves - programs):

@@ -19,7 +19,8 @@ _ATTEMPTS = 10  # at a box that others write to at the same time
 
 @click.command()
 @programs
-@click.option("--into", "box", metavar="BOX", required=True, type=click.Path(), help="The box; made if need be.")
+@click.option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
+              help="The box; made if need be.")
 @resolving
 @click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
 @click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
@@ -53,6 +54,8 @@ def command(
         for note in addition.closure.notes:
             say(f"note: {note}")
     if as_shell and not plan.conflicts:
+        if keep_privileges:
+            say("note: a script of cp keeps set-id bits and no file capabilities: setcap(8) sets those")
         write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))
         return
     if as_json:

@@ -15,7 +15,7 @@ NOT_AS_IT_SHOULD_BE = 3
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("directory", metavar="DIR", type=click.Path(readable=False))
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")

@@ -52,7 +52,7 @@ def command(
             complain([cause.replace("cannot find", "cannot resolve", 1) for cause in error.causes], error.hint)
             status = 1
     source = source_root(root, tuple(requests))
-    files = Files(source, os.getcwd() if root.is_host else "/")
+    files = Files(source, _here() if root.is_host else "/")
     names = tuple(name for name in preload.replace(":", " ").split() if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
     found: list[Program] = []
@@ -73,6 +73,13 @@ def command(
     if form is not None and not as_json:
         write(_FORMS[form](found))
     return status
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return "/"
 
 
 def _paths(found: list[Program]) -> str:

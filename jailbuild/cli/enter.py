@@ -104,7 +104,17 @@ def _complain_of(error: OSError, root: Root, box: str, name: str) -> None:
         complain([message], f"options stand before BOX: jailbuild enter {shlex.quote(name)} {shlex.quote(box)}")
     elif error.errno != errno.EACCES and name and (why := _explain(root, name, box)):  # EACCES: it is there
         complain([why[0]], why[1])
+    elif error.errno == errno.EACCES and (denied := _why_denied(root, name)):
+        complain([f"{message}: {denied}"], f"chmod and mount say who may execute what; so does ls -l below {box}")
     elif error.errno == errno.ENOENT and name and "/" not in name:
         complain([message], f"jailbuild add {shlex.quote(name)} --into {shlex.quote(box)}")
     else:
         complain([message])
+
+
+def _why_denied(root: Root, name: str) -> str | None:
+    """Return what the box shows of the reason why a command may not be executed."""
+    from jailbuild.closure.explain import explain_denied
+
+    paths = [os.path.join("/", name)] if "/" in name else [f"{one}/{name}" for one in SEARCH_PATH.split(":")]
+    return next((why for path in paths if (why := explain_denied(root, path))), None)

@@ -11,7 +11,7 @@ from jailbuild.report import jsonlines
 
 
 @click.command()
-@click.argument("box", metavar="BOX", type=click.Path())
+@click.argument("box", metavar="BOX", type=click.Path(readable=False))
 @as_json
 def command(box: str, as_json: bool) -> None:
     """List what jailbuild put into BOX: the requests, then every path with who wants it."""

@@ -17,24 +17,24 @@ _FEW = 20
 
 
 @click.command()
-@click.argument("box", metavar="BOX", type=click.Path())
+@click.argument("box", metavar="BOX", type=click.Path(readable=False))
 @click.argument("path", metavar="PATH", type=click.UNPROCESSED)
 @as_json
 @click.option("-v", "--verbose", is_flag=True, help="Print every chain.")
 def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
     """Show the chains that lead from a request to PATH, a path in BOX."""
     manifest = manifest_of(box, "explain")
-    found = [*chains(manifest, _listed(manifest, box, path))]
+    found = chains(manifest, _listed(manifest, box, path))
     if as_json:
         for chain in found:
             steps = [{**to_json("path", step.by), "as": step.how} for step in chain]
             write(jsonlines.line({"kind": "chain", "steps": steps}))
         return
-    shown_chains = found if verbose else found[:_FEW]
-    for chain in shown_chains:
+    for number, chain in enumerate(found):
+        if number == _FEW and not verbose:
+            write("… and more (-v shows them)\n")
+            break
         write(shown(" -> ".join(f"{step.by} ({step.how})" for step in chain)) + "\n")
-    if len(found) > len(shown_chains):
-        write(f"… and {len(found) - len(shown_chains)} more (-v shows them)\n")
 
 
 def _listed(manifest: Manifest, box: str, path: str) -> str:

@@ -11,6 +11,8 @@ from jailbuild.errors import JailError, reason
 from jailbuild.root import Overlay, Root
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
+NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 
 class Request(NamedTuple):
@@ -55,7 +57,7 @@ def _not_found(root: Root, name: str, search_path: str) -> tuple[str, str]:
     cause = f"cannot find {name}: no such program in {search_path}"
     if own := callers_command(root, name):
         return cause, f"your own PATH has it: name it as {own}"
-    if near := difflib.get_close_matches(name, sorted(set(command_names(root, search_path))), 3):
+    if near := difflib.get_close_matches(name, sorted({*command_names(root, search_path)} - {name}), 3):
         cause += f"; near: {', '.join(near)}"
     return cause, "a file elsewhere is named by its path"
 
@@ -85,7 +87,7 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
         return Request(word, path)
     source, _, destination = word.rpartition(":")
     if source and destination.startswith("/") and not _exists(root, word):
-        return _laid_over(source, destination)
+        return _laid_over(root, source, destination)
     path = _inside(root, word)
     return Request(path, path)
 
@@ -106,12 +108,16 @@ def _exists(root: Root, word: str) -> bool:
     return True
 
 
-def _laid_over(source: str, destination: str) -> Request:
+def _laid_over(root: Root, source: str, destination: str) -> Request:
     if destination.endswith("/"):
         destination += os.path.basename(source)
     if ".." in destination.split("/"):
         raise JailError(f"cannot put {source} at {destination}: a destination has no '..'")
     path = os.path.normpath("/" + destination.lstrip("/"))
+    if path in _MOUNTED or root.is_directory(path):
+        raise JailError(f"cannot put {source} at {destination}: that is a directory", f"{source}:{path}/")
+    if path.startswith(NOT_FILES):
+        raise JailError(f"cannot put {source} at {destination}: something is mounted there when the box is entered")
     return Request(path, path, os.path.realpath(source))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 from typing import NamedTuple
 
 from jailbuild.closure.commands import find_command
@@ -38,6 +39,8 @@ def problems(program: Program) -> list[Problem]:
     if program.error is not None:
         found.append(Problem(program.error.code, program.error.subject, _named(program)))
     for missing in program.missing:
+        if all(edge.how == "preload" for edge in missing.requests):  # the loader says so and goes on
+            continue
         found.append(Problem("missing-library", missing.name, missing_text(program.path, missing), missing.searched))
     return found
 
@@ -71,6 +74,39 @@ def explain_start(root: Root, command: str, box: str, search_path: str) -> tuple
         return f"cannot start {command}: {path} in {box}: {reason(error)}", add_command([command], box)
     found = problems(program)
     if not found:
-        return None
+        return _origin(root, program, files, command, box)
     wanted = found[0].subject if found[0].code == "missing-script-interpreter" else command
     return f"cannot start {command}: {found[0].text}", add_command([wanted], box)
+
+
+def _origin(root: Root, program: Program, files: Files, command: str, box: str) -> tuple[str, str] | None:
+    """Say that a program's own $ORIGIN cannot be known: the loader asks /proc/self/exe (elf/dl-origin.c)."""
+    file = files.get(program.path)
+    if isinstance(file, int) or _exists(root, "/proc/self/exe"):
+        return None
+    if not any("$ORIGIN" in text or "${ORIGIN}" in text for text in (file.elf.rpath or "", file.elf.runpath or "")):
+        return None
+    why = f"it finds its libraries by $ORIGIN, and there is no /proc in {box} to tell where it is"
+    return f"cannot start {command}: {why}", f"mount --bind /proc {shlex.quote(box)}/proc"
+
+
+def explain_denied(root: Root, path: str) -> str | None:
+    """Say why exec(2) answers EACCES for a path of the root; None where nothing is to be seen."""
+    try:
+        status = root.stat(path)
+        where = os.statvfs(root.host_path(root.walk(path).real))
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
+    if not status.st_mode & 0o111:
+        return "it has no execute permission"
+    return "its file system is mounted noexec" if where.f_flag & os.ST_NOEXEC else None
+
+
+def _exists(root: Root, path: str) -> bool:
+    try:
+        root.lstat(path)
+    except OSError:
+        return False
+    return True

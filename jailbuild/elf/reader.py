@@ -152,14 +152,17 @@ class _Reader:
         if not self.loads:
             raise _DamagedError("object file has no loadable segments")
         elf = elf._replace(interpreter=interpreter, unstartable=unstartable)
-        return elf if dynamic is None else self._dynamic(elf, dynamic)
+        try:
+            return elf if dynamic is None else self._dynamic(elf, dynamic)
+        except _DamagedError as error:
+            return elf._replace(damage=str(error))
 
     def _bytes(self, offset: int, size: int, what: str) -> bytes:
         if offset + size <= len(self.head):
             return self.head[offset : offset + size]
         data = os.pread(self.descriptor, size, offset) if offset < 1 << 63 else b""
         if len(data) < size:
-            raise _DamagedError(f"the file ends before its {what} do")
+            raise _DamagedError(f"the file is too short for its {what}")
         return data
 
     def _interpreter(self, offset: int, size: int) -> str:
