@@ -53,6 +53,8 @@ def apply_plan(plan: Plan, box: str, source: Root, keep_privileges: bool, sync: 
     Raises JailError where the box cannot be written or the source cannot be read, BoxChangedError if somebody else
     wrote to the box since the plan was made. Waits while somebody else is writing.
     """
+    if plan.before is not None and not plan.changes and manifest_after(plan, {}) == plan.before:
+        return
     with _stoppable():
         _apply(plan, box, source, keep_privileges, sync)
 

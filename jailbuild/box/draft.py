@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from jailbuild.box.look import lstat_in
 from jailbuild.box.manifest import DIRECTORY, Asked, Entry, Label, Manifest, Reason
 from jailbuild.closure.gather import Closure
 from jailbuild.errors import JailError, reason
@@ -46,7 +47,7 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], before: Ma
     drafting.add_mount_points()
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
     drafting.add_parents()
-    drafting.join_hard_links(before)
+    drafting.join_hard_links(before, box)
     return Draft(label, asked, drafting.finished(), made, tuple(drafting.notes))
 
 
@@ -185,19 +186,27 @@ class _Drafting:
         mode = stat.S_IMODE(status.st_mode) & ~self.dropped
         return Entry(path, "directory", mode, status.st_uid, status.st_gid, source=path)
 
-    def join_hard_links(self, before: Manifest | None) -> None:
-        """Note which files are one file in the source root, those of earlier requests included."""
-        if before is not None and any(len(paths) for paths in self.identities.values()):
-            for path, entry in before.entries.items():
-                if entry.type == "file" and entry.source == path and path not in self.entries:
-                    try:
-                        status = self.root.lstat(path)
-                    except OSError:
-                        continue
-                    if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self.identities:
-                        self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
-                        self.wanted[path] = set(entry.wanted_by)
-                        self.reasons[path] = set(entry.reasons)
+    def join_hard_links(self, before: Manifest | None, box: Root | None) -> None:
+        """Note which files are one file where they come from, those of earlier requests included."""
+        for path, entry in (before.entries if before is not None else {}).items():
+            if entry.type != "file" or entry.source is None or path in self.entries:
+                continue
+            is_ours = entry.source == path
+            try:
+                status = self.root.lstat(path) if is_ours else os.stat(entry.source)
+                if status.st_nlink < 2 or (status.st_dev, status.st_ino) not in self.identities:
+                    continue
+                if not is_ours and box is not None:
+                    lstat_in(box, path)  # if it is gone, only who names its source again can bring it back
+            except OSError:
+                continue
+            if is_ours:
+                self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
+            else:
+                self.entries[path] = entry._replace(mode=(entry.mode or 0) & ~self.dropped)
+                self.identities[status.st_dev, status.st_ino].append(path)
+            self.wanted[path] = set(entry.wanted_by)
+            self.reasons[path] = set(entry.reasons)
         for paths in self.identities.values():
             if len(paths) > 1:
                 for path in paths:

@@ -89,7 +89,7 @@ class Entry(NamedTuple):
             "device": None if self.device is None else list(self.device),
             **to_json("source", self.source),
             "package": self.package,
-            "wanted_by": [to_json("name", name)["name"] for name in self.wanted_by],
+            "wanted_by": [_spelled(name) for name in self.wanted_by],
             "edges": [{**to_json("by", reason.by or None), "as": reason.how} for reason in self.reasons],
         }
 
@@ -120,6 +120,13 @@ class Manifest(NamedTuple):
     def to_bytes(self) -> bytes:
         """Return the manifest as it stands on disk."""
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines()).encode("utf-8")
+
+
+def _spelled(name: str) -> str:
+    """Return a request's name as entries write it: text, also where the name is not UTF-8, and no two alike."""
+    spelled = to_json("name", name)
+    coded = spelled.get("name_b64")
+    return str(spelled["name"]) if coded is None else f"{spelled['name']} (base64 {coded})"
 
 
 def read_manifest(root: Root, box: str) -> Manifest | None:
@@ -160,7 +167,7 @@ def parse_manifest(data: bytes) -> Manifest:
             elif kind == "request":
                 asked = _asked(record)
                 requests[asked.name] = asked
-                names[str(record.get("name"))] = asked.name
+                names[_spelled(asked.name)] = asked.name
             elif kind == "entry":
                 entry = _entry(record, names)
                 entries[entry.path] = entry

@@ -65,7 +65,7 @@ def make_plan(draft: Draft, root: Root, before: Manifest | None, box: Root | Non
     actions = []
     for path, entry in draft.entries.items():
         listed = before.entries.get(path) if before is not None else None
-        if listed is not None:
+        if listed is not None and entry.sha256 is None:  # else it is only here for its family, its source is elsewhere
             _refuse_change(entry, listed, draft, root)
         actions.append(_decide(entry, listed, draft, root, box))
     return Plan(draft, tuple(actions), before)

@@ -140,8 +140,9 @@ class _Gathering:
             self._node(interpreter.path, Edge(by, "interpreter"), name)
             by = interpreter.path
         for part in program.parts:
-            if part.resolution.interpreter is not None:
-                self._node(part.resolution.interpreter, Edge(part.path, "interpreter"), name)
+            built_in = part.resolution.built_in
+            if built_in is not None and built_in.file is not None:  # of a library too: nothing loads it otherwise
+                self._node(built_in.name, Edge(part.path, "interpreter"), name)
             for library in part.resolution.libraries:
                 for edge in library.requests:
                     self._node(library.path, edge, name)
