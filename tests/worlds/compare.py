@@ -97,7 +97,7 @@ def _errors(subject: str, text: str, said: str) -> list[str]:
     if os.path.basename(name) != os.path.basename(subject):
         return [f"subject: ours {text!r}, the loader's {said!r}"]
     why = re.sub("Error ([0-9]+)", lambda number: os.strerror(int(number[1])), why)  # ld.so has no words for it
-    same = why in text or (why == "cannot read file data" and "the file ends" in text)
+    same = why in text or (why == "cannot read file data" and "the file is too short" in text)
     return [] if same else [f"words: ours {text!r}, the loader's {said!r}"]
 
 
