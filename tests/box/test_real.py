@@ -21,7 +21,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bash_runs_in_the_box(real: Path) -> None:
     """With what it needs and nothing of the host."""
-    done = inside(real, "/bin/bash", "-c", "echo /usr/bin/b*; echo $((6 * 7)); [ ! -e /work ] && echo alone")
+    done = inside(real, "/bin/bash", "-c", "echo /usr/bin/b*; echo $((6 * 7)); [ ! -e /var ] && echo alone")
     assert (done.stdout, done.stderr, done.returncode) == ("/usr/bin/bash\n42\nalone\n", "", 0)
 
 
