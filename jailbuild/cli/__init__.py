@@ -71,6 +71,11 @@ def complain(causes: Sequence[str], hint: str = "") -> None:
         say(f"hint: {hint}")
 
 
+def _drop_output() -> None:
+    """Let nothing of what could not be written be tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main() -> None:
     """Run the command line and exit with the status of DESIGN: 0, 1, 2, 3, 130; `enter` has its own."""
     entering = sys.argv[1:2] == ["enter"]
@@ -86,9 +91,10 @@ def main() -> None:
         complain(error.causes, error.hint)
         status = failed
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         status = failed
     except OSError as error:
+        _drop_output()
         complain([f"cannot go on: {error.filename or 'the system'}: {reason(error)}"])
         status = failed
     sys.exit(status)
