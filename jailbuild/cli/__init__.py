@@ -86,6 +86,7 @@ def main() -> None:
         error.show()
         status = CANNOT_ENTER if entering else error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        _drop_output()  # a reader that does not read would hold up the end
         status = INTERRUPTED
     except JailError as error:
         complain(error.causes, error.hint)
