@@ -207,7 +207,8 @@ class Overlay(Root):
     """A root with more files in it than its directory has: what a plan would write, or a file named SRC:DEST.
 
     `files` maps canonical paths to what opens them, `links` canonical paths to link texts; the directories above
-    them are there too, and so are `directories`. What is laid over hides what the directory has.
+    them are there too, and so are `directories`. What is laid over hides what the directory has, and what is `gone`
+    is not there.
     """
 
     def __init__(
@@ -216,8 +217,10 @@ class Overlay(Root):
         files: Mapping[str, Callable[[], int]],
         links: Mapping[str, str] | None = None,
         directories: tuple[str, ...] = (),
+        gone: frozenset[str] = frozenset(),
     ) -> None:
         """Lay files, links and directories over `base`, or over nothing."""
+        self._gone = gone
         self.descriptor = -1
         self.path = base.path if base is not None else "/"
         self.is_host = False
@@ -232,7 +235,7 @@ class Overlay(Root):
                 self._seen.setdefault(path, True)
 
     def _look_on_disk(self, here: str) -> str | bool:
-        if self.base is None:
+        if self.base is None or here in self._gone:
             raise _error(errno.ENOENT, here)
         return self.base._look_on_disk(here)
 
@@ -240,6 +243,6 @@ class Overlay(Root):
         opener = self.files.get(canonical)
         if opener is not None:
             return opener()
-        if self.base is None:
+        if self.base is None or canonical in self._gone:
             raise _error(errno.ENOENT, canonical)
         return self.base._beneath(canonical, flags)

@@ -14,6 +14,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -52,11 +53,20 @@ def rename_new(old_directory: int, old: str, new_directory: int, new: str) -> No
 
     OSError: EEXIST; EINVAL or ENOSYS where the file system or the kernel cannot promise it.
     """
+    _renameat2(old_directory, old, new_directory, new, _RENAME_NOREPLACE)
+
+
+def exchange(one_directory: int, one: str, other_directory: int, other: str) -> None:
+    """Let two names change places in one step: renameat2(2) with RENAME_EXCHANGE. OSError as for rename_new."""
+    _renameat2(one_directory, one, other_directory, other, _RENAME_EXCHANGE)
+
+
+def _renameat2(old_directory: int, old: str, new_directory: int, new: str, flags: int) -> None:
     try:
         renameat2 = _libc.renameat2
     except AttributeError:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new) from None
-    if renameat2(old_directory, os.fsencode(old), new_directory, os.fsencode(new), _RENAME_NOREPLACE) < 0:
+    if renameat2(old_directory, os.fsencode(old), new_directory, os.fsencode(new), flags) < 0:
         raise _fail(new)
 
 

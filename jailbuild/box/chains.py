@@ -21,7 +21,7 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
         if not reason.by:
             yield (Reason(path, reason.how),)
             continue
-        for name in entry.wanted_by:
+        for name in reason.wanted_by:
             way = ways.from_request(name).get(reason.by)
             if way is not None and all(step.by != path for step in way):
                 yield (*way, Reason(path, reason.how))
@@ -49,6 +49,8 @@ def _shortest(manifest: Manifest, name: str) -> dict[str, Chain]:
         if name not in entry.wanted_by:
             continue
         for reason in entry.reasons:
+            if name not in reason.wanted_by:
+                continue
             if not reason.by:
                 start.append((path, (Reason(path, reason.how),)))
             else:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from jailbuild.box.look import lstat_in
 from jailbuild.box.manifest import DIRECTORY, Asked, Entry, Label, Manifest, Reason
 from jailbuild.closure.gather import Closure
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.cache import CacheEntry, CacheError, read_cache, write_cache
+from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
 
 MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o755, "/run": 0o755, "/sys": 0o755, "/tmp": 0o1777}
@@ -26,29 +27,85 @@ _MAX_CACHE = 8 << 20
 
 
 class Draft(NamedTuple):
-    """What a closure makes of the source root: entries by path, before a byte was copied."""
+    """What a box would be: all its requests, and its entries by path, before a byte was copied.
+
+    Entries come from the source root or are made, and their files have no sha256 yet; or they are carried over from
+    the box's manifest as they are, and their files are in the box.
+    """
 
     label: Label
     requests: Mapping[str, Asked]
-    entries: Mapping[str, Entry]  # without sha256
+    entries: Mapping[str, Entry]
     made: Mapping[str, bytes]  # contents of the files that are not copied
+    carried: frozenset[str] = frozenset()  # paths
     notes: tuple[str, ...] = ()
 
 
-def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], before: Manifest | None, box: Root | None,
-          keep_privileges: bool) -> Draft:
-    """Return the entries that the closure's requests want, with what the box's own ld.so.cache said before."""
+def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: Draft, keep_privileges: bool) -> Draft:
+    """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over."""
     drafting = _Drafting(closure, keep_privileges)
     for path, node in closure.nodes.items():
-        drafting.add_file(path, node.wanted_by, [(edge.by, edge.how) for edge in node.edges])
-    made = {}
+        drafting.add_file(path, node.edges)
+    made = dict(carried.made)
     if closure.cached:
-        made[CACHE] = drafting.add_cache(closure.cached, _cache_before(before, box))
+        made[CACHE] = drafting.add_cache(closure.cached, made.get(CACHE))
     drafting.add_mount_points()
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
     drafting.add_parents()
-    drafting.join_hard_links(before, box)
-    return Draft(label, asked, drafting.finished(), made, tuple(drafting.notes))
+    drafting.add_carried(carried)
+    drafting.join_hard_links()
+    return Draft(label, {**carried.requests, **asked}, drafting.finished(), made, frozenset(drafting.carried),
+                 tuple(drafting.notes))
+
+
+def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
+    """Return what stays of a box when only the requests `names` do, from its manifest alone."""
+    if before is None or box is None:
+        return Draft(label, {}, {}, {})
+    stay = set(names)
+    entries = {}
+    families: dict[str, list[str]] = {}
+    for path, entry in before.entries.items():
+        wanted_by = tuple(name for name in entry.wanted_by if name in stay)
+        if not wanted_by:
+            continue
+        reasons = tuple(
+            reason._replace(wanted_by=tuple(name for name in reason.wanted_by if name in stay))
+            for reason in entry.reasons if not stay.isdisjoint(reason.wanted_by)
+        )
+        entries[path] = entry._replace(wanted_by=wanted_by, reasons=reasons)
+        if entry.hardlink is not None:
+            families.setdefault(entry.hardlink, []).append(path)
+    for paths in families.values():
+        first = min(paths) if len(paths) > 1 else None
+        for path in paths:
+            entries[path] = entries[path]._replace(hardlink=first)
+    made = {}
+    if CACHE in entries and entries[CACHE].source is None and (data := _cache_kept(before, entries[CACHE], box)):
+        made[CACHE] = data
+        entries[CACHE] = entries[CACHE]._replace(size=len(data), sha256=None)
+    requests = {name: asked for name, asked in before.requests.items() if name in stay}
+    return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
+
+
+def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
+    """Return the box's ld.so.cache with only the libraries that lead to `entry`; None if it is not as we made it."""
+    try:
+        data = box.read(CACHE, _MAX_CACHE)
+        known = read_cache(data).entries
+    except (OSError, CacheError):
+        return None
+    if hashlib.sha256(data).hexdigest() != before.entries[CACHE].sha256:
+        return None
+    still = {reason.by for reason in entry.reasons}
+    kept = [one for one in known if named_in(box, one.path) in still]
+    return write_cache(kept, little_endian=write_cache(known) == data)
+
+
+def named_in(root: Root, path: str) -> str:
+    """Return the entry that a path names: its last component below its canonical parent (OSError)."""
+    parent, _, name = (path if path.startswith("/") else f"/{path}").rpartition("/")
+    return f"{root.walk(parent or '/').real.rstrip('/')}/{name}"
 
 
 class _Drafting:
@@ -58,27 +115,26 @@ class _Drafting:
         self.dropped = 0 if keep_privileges else _PRIVILEGES
         self.entries: dict[str, Entry] = {}
         self.wanted: dict[str, set[str]] = {}
-        self.reasons: dict[str, set[Reason]] = {}
+        self.reasons: dict[str, dict[tuple[str, str], set[str]]] = {}
         self.notes: list[str] = []
+        self.carried: set[str] = set()
         self.identities: dict[tuple[int, int], list[str]] = {}
 
     def _want(self, path: str, wanted_by: Iterable[str], by: str, how: str) -> None:
         self.wanted.setdefault(path, set()).update(wanted_by)
-        self.reasons.setdefault(path, set()).add(Reason(by, how))
+        self.reasons.setdefault(path, {}).setdefault((by, how), set()).update(wanted_by)
 
     def _named(self, path: str) -> str:
-        """Return the entry that a path of the closure names: its last component below its canonical parent."""
-        absolute = path if path.startswith("/") else f"/{path}"
-        parent, _, name = absolute.rpartition("/")
-        return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
+        return named_in(self.root, path)
 
-    def add_file(self, path: str, wanted_by: set[str], edges: list[tuple[str, str]]) -> None:
+    def add_file(self, path: str, edges: Mapping[Edge, set[str]]) -> None:
         """Add the file at `path`, with every link and directory on the way."""
         absolute = path if path.startswith("/") else f"/{path}"
         walk = self.root.walk(absolute)
         named = self._named(path)
-        for by, how in edges:
-            self._want(named, wanted_by, self._named(by) if by else "", how)
+        for edge, names in edges.items():
+            self._want(named, names, self._named(edge.by) if edge.by else "", edge.how)
+        wanted_by = set().union(*edges.values())
         above = {link for link, _ in self.root.walk(absolute.rpartition("/")[0] or "/").links}
         last = named
         for link, target in walk.links:
@@ -125,8 +181,12 @@ class _Drafting:
         return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
                      source=self.closure.source_of(path))
 
-    def add_cache(self, cached: Mapping[CacheEntry, set[str]], before: Iterable[CacheEntry]) -> bytes:
-        """Add the box's own ld.so.cache and return its bytes (JailError when one name would lead to two files)."""
+    def add_cache(self, cached: Mapping[CacheEntry, set[str]], carried: bytes | None) -> bytes:
+        """Add the box's own ld.so.cache and return its bytes (JailError when one name would lead to two files).
+
+        `carried` is what it says for the requests that are carried over.
+        """
+        before = read_cache(carried).entries if carried is not None else ()
         paths: dict[tuple[str, int, str | None], str] = {}
         for entry in [*before, *cached]:
             known = paths.setdefault((entry.name, entry.flags, entry.hwcaps), entry.path)
@@ -186,27 +246,36 @@ class _Drafting:
         mode = stat.S_IMODE(status.st_mode) & ~self.dropped
         return Entry(path, "directory", mode, status.st_uid, status.st_gid, source=path)
 
-    def join_hard_links(self, before: Manifest | None, box: Root | None) -> None:
-        """Note which files are one file where they come from, those of earlier requests included."""
-        for path, entry in (before.entries if before is not None else {}).items():
-            if entry.type != "file" or entry.source is None or path in self.entries:
+    def add_carried(self, carried: Draft) -> None:
+        """Add the entries of the requests that are carried over; what the source root gives goes before."""
+        for path, entry in carried.entries.items():
+            if path not in self.entries:
+                self.entries[path] = entry
+                if path in carried.carried:
+                    self.carried.add(path)
+            self.wanted.setdefault(path, set()).update(entry.wanted_by)
+            for by, how, wanted_by in entry.reasons:
+                self._want(path, wanted_by, by, how)
+
+    def join_hard_links(self) -> None:
+        """Note which files are one file where they come from, those that are carried over included."""
+        for path in sorted(self.carried):
+            entry = self.entries[path]
+            if entry.type != "file" or entry.source is None:
                 continue
             is_ours = entry.source == path
             try:
                 status = self.root.lstat(path) if is_ours else os.stat(entry.source)
-                if status.st_nlink < 2 or (status.st_dev, status.st_ino) not in self.identities:
-                    continue
-                if not is_ours and box is not None:
-                    lstat_in(box, path)  # if it is gone, only who names its source again can bring it back
             except OSError:
+                continue
+            if status.st_nlink < 2 or (status.st_dev, status.st_ino) not in self.identities:
                 continue
             if is_ours:
                 self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
+                self.carried.discard(path)
             else:
                 self.entries[path] = entry._replace(mode=(entry.mode or 0) & ~self.dropped)
                 self.identities[status.st_dev, status.st_ino].append(path)
-            self.wanted[path] = set(entry.wanted_by)
-            self.reasons[path] = set(entry.reasons)
         for paths in self.identities.values():
             if len(paths) > 1:
                 for path in paths:
@@ -216,17 +285,11 @@ class _Drafting:
         """Return the entries, each with who wants it and why."""
         return {
             path: self.entries[path]._replace(
-                wanted_by=tuple(sorted(self.wanted[path])), reasons=tuple(sorted(self.reasons[path]))
+                wanted_by=tuple(sorted(self.wanted[path])),
+                reasons=tuple(
+                    Reason(by, how, tuple(sorted(names)))
+                    for (by, how), names in sorted(self.reasons.get(path, {}).items())
+                ),
             )
             for path in sorted(self.entries)
         }
-
-
-def _cache_before(before: Manifest | None, box: Root | None) -> tuple[CacheEntry, ...]:
-    """Return what the ld.so.cache that we made for earlier requests says."""
-    if before is None or box is None or CACHE not in before.entries:
-        return ()
-    try:
-        return read_cache(box.read(CACHE, _MAX_CACHE)).entries
-    except (OSError, CacheError):
-        return ()

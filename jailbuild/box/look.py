@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
@@ -26,6 +28,46 @@ def read_link_in(box: Root, path: str) -> str:
     opened = open_beneath(box.descriptor, path.lstrip("/"), os.O_PATH | os.O_NOFOLLOW)
     try:
         return os.readlink("", dir_fd=opened)
+    finally:
+        os.close(opened)
+
+
+def names_in(box: Root, path: str) -> list[str]:
+    """Return the names in the directory at a path of the box."""
+    opened = open_beneath(box.descriptor, path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.listdir(opened)
+    finally:
+        os.close(opened)
+
+
+@contextlib.contextmanager
+def open_parent(box: Root, path: str) -> Iterator[tuple[int, str]]:
+    """Open the directory that holds a path of the box; give its descriptor, and the name in it (OSError)."""
+    parent, _, name = path.rpartition("/")
+    opened = open_beneath(box.descriptor, parent.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield opened, name
+    finally:
+        os.close(opened)
+
+
+def fingerprint(directory: int, name: str) -> str | None:
+    """Return what is under a name, in a way to be compared: "file SHA256", "link TARGET", else its type.
+
+    None if nothing is (OSError if it cannot be read).
+    """
+    try:
+        kind = kind_of(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return None
+    if kind == "link":
+        return f"link {os.readlink(name, dir_fd=directory)}"
+    if kind != "file":
+        return kind
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return f"file {digest(opened)}"
     finally:
         os.close(opened)
 

@@ -20,9 +20,11 @@ from jailbuild.root import Root, open_beneath
 SCHEMA = 1
 DIRECTORY = ".jailbuild"
 NAME = "manifest.jsonl"
+JOURNAL = "journal"  # the manifest to come, from the commit until all of it is in place
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")
+_ASKED = ("program", "file", "directory")
 _WHAT = TypeVar("_WHAT")
 
 
@@ -42,15 +44,25 @@ class Asked(NamedTuple):
 
     name: str
     path: str
-    source: str | None  # of SRC:DEST
-    bare: bool
+    source: str | None = None  # of SRC:DEST
+    bare: bool = False
+    type: str = "program"  # or "file", "directory"
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it can be found again without believing more of a manifest than a program's name."""
+        return self.type == "program" and self.source is None and "/" not in self.name
 
 
 class Reason(NamedTuple):
-    """Why an entry is there: the entry that leads to it ("" for the request itself), and how."""
+    """Why an entry is there: the entry that leads to it ("" for the request itself), how, and for which requests.
+
+    In JSON the last stands only where it is not all that want the entry.
+    """
 
     by: str
     how: str
+    wanted_by: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -90,8 +102,14 @@ class Entry(NamedTuple):
             **to_json("source", self.source),
             "package": self.package,
             "wanted_by": [_spelled(name) for name in self.wanted_by],
-            "edges": [{**to_json("by", reason.by or None), "as": reason.how} for reason in self.reasons],
+            "edges": [self._edge(reason) for reason in self.reasons],
         }
+
+    def _edge(self, reason: Reason) -> dict[str, Any]:
+        edge: dict[str, Any] = {**to_json("by", reason.by or None), "as": reason.how}
+        if reason.wanted_by != self.wanted_by:
+            edge["for"] = [_spelled(name) for name in reason.wanted_by]
+        return edge
 
 
 class Manifest(NamedTuple):
@@ -107,7 +125,7 @@ class Manifest(NamedTuple):
         requests = [
             {
                 "kind": "request",
-                "type": "program",
+                "type": asked.type,
                 **to_json("name", asked.name),
                 **to_json("path", asked.path),
                 **to_json("source", asked.source),
@@ -129,10 +147,13 @@ def _spelled(name: str) -> str:
     return str(spelled["name"]) if coded is None else f"{spelled['name']} (base64 {coded})"
 
 
-def read_manifest(root: Root, box: str) -> Manifest | None:
-    """Return the manifest of a box; None if it has none. JailError if it cannot be read or believed."""
+def read_manifest(root: Root, box: str, name: str = NAME) -> Manifest | None:
+    """Return the manifest of a box; None if it has none. JailError if it cannot be read or believed.
+
+    `name` is JOURNAL, or another path below the record, for a manifest to come.
+    """
     try:
-        opened = open_beneath(root.descriptor, f"{DIRECTORY}/{NAME}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        opened = open_beneath(root.descriptor, f"{DIRECTORY}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
@@ -189,12 +210,13 @@ def _label(record: dict[str, Any]) -> Label:
 
 
 def _asked(record: dict[str, Any]) -> Asked:
-    if record.get("type") != "program":
+    kind = _get(record, "type", str)
+    if kind not in _ASKED:
         raise ValueError("a request of unknown type")
     name = from_json(record, "name")
     if not name:
         raise ValueError("a request without a name")
-    return Asked(name, _path(record, "path"), from_json(record, "source"), _get(record, "bare", bool))
+    return Asked(name, _path(record, "path"), from_json(record, "source"), _get(record, "bare", bool), kind)
 
 
 def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:
@@ -212,6 +234,7 @@ def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:
     if digest is not None and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
         raise ValueError(f"{path} has no sha256")
     device = _optional(record, "device", list)
+    wanted_by = tuple(names.get(name, name) for name in _all(record, "wanted_by", _name))
     return Entry(
         path,
         kind,
@@ -226,8 +249,8 @@ def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:
         None if device is None else _device(device),
         from_json(record, "source"),
         _optional(record, "package", str),
-        tuple(names.get(name, name) for name in _all(record, "wanted_by", _name)),
-        _all(record, "edges", _reason),
+        wanted_by,
+        tuple(_reason(edge, names, wanted_by) for edge in _get(record, "edges", list)),
     )
 
 
@@ -251,10 +274,12 @@ def _name(value: Any) -> str:
     return value
 
 
-def _reason(value: Any) -> Reason:
+def _reason(value: Any, names: Mapping[str, str], wanted_by: tuple[str, ...]) -> Reason:
     if not isinstance(value, dict):
         raise ValueError("an edge that is no object")
-    return Reason(from_json(value, "by") or "", _get(value, "as", str))
+    if value.get("for") is not None:
+        wanted_by = tuple(names.get(name, name) for name in _all(value, "for", _name))
+    return Reason(from_json(value, "by") or "", _get(value, "as", str), wanted_by)
 
 
 def _all(record: dict[str, Any], key: str, read: Callable[[Any], _WHAT]) -> tuple[_WHAT, ...]:

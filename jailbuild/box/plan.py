@@ -6,22 +6,25 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from jailbuild.box.draft import Draft
-from jailbuild.box.look import digest_in, kind_of, lstat_in, read_link_in
-from jailbuild.box.manifest import Entry, Manifest
+from jailbuild.box.look import digest_in, kind_of, lstat_in, names_in, read_link_in
+from jailbuild.box.manifest import DIRECTORY, Entry, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
+PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+
 
 class Action(NamedTuple):
-    """What happens to one path of the box: "add", "replace", "keep" or "conflict"; a conflict says why."""
+    """What happens to one path of the box: "add", "replace", "keep", "remove" or "conflict"; a conflict says why."""
 
     kind: str
     entry: Entry
     why: str = ""
+    given: bool = False  # whether what goes is the user's, who gives it up
 
     def as_json(self) -> dict[str, Any]:
         """Return the line of a printed plan."""
@@ -37,11 +40,17 @@ class Plan(NamedTuple):
     draft: Draft
     actions: tuple[Action, ...]
     before: Manifest | None
+    notes: tuple[str, ...] = ()
 
     @property
     def changes(self) -> list[Action]:
         """The actions that write."""
-        return [action for action in self.actions if action.kind in ("add", "replace")]
+        return [action for action in self.actions if action.kind in ("add", "replace", "remove")]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the box and its manifest are already what the plan says."""
+        return self.before is not None and not self.changes and manifest_after(self, {}) == self.before
 
     @property
     def conflicts(self) -> dict[str, str]:
@@ -54,80 +63,223 @@ class Plan(NamedTuple):
         found = [f"cannot write {path}: it {why}" for path, why in conflicts.items()
                  if path.rpartition("/")[0] not in conflicts]  # else its parent says it
         if found:
-            raise JailError(found, "nothing was written: move what is yours out of the way, or build a new box")
+            raise JailError(found, "nothing was written: move what is yours out of the way, give it up with "
+                                   "--replace PATH, or build a new box")
 
 
-def make_plan(draft: Draft, root: Root, before: Manifest | None, box: Root | None) -> Plan:
+class Source:
+    """The root that a draft was made from, with the digests of its files; each is read once."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._digests: dict[str, str] = {}
+
+    def digest(self, path: str) -> str:
+        """Return the sha256 of the file at a canonical path (JailError if it cannot be read)."""
+        found = self._digests.get(path)
+        if found is None:
+            found = self._digests[path] = digest_in(self.root, path)
+        return found
+
+    def differs(self, entry: Entry, listed: Entry, made: Mapping[str, bytes]) -> bool:
+        """Say whether an entry of a draft would make another file, link or directory than the one that is listed.
+
+        Privileges do not count: what one request keeps and another drops is no change of the source.
+        """
+        if entry.path in made:
+            return False
+        privileges = 0 if entry.mode is None or listed.mode is None else PRIVILEGES
+        mine, theirs = (
+            (one.type, one.target, None if one.mode is None else one.mode & ~privileges, one.uid, one.gid, one.size,
+             one.mtime_ns)
+            for one in (entry, listed)
+        )
+        return mine != theirs or (entry.type == "file" and self.digest(entry.path) != listed.sha256)
+
+
+def make_plan(
+    draft: Draft, source: Source | None, before: Manifest | None, box: Root | None, *,
+    replace: Collection[str] = (), spare: bool = False,
+) -> Plan:
     """Hold a draft against the box as it is (None if there is none yet) and return what would be done.
 
-    `root` is the source root. JailError where it no longer has what the box was made from.
+    `source` is where files come from, if any do. What `replace` names is given up where it is in the way. `spare`
+    leaves alone what the user changed as long as its source did not change. JailError where source or box cannot be
+    read.
     """
-    actions = []
-    for path, entry in draft.entries.items():
-        listed = before.entries.get(path) if before is not None else None
-        if listed is not None and entry.sha256 is None:  # else it is only here for its family, its source is elsewhere
-            _refuse_change(entry, listed, draft, root)
-        actions.append(_decide(entry, listed, draft, root, box))
-    return Plan(draft, tuple(actions), before)
-
-
-def _refuse_change(entry: Entry, listed: Entry, draft: Draft, root: Root) -> None:
-    same = (entry.type, entry.target) == (listed.type, listed.target)
-    if same and entry.type == "file" and entry.path not in draft.made:
-        same = digest_in(root, entry.path) == listed.sha256
-    if not same:
-        raise JailError(
-            f"cannot add: {entry.path} is no longer what the box was made from",
-            "the source root has changed since: build a new box from it as it is now",
-        )
-
-
-def _decide(entry: Entry, listed: Entry | None, draft: Draft, root: Root, box: Root | None) -> Action:
+    for path in draft.entries:
+        above = draft.entries.get(path.rpartition("/")[0])
+        if above is not None and above.type != "directory":
+            raise JailError(f"cannot write {path}: {above.path} would be a {above.type}", "name another place for it")
     if box is None:
-        return Action("add", entry)
-    try:
-        status = lstat_in(box, entry.path)
-    except FileNotFoundError:
-        return Action("add", entry)
-    except OSError as error:
+        return Plan(draft, tuple(Action("add", entry) for entry in draft.entries.values()), before)
+    deciding = _Deciding(draft, source, before, box, frozenset(replace), spare)
+    actions = [deciding.decide(entry) for entry in draft.entries.values()]
+    if before is not None:
+        actions += deciding.removals(before)
+        actions.sort(key=lambda action: action.entry.path)
+    return Plan(draft, tuple(actions), before, tuple(deciding.notes))
+
+
+class _Deciding:
+    def __init__(
+        self, draft: Draft, source: Source | None, before: Manifest | None, box: Root, replace: frozenset[str],
+        spare: bool,
+    ) -> None:
+        self.draft = draft
+        self.source = source
+        self.listed = before.entries if before is not None else {}
+        self.box = box
+        self.replace = replace
+        self.spare = spare
+        self.notes: list[str] = []
+        # who made the record could set owners, or could not: then they are merely intended
+        self.owned = before is not None and lstat_in(box, f"/{DIRECTORY}").st_uid == 0
+
+    def decide(self, entry: Entry) -> Action:
+        """Return what is to happen to an entry that the box is to have."""
+        if entry.path in self.draft.carried:
+            return Action("keep", entry)
+        listed = self.listed.get(entry.path)
+        try:
+            status = lstat_in(self.box, entry.path)
+        except FileNotFoundError:
+            return Action("add", entry)
+        except OSError as error:
+            return self._unseen(entry, error)
+        found = kind_of(status.st_mode)
+        if found != entry.type:
+            return self._other_type(entry, listed, found, status)
+        if entry.type == "directory":
+            modes = None if listed is None else (listed.mode, listed.uid, listed.gid)
+            same = modes is None or modes == (entry.mode, entry.uid, entry.gid)
+            return Action("keep" if same else "replace", entry)
+        if entry.type == "link":
+            return self._link(entry, listed)
+        if entry.type == "device":
+            return Action("keep", entry)
+        return self._file(entry, listed, status)
+
+    def _unseen(self, entry: Entry, error: OSError) -> Action:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
             return Action("conflict", entry, "has something in its way: a parent is no directory in the box")
         return Action("conflict", entry, f"cannot be looked at in the box: {reason(error)}")
-    found = kind_of(status.st_mode)
-    if found != entry.type:
-        return Action("conflict", entry, f"is a {found} in the box, and would have to be a {entry.type}")
-    if entry.type == "directory":
-        return Action("keep", entry)
-    if entry.type == "link":
-        there = read_link_in(box, entry.path)
-        if there == entry.target:
-            return Action("keep", entry)
-        return Action("conflict", entry, f"leads to {there} in the box, and would have to lead to {entry.target}")
-    return _decide_file(entry, listed, status, draft, root, box)
 
+    def _refused(self, entry: Entry, why: str) -> Action:
+        if entry.path in self.replace:
+            return Action("replace", entry, given=True)
+        return Action("conflict", entry, why)
 
-def _decide_file(
-    entry: Entry, listed: Entry | None, status: os.stat_result, draft: Draft, root: Root, box: Root
-) -> Action:
-    there = digest_in(box, entry.path)
-    if entry.path in draft.made:
-        wanted = hashlib.sha256(draft.made[entry.path]).hexdigest()
-        if there == wanted:
-            return Action("keep", entry)
-        if listed is not None and there == listed.sha256:
+    def _other_type(self, entry: Entry, listed: Entry | None, found: str, status: os.stat_result) -> Action:
+        why = f"is a {found} in the box, and would have to be a {entry.type}"
+        if "directory" in (found, entry.type):
+            return Action("conflict", entry, why)
+        if listed is not None and self._is_as_listed(listed, status):
             return Action("replace", entry)
-    else:
-        wanted = listed.sha256 if listed is not None and listed.sha256 else digest_in(root, entry.path)
-    if there != wanted:
-        changed = "was changed in the box since" if listed is not None else "is another file in the box"
-        return Action("conflict", entry, changed)
-    if listed is not None and entry.mode != listed.mode:
-        modes = f"with mode {listed.mode or 0:04o}, and would have {entry.mode or 0:04o}"
-        return Action("conflict", entry, f"was put there {modes}")
-    mode = stat.S_IMODE(status.st_mode)
-    if listed is None and mode & 0o777 != (entry.mode or 0) & 0o777:
-        return Action("conflict", entry, f"has mode {mode:04o} in the box, and would have {entry.mode:04o}")
-    return Action("keep", entry)
+        return self._refused(entry, why)
+
+    def _link(self, entry: Entry, listed: Entry | None) -> Action:
+        there = read_link_in(self.box, entry.path)
+        if there == entry.target:
+            same = listed is None or (listed.mtime_ns, listed.uid, listed.gid) == (
+                entry.mtime_ns, entry.uid, entry.gid)
+            return Action("keep" if same else "replace", entry)
+        if listed is not None and there == listed.target:
+            return Action("replace", entry)
+        if self.spare and listed is not None and entry.target == listed.target:
+            return self._spared(entry, f"leads to {there}")
+        return self._refused(entry, f"leads to {there} in the box, and would have to lead to {entry.target}")
+
+    def _spared(self, entry: Entry, what: str) -> Action:
+        self.notes.append(f"{entry.path} was changed in the box ({what}), and stays as it is")
+        return Action("keep", entry)
+
+    def _file(self, entry: Entry, listed: Entry | None, status: os.stat_result) -> Action:
+        there = self._digest(entry.path)
+        wanted = self._wanted(entry)
+        if listed is None:
+            if there != wanted:
+                return self._refused(entry, "is another file in the box")
+            mode = stat.S_IMODE(status.st_mode)
+            if mode & 0o777 != (entry.mode or 0) & 0o777:
+                return self._refused(entry, f"has mode {mode:04o} in the box, and would have {entry.mode:04o}")
+            return Action("keep", entry)
+        if listed.mode is not None and entry.mode is not None and (
+            (listed.mode ^ entry.mode) & PRIVILEGES and not self.spare
+        ):
+            return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
+        changed = self._change(listed, status, there)
+        same = entry.path in self.draft.made or _attributes(entry) == _attributes(listed)
+        if there == wanted and same and changed in ("", "mode", "owner"):
+            return Action("keep", entry)
+        if not changed:
+            return Action("replace", entry)
+        if self.spare and same and wanted == listed.sha256:
+            return self._spared(entry, f"other {changed}")
+        return self._refused(entry, "was changed in the box since")
+
+    def _wanted(self, entry: Entry) -> str:
+        if entry.path in self.draft.made:
+            return hashlib.sha256(self.draft.made[entry.path]).hexdigest()
+        assert self.source is not None
+        return self.source.digest(entry.path)
+
+    def _digest(self, path: str) -> str:
+        return digest_in(self.box, path)
+
+    def _change(self, listed: Entry, status: os.stat_result, digest: str) -> str:
+        """Return what the user changed about a file since it was put in; "" for nothing."""
+        if digest != listed.sha256:
+            return "bytes"
+        if stat.S_IMODE(status.st_mode) != listed.mode:
+            return "mode"
+        if self.owned and (status.st_uid, status.st_gid) != (listed.uid, listed.gid):
+            return "owner"
+        return ""
+
+    def _is_as_listed(self, listed: Entry, status: os.stat_result) -> bool:
+        """Say whether what is in the box is still what was put there."""
+        if kind_of(status.st_mode) != listed.type:
+            return False
+        if listed.type == "link":
+            return read_link_in(self.box, listed.path) == listed.target
+        if listed.type == "file":
+            return status.st_size == listed.size and not self._change(listed, status, self._digest(listed.path))
+        return True
+
+    def removals(self, before: Manifest) -> list[Action]:
+        """Return what is to happen to what is listed and no longer wanted, deepest first decided."""
+        actions = []
+        going: set[str] = set()
+        for path in sorted(before.entries.keys() - self.draft.entries.keys(), reverse=True):
+            listed = before.entries[path]
+            try:
+                status = lstat_in(self.box, path)
+                if listed.type == "directory":
+                    if stat.S_ISDIR(status.st_mode) and all(
+                        f"{path}/{name}" in going for name in names_in(self.box, path)
+                    ):
+                        going.add(path)
+                        actions.append(Action("remove", listed))
+                    continue  # what is the user's keeps its directory
+                if self._is_as_listed(listed, status):
+                    going.add(path)
+                    actions.append(Action("remove", listed))
+                elif path in self.replace and not stat.S_ISDIR(status.st_mode):
+                    going.add(path)
+                    actions.append(Action("remove", listed, given=True))
+                else:
+                    actions.append(Action("conflict", listed, "was changed in the box since, and would be removed"))
+            except FileNotFoundError:
+                going.add(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                    actions.append(Action("conflict", listed, f"cannot be looked at in the box: {reason(error)}"))
+        return actions
+
+
+def _attributes(entry: Entry) -> tuple[int | None, int, int, int | None]:
+    return entry.mode, entry.uid, entry.gid, entry.mtime_ns
 
 
 def manifest_after(plan: Plan, digests: Mapping[str, str]) -> Manifest:
@@ -135,25 +287,17 @@ def manifest_after(plan: Plan, digests: Mapping[str, str]) -> Manifest:
 
     What was there already without being ours stays unlisted.
     """
-    before = plan.before
-    requests = dict(before.requests) if before is not None else {}
-    entries = dict(before.entries) if before is not None else {}
-    requests.update(plan.draft.requests)
+    listed = plan.before.entries if plan.before is not None else {}
+    entries = {}
     for action in plan.actions:
         path = action.entry.path
-        listed = entries.get(path)
-        if action.kind == "keep" and listed is None:
+        before = listed.get(path)
+        if action.kind == "remove" or (action.kind == "keep" and before is None):
             continue
         entry = action.entry
-        if entry.type == "file":
-            entry = entry._replace(sha256=digests.get(path) or (listed.sha256 if listed else None))
-        if listed is not None:
-            entry = entry._replace(
-                wanted_by=tuple(sorted({*listed.wanted_by, *entry.wanted_by})),
-                reasons=tuple(sorted({*listed.reasons, *entry.reasons})),
-            )
-            if action.kind == "keep":
-                entry = entry._replace(mode=listed.mode, mtime_ns=listed.mtime_ns, uid=listed.uid, gid=listed.gid)
+        if entry.type == "file" and path not in plan.draft.carried:
+            entry = entry._replace(sha256=digests.get(path) or (before.sha256 if before else None))
+        if action.kind == "keep" and before is not None:
+            entry = entry._replace(mode=before.mode, mtime_ns=before.mtime_ns, uid=before.uid, gid=before.gid)
         entries[path] = entry
-    label = before.label if before is not None else plan.draft.label
-    return Manifest(label, requests, entries)
+    return Manifest(plan.draft.label, plan.draft.requests, entries)

@@ -14,8 +14,11 @@ from jailbuild.loader.glibc import Loader
 from jailbuild.root import Overlay, Root
 
 
-def prove(plan: Plan, closure: Closure, box: Root | None) -> None:
-    """Resolve the requests in the planned box (JailError where that gives another answer than the source root)."""
+def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False) -> None:
+    """Resolve the requests in the planned box (JailError where that gives another answer than the source root).
+
+    Those that the box has already must load what they load now; if all are planned `anew`, they must still start.
+    """
     planned = _planned(plan, closure, box)
     files = closure.files.sharing(planned)
     programs = Programs(files, Loader(files), closure.search_path)
@@ -32,22 +35,28 @@ def prove(plan: Plan, closure: Closure, box: Root | None) -> None:
             for ours, theirs in _differences(program, found)
         ]
     if box is not None and plan.before is not None and plan.changes:
-        failures += _disturbed(plan, closure, box, programs)
+        failures += _disturbed(plan, closure, box, programs, anew)
     if failures:
         raise JailError(failures, "what is in the box already gets in the way: build a box of its own")
 
 
-def _disturbed(plan: Plan, closure: Closure, box: Root, after: Programs) -> Iterator[str]:
+def _disturbed(plan: Plan, closure: Closure, box: Root, after: Programs, anew: bool) -> Iterator[str]:
     """Yield what programs that are in the box already would load otherwise after the plan."""
     files = closure.files.sharing(box)
     before = Programs(files, Loader(files), closure.search_path)
     assert plan.before is not None
     for name, asked in plan.before.requests.items():
-        if asked.path in closure.programs:
+        if asked.path in closure.programs or name not in plan.draft.requests or asked.type != "program":
             continue
         try:
             now, then = before.resolve(asked.path), after.resolve(asked.path)
         except OSError:  # it is not there any more: check says so
+            continue
+        if anew:
+            known = problems(now)
+            for problem in problems(then):
+                if problem not in known:
+                    yield f"cannot update: {name}, which stays as it is: {problem.text}"
             continue
         for ours, theirs in _differences(now, then):
             yield f"cannot add: {name}, which is in the box, would load {theirs} then, and loads {ours} now"
@@ -67,11 +76,14 @@ def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:
     files: dict[str, Callable[[], int]] = {}
     links: dict[str, str] = {}
     directories = []
+    gone = []
     for action in plan.actions:
         entry = action.entry
         if action.kind in ("conflict", "keep"):
             continue
-        if entry.type == "link":
+        if action.kind == "remove":
+            gone.append(entry.path)
+        elif entry.type == "link":
             links[entry.path] = entry.target or ""
         elif entry.type == "directory":
             directories.append(entry.path)
@@ -79,7 +91,7 @@ def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:
             files[entry.path] = _made(plan.draft.made[entry.path])
         else:
             files[entry.path] = _copied(closure.root, entry.path)
-    return Overlay(box, files, links, tuple(directories))
+    return Overlay(box, files, links, tuple(directories), frozenset(gone))
 
 
 def _copied(root: Root, path: str) -> Callable[[], int]:

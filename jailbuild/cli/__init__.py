@@ -18,6 +18,8 @@ from jailbuild.names import shown
 
 COMMANDS = {
     "add": "Put programs and every file they need into a box.",
+    "remove": "Take programs out of a box, and what only they needed.",
+    "update": "Bring boxes up to the source root as it is now.",
     "list": "List what is in a box.",
     "why": "Show the chains that lead from a request to a path.",
     "deps": "Show what programs need, without a box: the safe ldd.",
@@ -26,6 +28,7 @@ COMMANDS = {
 }
 
 FAILED = 1
+BEHIND = 3
 INTERRUPTED = 130
 CANNOT_ENTER = 125
 

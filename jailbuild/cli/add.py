@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from jailbuild.box.add import Addition, plan_addition
-from jailbuild.box.apply import BoxChangedError, apply_plan
-from jailbuild.cli import say
-from jailbuild.cli.options import as_json, programs, resolving, write
+from jailbuild.box.add import plan_addition
+from jailbuild.box.plan import Plan
+from jailbuild.box.target import Change, Choices
+from jailbuild.cli import FAILED, say
+from jailbuild.cli.change import Manner, carry_out, leave, manner, show, summary
+from jailbuild.cli.options import programs, resolving, write
 from jailbuild.closure.gather import Options
-from jailbuild.names import shown
-from jailbuild.report import jsonlines, shell
+from jailbuild.report import shell
 from jailbuild.root import Root
 
 _FEW = 8  # names in the summary
-_ATTEMPTS = 10  # at a box that others write to at the same time
 
 
 @click.command()
@@ -24,62 +24,48 @@ _ATTEMPTS = 10  # at a box that others write to at the same time
 @resolving
 @click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
 @click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
-@click.option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
+@click.option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @click.option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
-@as_json
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong.")
-@click.option("-v", "--verbose", is_flag=True, help="Name every path.")
+@manner
 def command(
     programs: tuple[str, ...], box: str, library_path: str, search_path: str, sysroot: str, bare: bool,
-    keep_privileges: bool, no_sync: bool, dry_run: bool, as_shell: bool, as_json: bool, quiet: bool, verbose: bool,
+    keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> None:
     """Put PROGRAM... and every file they need into BOX.
 
     A program is a name, looked up in the standard PATH, a path, or SRC:DEST: a file from anywhere, put at DEST.
     """
-    options = Options(search_path, library_path)
-    for attempt in range(_ATTEMPTS):
-        addition = plan_addition(Root(sysroot), programs, box, options, bare=bare, keep_privileges=keep_privileges)
-        plan = addition.plan
-        if as_shell or dry_run or plan.conflicts:
-            break
-        try:
-            apply_plan(plan, box, addition.source, keep_privileges, not no_sync)
-            break
-        except BoxChangedError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    if not quiet:
-        for note in addition.closure.notes:
-            say(f"note: {note}")
-    if as_shell and not plan.conflicts:
-        if keep_privileges:
-            say("note: a script of cp keeps set-id bits and no file capabilities: setcap(8) sets those")
-        write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))
+    choices = Choices(Options(search_path, library_path), keep_privileges, replace)
+    manner = Manner(**how)
+    change: Change | None = None
+
+    def make() -> tuple[Plan, Root, tuple[str, ...]]:
+        nonlocal change
+        change = plan_addition(Root(sysroot), programs, box, choices, bare=bare, rebase=rebase)
+        return change.plan, change.source, change.notes
+
+    if as_shell:
+        plan, _, notes = make()
+        _print_shell(plan, notes, change, box, manner, keep_privileges)
         return
-    if as_json:
-        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
-    elif dry_run or verbose:
-        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.actions))
+    plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
+    if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
+        names = [request.name for request in change.closure.requests if request.name in plan.draft.requests]
+        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+        say(f"{box}: {', '.join(names[:_FEW])}{more}: {summary(plan)}")
+    leave(0 if is_done else FAILED)
+
+
+def _print_shell(
+    plan: Plan, notes: tuple[str, ...], change: Change | None, box: str, how: Manner, keep_privileges: bool
+) -> None:
+    assert change is not None
+    if not how.quiet:
+        for note in notes:
+            say(f"note: {note}")
+    if how.as_json and plan.conflicts:
+        show(plan, how)
     plan.refuse_conflicts()
-    if not (dry_run or quiet or as_json):
-        say(_summary(addition, box))
-
-
-def _summary(addition: Addition, box: str) -> str:
-    written = [action.entry for action in addition.plan.changes]
-    requests = addition.closure.requests
-    names = ", ".join(request.name for request in requests[:_FEW])
-    if len(requests) > _FEW:
-        names += f" and {len(requests) - _FEW} more"
-    if not written:
-        return f"{box}: {names}: nothing to do"
-    parts = []
-    for kind, plural in (("file", "files"), ("link", "links"), ("directory", "directories")):
-        some = [entry for entry in written if entry.type == kind]
-        if some:
-            size = sum(entry.size or 0 for entry in some if entry.hardlink in (None, entry.path))
-            much = f" ({size / 1e6:.1f} MB)" if kind == "file" else ""
-            parts.append(f"{len(some)} {kind if len(some) == 1 else plural}{much}")
-    return f"{box}: {names}: wrote {', '.join(parts)}"
+    if keep_privileges:
+        say("note: a script of cp keeps set-id bits and no file capabilities: setcap(8) sets those")
+    write(shell.script(plan.actions, plan.draft.made, box, change.host_path))

@@ -30,10 +30,14 @@ _HWCAPS = re.compile(r"/glibc-hwcaps/([^/]+)/[^/]*$")
 
 
 class Node(NamedTuple):
-    """One file of a closure, by the path it is opened by: who asks for it and how, and the requests behind that."""
+    """One file of a closure, by the path it is opened by: who asks for it and how, for which requests."""
 
-    edges: set[Edge]
-    wanted_by: set[str]
+    edges: dict[Edge, set[str]]
+
+    @property
+    def wanted_by(self) -> set[str]:
+        """All requests that want it."""
+        return set().union(*self.edges.values())
 
 
 class Closure(NamedTuple):
@@ -130,9 +134,8 @@ class _Gathering:
         return []
 
     def _node(self, path: str, edge: Edge | None, wanted_by: str) -> None:
-        node = self.nodes.setdefault(path, Node(set(), set()))
-        node.edges.add(edge or Edge("", "program"))
-        node.wanted_by.add(wanted_by)
+        node = self.nodes.setdefault(path, Node({}))
+        node.edges.setdefault(edge or Edge("", "program"), set()).add(wanted_by)
 
     def _include(self, name: str, program: Program) -> None:
         by = program.path

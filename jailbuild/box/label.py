@@ -1,0 +1,55 @@
+"""What tells a source root from others."""
+
+from __future__ import annotations
+
+import os
+
+from jailbuild.box.manifest import Label, Manifest
+from jailbuild.elf.reader import read_elf
+from jailbuild.errors import JailError
+from jailbuild.loader import machines
+from jailbuild.root import Root
+
+_TELLTALES = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/ldconfig")  # programs that tell a root's machine
+_MAX_RELEASE = 1 << 20  # bytes
+
+
+def label_of(root: Root) -> Label:
+    """Return the label of a source root: os-release(5) and the machine of its programs."""
+    fields: dict[str, str] = {}
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            text = root.read(path, _MAX_RELEASE).decode("utf-8", "replace")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            key, _, value = line.partition("=")
+            fields.setdefault(key.strip(), value.strip().strip("\"'"))
+        break
+    return Label(fields.get("ID"), fields.get("VERSION_ID"), os.uname().machine if root.is_host else _machine(root))
+
+
+def _machine(root: Root) -> str | None:
+    for path in _TELLTALES:
+        try:
+            opened = root.open(path)
+        except OSError:
+            continue
+        try:
+            elf = read_elf(opened)
+        except OSError:
+            continue
+        finally:
+            os.close(opened)
+        if elf.bits:
+            return machines.machine(elf.kind).name
+    return None
+
+
+def refuse_other_root(before: Manifest, label: Label, box: str, what: str) -> None:
+    """Raise JailError unless a box was made from a root with this label."""
+    if before.label != label:
+        raise JailError(
+            f"cannot {what} {box}: it was made from {before.label}, and this root is {label}",
+            "name that root with --sysroot, or go over to this one with --rebase",
+        )

@@ -1,0 +1,223 @@
+"""The record of a box, /.jailbuild, in the hands of the one writer that has its lock.
+
+What is in it: `manifest.jsonl`; `lock`, a file that flock(2) is held on and that says by whom; and while work is under
+way `staging/`, where new files are made and replaced ones go, and `journal`, the manifest to come.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+
+from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, Manifest
+from jailbuild.errors import JailError, reason
+from jailbuild.root import Root, open_beneath
+
+STAGING = "staging"
+LOCK = "lock"
+NEXT = "manifest.next"  # in the staging: the manifest to come before the commit
+
+_MAX_WORDS = 200  # characters of who has the lock
+
+
+class BusyError(JailError):
+    """Somebody else is writing to the box."""
+
+
+class BoxChangedError(JailError):
+    """Another writer was faster: the plan no longer fits the box."""
+
+
+class Record:
+    """The record, open and locked until `close`. Its `directory` and its `staging` are descriptors."""
+
+    def __init__(self, box: Root, name: str, directory: int, lock: int) -> None:
+        self.box = box
+        self.name = name  # as the user calls the box
+        self.directory = directory
+        self.lock = lock
+        self.staging = -1
+
+    def open_staging(self) -> None:
+        """Open the staging, made if need be."""
+        self.staging = _own_directory(self.directory, STAGING)[0]
+
+    def clear_staging(self) -> None:
+        """Remove the staging with all that is in it."""
+        if self.staging < 0:
+            try:
+                self.staging = open_beneath(self.directory, STAGING, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                return
+        for name in os.listdir(self.staging):
+            _remove(name, self.staging)
+        os.rmdir(STAGING, dir_fd=self.directory)
+        os.close(self.staging)
+        self.staging = -1
+
+    def write_next(self, manifest: Manifest) -> None:
+        """Write the manifest to come into the staging."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(NEXT, flags, 0o600, dir_fd=self.staging), "wb") as file:
+            file.write(manifest.to_bytes())
+
+    def commit(self) -> None:
+        """Make the manifest to come the journal: from now on the change will be finished, by whomever."""
+        os.rename(NEXT, JOURNAL, src_dir_fd=self.staging, dst_dir_fd=self.directory)
+
+    def finish(self) -> None:
+        """Make the journal the manifest."""
+        os.rename(JOURNAL, NAME, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+
+    def remove(self) -> None:
+        """Remove a record that holds nothing: before the lock is let go, so that who waits for it looks again."""
+        for name in os.listdir(self.directory):
+            if name != LOCK:
+                return
+        os.unlink(LOCK, dir_fd=self.directory)
+        os.rmdir(DIRECTORY, dir_fd=self.box.descriptor)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self.staging >= 0:
+            os.close(self.staging)
+            self.staging = -1
+        try:
+            os.ftruncate(self.lock, 0)
+        except OSError:
+            pass
+        os.close(self.lock)
+        os.close(self.directory)
+
+
+def is_unfinished(box: Root) -> bool:
+    """Say whether there is a journal or a staging: of a writer at work, or of one that was killed."""
+    try:
+        record = open_beneath(box.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        names = os.listdir(record)
+        return JOURNAL in names or STAGING in names
+    except OSError:
+        return False
+    finally:
+        os.close(record)
+
+
+def open_record(box: Root, name: str, wait: Callable[[str], None] | None) -> tuple[Record, bool]:
+    """Lock the record of a box, made if need be; return it and whether it was made.
+
+    Who else is writing is waited for: `wait` is told once, in words, for whom; BusyError if it is None. JailError
+    where /.jailbuild is not what we make, OSError where it cannot be written.
+    """
+    told = False
+    while True:
+        directory, is_new = _own_directory(box.descriptor, DIRECTORY)
+        lock = -1
+        try:
+            try:
+                lock = _open_lock(directory)
+            except FileNotFoundError:  # its writer has taken the whole record back
+                os.close(directory)
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                whom = _holder(lock)
+                if wait is None:
+                    raise BusyError(f"cannot write {name}: {whom} is writing to it", "try again later") from None
+                if not told:
+                    wait(f"{name}: waiting for {whom}, which is writing to it")
+                    told = True
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_in_place(box, lock):
+                _sign(lock)
+                return Record(box, name, directory, lock), is_new
+        except BaseException:
+            if lock >= 0:
+                os.close(lock)
+            os.close(directory)
+            if is_new and lock < 0:
+                os.rmdir(DIRECTORY, dir_fd=box.descriptor)
+            raise
+        os.close(lock)
+        os.close(directory)
+
+
+def _own_directory(parent: int, name: str) -> tuple[int, bool]:
+    """Return a descriptor of a directory of our own and whether it was made (JailError if something else is there)."""
+    is_new = True
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        is_new = False
+    try:
+        return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY), is_new
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            raise
+        raise JailError(
+            f"cannot write the box: /{DIRECTORY} in it is not what jailbuild makes ({reason(error)})",
+            "somebody has put something else there: build a new box",
+        ) from None
+
+
+def _open_lock(directory: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        lock = os.open(LOCK, flags, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _no_lock(reason(error)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise _no_lock("it is no regular file")
+    return lock
+
+
+def _no_lock(why: str) -> JailError:
+    return JailError(f"cannot write the box: /{DIRECTORY}/{LOCK} in it is not what jailbuild makes ({why})",
+                     "somebody has put something else there: build a new box")
+
+
+def _is_in_place(box: Root, lock: int) -> bool:
+    """Say whether the file that was locked is still the box's: who held it may have taken the record back."""
+    try:
+        there = os.stat(f"{DIRECTORY}/{LOCK}", dir_fd=box.descriptor, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(lock))
+
+
+def _sign(lock: int) -> None:
+    """Say in the lock who has it."""
+    words = {"pid": os.getpid(), "command": " ".join(["jailbuild", *sys.argv[1:]])[:_MAX_WORDS]}
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(words).encode("ascii"), 0)
+    except OSError:  # a full disk: who waits is told less
+        pass
+
+
+def _holder(lock: int) -> str:
+    """Return in words who has the lock, as far as it says: it may be anybody's file."""
+    try:
+        words = json.loads(os.pread(lock, 4 * _MAX_WORDS + 100, 0))
+        return f"process {int(words['pid'])} ({str(words['command'])[:_MAX_WORDS]})"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return "another process"
+
+
+def _remove(name: str, directory: int) -> None:
+    """Remove a leftover of the staging: a file, or a directory that a user's own file was in, with all in it."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=directory)

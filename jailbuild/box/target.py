@@ -1,0 +1,78 @@
+"""What a box should become: some requests resolved in the source root, the others as they are; as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from jailbuild.box.draft import carry, draft
+from jailbuild.box.manifest import Asked, Label, Manifest
+from jailbuild.box.plan import Plan, Source, make_plan
+from jailbuild.box.prove import prove
+from jailbuild.closure.commands import Request, source_root
+from jailbuild.closure.gather import Closure, Options, gather
+from jailbuild.root import Root
+
+
+class Target(NamedTuple):
+    """The box that a plan is for, as it is now."""
+
+    box: str  # as the user calls it
+    there: Root | None  # None if there is nothing yet
+    before: Manifest | None
+    label: Label  # of the source root
+
+    def names(self) -> Collection[str]:
+        """Return the names of the requests that the box has."""
+        return self.before.requests.keys() if self.before is not None else ()
+
+
+class Choices(NamedTuple):
+    """How the user wants a plan made."""
+
+    options: Options = Options()
+    keep_privileges: bool = False
+    replace: tuple[str, ...] = ()  # paths of the user's that may go
+
+
+class Change(NamedTuple):
+    """A plan to change a box, and what it was made from."""
+
+    plan: Plan
+    closure: Closure
+    source: Root
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of it."""
+        return *self.closure.notes, *self.plan.draft.notes, *self.plan.notes
+
+    def host_path(self, path: str) -> str:
+        """Return where on the host the file comes from that the plan puts at `path`."""
+        source = self.closure.source_of(path)
+        return self.source.host_path(path) if source == path else source
+
+
+def plan_change(
+    root: Root, target: Target, asked: Mapping[str, Asked], requests: tuple[Request, ...], carried: Collection[str],
+    choices: Choices, *, spare: bool = False, others_decide: bool = False,
+) -> Change | None:
+    """Plan a box that has `requests`, resolved in the source root, and beside them those named in `carried`.
+
+    None, if `others_decide`, where the source root has another file now for something that the carried ones want:
+    then they cannot stay as they are. JailError; nothing is written.
+    """
+    source = source_root(root, requests)
+    closure = gather(source, requests, choices.options)
+    kept = carry(target.before, carried, target.label, target.there)
+    drafted = draft(closure, target.label, asked, kept, choices.keep_privileges)
+    digests = Source(source)
+    if others_decide and target.before is not None:
+        for path, entry in drafted.entries.items():
+            listed = kept.entries.get(path)
+            if listed is not None and path not in drafted.carried and digests.differs(entry, listed, drafted.made):
+                return None
+    plan = make_plan(drafted, digests, target.before, target.there, replace=choices.replace, spare=spare)
+    if not plan.conflicts:
+        prove(plan, closure, target.there, anew=not others_decide)
+    return Change(plan, closure, source)

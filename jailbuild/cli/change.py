@@ -1,0 +1,121 @@
+"""What `add`, `remove` and `update` have in common: a plan is made, shown and carried out, or made again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from jailbuild.box.apply import Writing, apply_plan, recover
+from jailbuild.box.plan import Plan
+from jailbuild.box.record import BoxChangedError
+from jailbuild.cli import say
+from jailbuild.cli.options import as_json, write
+from jailbuild.names import shown
+from jailbuild.report import jsonlines
+from jailbuild.root import Root
+
+_ATTEMPTS = 10  # at a box that others write to at the same time
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Manner(NamedTuple):
+    """How a change is to be made and told."""
+
+    no_sync: bool
+    no_wait: bool
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+
+def manner(command: _Command) -> _Command:
+    """Take the options of Manner, and --replace."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Name every path."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong."),
+        as_json,
+        click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing."),
+        click.option("--no-wait", is_flag=True, help="Do not wait for somebody else who is writing to the box."),
+        click.option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away."),
+        click.option("--replace", metavar="PATH", multiple=True, type=click.UNPROCESSED,
+                     help="A path in the box that is yours and may go."),
+    ):
+        command = option(command)
+    return command
+
+
+def settle(box: str, how: Manner) -> None:
+    """Finish or clean up what a killed writer has left in a box, and say so."""
+    if not how.dry_run:
+        for line in recover(box, None if how.no_wait else say):
+            say(f"note: {line}")
+
+
+def carry_out(
+    box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *,
+    keep_privileges: bool = False,
+) -> tuple[Plan, bool]:
+    """Make a plan, show it and carry it out; return it, and whether all is as planned.
+
+    `make` returns the plan, where its files come from, and notes. It is called again if somebody else was faster.
+    """
+    wait = None if how.no_wait else say
+    writing = Writing(keep_privileges=keep_privileges, sync=not how.no_sync, wait=wait)
+    reports: list[str] = []
+    for attempt in range(_ATTEMPTS):
+        settle(box, how)
+        plan, source, notes = make()
+        if how.dry_run or plan.conflicts:
+            break
+        try:
+            reports = apply_plan(plan, box, source, writing)
+            break
+        except BoxChangedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    if not how.quiet:
+        for note in notes:
+            say(f"note: {note}")
+    show(plan, how)
+    plan.refuse_conflicts()
+    for report in reports:
+        say(f"warning: {report}")
+    return plan, not reports
+
+
+def show(plan: Plan, how: Manner) -> None:
+    """Print a plan, where that was asked for."""
+    if how.as_json:
+        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
+    elif how.dry_run or how.verbose:
+        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.actions))
+
+
+def counted(plan: Plan, kind: str) -> str:
+    """Return in words how much a plan adds, replaces or removes; "" for nothing."""
+    entries = [action.entry for action in plan.actions if action.kind == kind]
+    parts = []
+    for type, plural in (("file", "files"), ("link", "links"), ("directory", "directories")):
+        some = [entry for entry in entries if entry.type == type]
+        if some:
+            size = sum(entry.size or 0 for entry in some if entry.hardlink in (None, entry.path))
+            much = f" ({size / 1e6:.1f} MB)" if type == "file" else ""
+            parts.append(f"{len(some)} {type if len(some) == 1 else plural}{much}")
+    return ", ".join(parts)
+
+
+def summary(plan: Plan) -> str:
+    """Return in words what was done."""
+    parts = [f"{verb} {what}" for kind, verb in (("add", "wrote"), ("replace", "replaced"), ("remove", "removed"))
+             if (what := counted(plan, kind))]
+    return "; ".join(parts) or "nothing to do"
+
+
+def leave(status: int) -> None:
+    """End the command with a status, if it is not 0."""
+    if status:
+        sys.exit(status)

@@ -1,0 +1,65 @@
+"""jailbuild update BOX…."""
+
+from __future__ import annotations
+
+import click
+
+from jailbuild.box.plan import Plan
+from jailbuild.box.target import Choices
+from jailbuild.box.update import plan_update
+from jailbuild.cli import BEHIND, FAILED, complain, say
+from jailbuild.cli.box import manifest_of
+from jailbuild.cli.change import Manner, carry_out, leave, manner, summary
+from jailbuild.cli.options import resolving, write
+from jailbuild.closure.gather import Options
+from jailbuild.errors import JailError
+from jailbuild.names import shown
+from jailbuild.root import Root
+
+
+@click.command()
+@click.argument("boxes", metavar="BOX...", nargs=-1, required=True, type=click.Path(readable=False))
+@click.option("--file", "files", metavar="SRC:DEST", multiple=True, type=click.UNPROCESSED,
+              help="Where what was put in by path comes from: nothing in a box is believed about that.")
+@resolving
+@click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
+@click.option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@manner
+def command(
+    boxes: tuple[str, ...], files: tuple[str, ...], library_path: str, search_path: str, sysroot: str,
+    keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
+) -> None:
+    """Bring each BOX up to the source root as it is now.
+
+    With --dry-run the exit status is 3 where a box is behind.
+    """
+    choices = Choices(Options(search_path, library_path), keep_privileges, replace)
+    manner = Manner(**how)
+    worst = 0
+    for box in boxes:
+        try:
+            status = _update(box, files, sysroot, choices, manner, rebase)
+        except JailError as error:
+            complain(error.causes, error.hint)
+            status = FAILED
+        if status == FAILED or (status == BEHIND and not worst):
+            worst = status
+    leave(worst)
+
+
+def _update(
+    box: str, files: tuple[str, ...], sysroot: str, choices: Choices, how: Manner, rebase: bool
+) -> int:
+    def make() -> tuple[Plan, Root, tuple[str, ...]]:
+        manifest = manifest_of(box, "update")
+        change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, choices, rebase=rebase)
+        return change.plan, change.source, (*found.notes, *change.notes)
+
+    plan, is_done = carry_out(box, how, make, keep_privileges=choices.keep_privileges)
+    if not (how.dry_run or how.quiet or how.as_json):
+        if not how.verbose:
+            write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.changes))
+        say(f"{box}: {summary(plan)}")
+    if how.dry_run:
+        return 0 if plan.is_done else BEHIND
+    return 0 if is_done else FAILED
