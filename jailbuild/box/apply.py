@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
-from jailbuild.box.manifest import JOURNAL, Manifest, read_manifest
+from jailbuild.box.manifest import JOURNAL, STAGING, Manifest, read_manifest
 from jailbuild.box.plan import Plan
-from jailbuild.box.record import NEXT, STAGING, BoxChangedError, BusyError, Record, is_unfinished, open_record
+from jailbuild.box.record import NEXT, BoxChangedError, BusyError, Record, is_unfinished, open_record
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
 from jailbuild.errors import JailError, reason

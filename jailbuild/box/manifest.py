@@ -20,6 +20,7 @@ from jailbuild.root import Root, open_beneath
 SCHEMA = 1
 DIRECTORY = ".jailbuild"
 NAME = "manifest.jsonl"
+STAGING = "staging"  # new files until they are in place
 JOURNAL = "journal"  # the manifest to come, from the commit until all of it is in place
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB

@@ -14,11 +14,10 @@ import stat
 import sys
 from collections.abc import Callable
 
-from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, Manifest
+from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, STAGING, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
 
-STAGING = "staging"
 LOCK = "lock"
 NEXT = "manifest.next"  # in the staging: the manifest to come before the commit
 

@@ -8,7 +8,7 @@ from jailbuild.box.add import plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, say
-from jailbuild.cli.change import Manner, carry_out, leave, manner, show, summary
+from jailbuild.cli.change import Manner, carry_out, manner, show, summary
 from jailbuild.cli.options import programs, resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.report import shell
@@ -30,7 +30,7 @@ _FEW = 8  # names in the summary
 def command(
     programs: tuple[str, ...], box: str, library_path: str, search_path: str, sysroot: str, bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
-) -> None:
+) -> int:
     """Put PROGRAM... and every file they need into BOX.
 
     A program is a name, looked up in the standard PATH, a path, or SRC:DEST: a file from anywhere, put at DEST.
@@ -47,13 +47,13 @@ def command(
     if as_shell:
         plan, _, notes = make()
         _print_shell(plan, notes, change, box, manner, keep_privileges)
-        return
+        return 0
     plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
         names = [request.name for request in change.closure.requests if request.name in plan.draft.requests]
         more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
         say(f"{box}: {', '.join(names[:_FEW])}{more}: {summary(plan)}")
-    leave(0 if is_done else FAILED)
+    return 0 if is_done else FAILED
 
 
 def _print_shell(

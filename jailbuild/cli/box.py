@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from jailbuild.box.manifest import Manifest, read_manifest
+import os
+
+from jailbuild.box.manifest import DIRECTORY, JOURNAL, STAGING, Manifest, read_manifest
+from jailbuild.cli import say
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 
+def settle(box: str) -> None:
+    """Finish or clean up what a killed writer has left in a box, and say so; nothing while a living one is at it."""
+    record = os.path.join(box, DIRECTORY)
+    if not any(os.path.lexists(os.path.join(record, name)) for name in (JOURNAL, STAGING)):
+        return
+    from jailbuild.box.apply import recover  # only who needs it: it writes
+
+    try:
+        for line in recover(box, None):
+            say(f"note: {line}")
+    except JailError as error:
+        for cause in error.causes:
+            say(f"warning: {cause}")
+
+
 def manifest_of(box: str, verb: str) -> Manifest:
     """Return the manifest of a box (JailError "cannot VERB …" if it is no box)."""
+    settle(box)
     try:
         root = Root(box)
     except JailError as error:

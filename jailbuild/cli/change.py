@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,11 +56,12 @@ def settle(box: str, how: Manner) -> None:
 
 def carry_out(
     box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *,
-    keep_privileges: bool = False,
+    keep_privileges: bool = False, all_of_it: bool = True,
 ) -> tuple[Plan, bool]:
     """Make a plan, show it and carry it out; return it, and whether all is as planned.
 
-    `make` returns the plan, where its files come from, and notes. It is called again if somebody else was faster.
+    `make` returns the plan, where its files come from, and notes. It is called again if somebody else was faster. What
+    stays as it is is shown to persons only if `all_of_it`, or if they want to see more.
     """
     wait = None if how.no_wait else say
     writing = Writing(keep_privileges=keep_privileges, sync=not how.no_sync, wait=wait)
@@ -80,19 +80,20 @@ def carry_out(
     if not how.quiet:
         for note in notes:
             say(f"note: {note}")
-    show(plan, how)
+    show(plan, how, all_of_it=all_of_it)
     plan.refuse_conflicts()
     for report in reports:
         say(f"warning: {report}")
     return plan, not reports
 
 
-def show(plan: Plan, how: Manner) -> None:
-    """Print a plan, where that was asked for."""
+def show(plan: Plan, how: Manner, *, all_of_it: bool = True) -> None:
+    """Print a plan, where that was asked for; of one that is `all_of_it` or verbose also what stays as it is."""
     if how.as_json:
         write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
     elif how.dry_run or how.verbose:
-        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.actions))
+        shown_actions = [action for action in plan.actions if action.kind != "keep" or all_of_it or how.verbose]
+        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in shown_actions))
 
 
 def counted(plan: Plan, kind: str) -> str:
@@ -113,9 +114,3 @@ def summary(plan: Plan) -> str:
     parts = [f"{verb} {what}" for kind, verb in (("add", "wrote"), ("replace", "replaced"), ("remove", "removed"))
              if (what := counted(plan, kind))]
     return "; ".join(parts) or "nothing to do"
-
-
-def leave(status: int) -> None:
-    """End the command with a status, if it is not 0."""
-    if status:
-        sys.exit(status)

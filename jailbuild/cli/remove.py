@@ -8,7 +8,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
 from jailbuild.cli import FAILED, say
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, leave, manner, summary
+from jailbuild.cli.change import Manner, carry_out, manner, summary
 from jailbuild.root import Root
 
 
@@ -16,7 +16,7 @@ from jailbuild.root import Root
 @click.argument("programs", metavar="PROGRAM...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--from", "box", metavar="BOX", required=True, type=click.Path(readable=False), help="The box.")
 @manner
-def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how: bool) -> None:
+def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how: bool) -> int:
     """Take PROGRAM... out of BOX, and what only they needed.
 
     A program is named as it was added: its name, its path in the box, or SRC:DEST; so are files and directories.
@@ -27,7 +27,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         manifest = manifest_of(box, "write")
         return plan_removal(Root(box), box, manifest, programs, replace), None, ()
 
-    plan, is_done = carry_out(box, manner, make)
+    plan, is_done = carry_out(box, manner, make, all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):
         say(f"{box}: {', '.join(programs)}: {summary(plan)}")
-    leave(0 if is_done else FAILED)
+    return 0 if is_done else FAILED

@@ -9,7 +9,7 @@ from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
 from jailbuild.cli import BEHIND, FAILED, complain, say
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, leave, manner, summary
+from jailbuild.cli.change import Manner, carry_out, manner, summary
 from jailbuild.cli.options import resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.errors import JailError
@@ -28,7 +28,7 @@ from jailbuild.root import Root
 def command(
     boxes: tuple[str, ...], files: tuple[str, ...], library_path: str, search_path: str, sysroot: str,
     keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
-) -> None:
+) -> int:
     """Bring each BOX up to the source root as it is now.
 
     With --dry-run the exit status is 3 where a box is behind.
@@ -44,7 +44,7 @@ def command(
             status = FAILED
         if status == FAILED or (status == BEHIND and not worst):
             worst = status
-    leave(worst)
+    return worst
 
 
 def _update(
@@ -55,7 +55,7 @@ def _update(
         change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, choices, rebase=rebase)
         return change.plan, change.source, (*found.notes, *change.notes)
 
-    plan, is_done = carry_out(box, how, make, keep_privileges=choices.keep_privileges)
+    plan, is_done = carry_out(box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False)
     if not (how.dry_run or how.quiet or how.as_json):
         if not how.verbose:
             write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.changes))
