@@ -4,82 +4,106 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, read_manifest
-from jailbuild.box.target import Change, Choices, Target, plan_change
+from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.box.update import find_again
 from jailbuild.closure.commands import NOT_FILES, Request, by_name, find_program, path_note, source_root
 from jailbuild.closure.gather import Options, gather
+from jailbuild.closure.trees import Tree, identity, lay_over, read_directory, read_file
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
 
+class Words(NamedTuple):
+    """What the user asks for, in his words."""
+
+    programs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+
+
 def plan_addition(
-    root: Root, words: tuple[str, ...], box: str, choices: Choices, *, bare: bool = False, rebase: bool = False
+    root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, rebase: bool = False
 ) -> Change:
-    """Plan to put the programs that `words` name into the directory `box` (JailError; nothing is written).
+    """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
     Where the source root has changed since the box was made, all its requests are planned anew.
     """
-    requests = _find_all(root, words, choices.options)
-    notes = [note for request in requests if request.name in words and (note := path_note(root, request))]
     there = _open_box(box)
     if there is not None and os.path.samestat(os.fstat(there.descriptor), os.fstat(root.descriptor)):
         raise JailError(f"cannot make a box at {box}: it is the source root itself", "name another directory")
+    wanted = _find_all(root, words, there, choices.options)
+    notes = [note for request in wanted.requests
+             if request.name in words.programs and (note := path_note(root, request))]
     before = read_manifest(there, box) if there is not None else None
     label = label_of(root)
     asked = {}
     if before is not None and not rebase:
         refuse_other_root(before, label, box, "add to")
-    for request in requests:
+    for request in wanted.requests:
         known = before.requests.get(request.name) if before is not None else None
         if known is not None:
             _refuse_other_source(request, known)
-        asked[request.name] = Asked(request.name, request.path, request.source, bare and (known is None or known.bare))
+        is_bare = bare and (known is None or known.bare)
+        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type)
+    wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label)
     change = None
     if before is None or before.label == label:
         others = target.names() - asked.keys()
-        change = plan_change(root, target, asked, requests, others, choices, others_decide=True)
+        change = plan_change(root, target, wanted, others, choices, others_decide=True)
     if change is None:
         assert before is not None
-        found = find_again(root, before, {request.name: request for request in requests}, choices.options.search_path)
-        anew = (*requests, *(request for request in found.requests if request.name not in asked))
-        change = plan_change(root, target, {**found.asked, **asked}, anew, found.carried, choices, spare=True)
+        found = find_again(root, before, wanted, choices.options.search_path)
+        change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
         assert change is not None
         notes += [f"the source root has changed since {box} was made: all its requests are planned anew", *found.notes]
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
-def _find_all(root: Root, words: tuple[str, ...], options: Options) -> tuple[Request, ...]:
+def _find_all(root: Root, words: Words, there: Root | None, options: Options) -> Wanted:
     """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
+    trees: dict[str, Tree] = {}
     failures: list[str] = []
     hint = ""
-    for word in words:
-        try:
+    own = frozenset({identity(os.fstat(there.descriptor))}) if there is not None else frozenset()
+
+    def find(word: str, type: str) -> Request:
+        if type == "program":
             request = by_name(root, find_program(root, word, options.search_path), options.search_path)
             if request.path.startswith(NOT_FILES):
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
-            known = requests.setdefault(request.name, request)
-            if known != request:
-                failures.append(f"cannot add {word}: {request.name} is asked for twice, from different files")
-        except JailError as error:
-            failures += [cause.replace("cannot find", "cannot add", 1) for cause in error.causes]
-            hint = hint or error.hint
+            return request
+        tree = read_file(root, word, own) if type == "file" else read_directory(root, word, own)
+        trees[tree.path] = tree
+        return Request(tree.path, tree.path, tree.source, type)
+
+    for type, some in zip(("program", "file", "directory"), words, strict=True):
+        for word in some:
+            try:
+                request = find(word, type)
+                known = requests.setdefault(request.name, request)
+                if known != request:
+                    failures.append(f"cannot add {word}: {request.name} is asked for twice, from different files")
+            except JailError as error:
+                failures += [cause.replace("cannot find", "cannot add", 1) for cause in error.causes]
+                hint = hint or error.hint
+    wanted = Wanted(tuple(requests.values()), {}, trees)
     if failures:
-        found = tuple(requests.values())
         try:
-            gather(source_root(root, found), found, options)
+            gather(source_root(lay_over(root, trees.values()), wanted.requests), wanted.requests, options, trees)
         except JailError as error:
             failures += error.causes
         raise JailError(failures, hint)
-    return tuple(requests.values())
+    return wanted
 
 
 def _refuse_other_source(request: Request, known: Asked) -> None:
-    if (known.path, known.source) != (request.path, request.source):
+    if (known.path, known.source, known.type) != (request.path, request.source, request.type):
         raise JailError(
             f"cannot add {request.name}: the box has it from {known.source or known.path}, "
             f"and now it would come from {request.source or request.path}",

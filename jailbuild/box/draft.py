@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from jailbuild.box.manifest import DIRECTORY, Asked, Entry, Label, Manifest, Reason
 from jailbuild.closure.gather import Closure
+from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.cache import CacheEntry, CacheError, read_cache, write_cache
 from jailbuild.loader.resolution import Edge
@@ -46,6 +47,8 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     drafting = _Drafting(closure, keep_privileges)
     for path, node in closure.nodes.items():
         drafting.add_file(path, node.edges)
+    for path, held in closure.data.items():
+        drafting.add_data(path, held.item, held.edges)
     made = dict(carried.made)
     if closure.cached:
         made[CACHE] = drafting.add_cache(closure.cached, made.get(CACHE))
@@ -151,6 +154,16 @@ class _Drafting:
             self.entries[walk.real] = self._file(walk.real)
         for directory in walk.through:
             self._want(directory, wanted_by, named, "path")
+
+    def add_data(self, path: str, item: Item, edges: Mapping[Edge, set[str]]) -> None:
+        """Add one name of the data that was asked for, as it is."""
+        if path not in self.entries:
+            if item.type == "link":
+                self.entries[path] = self._link(path, item.target or "")
+            else:
+                self.entries[path] = self._file(path) if item.type == "file" else self._directory(path)
+        for edge, names in edges.items():
+            self._want(path, names, edge.by, edge.how)
 
     def _link(self, path: str, target: str) -> Entry:
         status = self.root.lstat(path)

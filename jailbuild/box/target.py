@@ -11,6 +11,7 @@ from jailbuild.box.plan import Plan, Source, make_plan
 from jailbuild.box.prove import prove
 from jailbuild.closure.commands import Request, source_root
 from jailbuild.closure.gather import Closure, Options, gather
+from jailbuild.closure.trees import Tree, lay_over
 from jailbuild.root import Root
 
 
@@ -35,6 +36,14 @@ class Choices(NamedTuple):
     replace: tuple[str, ...] = ()  # paths of the user's that may go
 
 
+class Wanted(NamedTuple):
+    """What is to be resolved in the source root: requests, how they will be remembered, and the data among them."""
+
+    requests: tuple[Request, ...] = ()
+    asked: Mapping[str, Asked] = {}
+    trees: Mapping[str, Tree] = {}  # by the name of the request
+
+
 class Change(NamedTuple):
     """A plan to change a box, and what it was made from."""
 
@@ -54,18 +63,18 @@ class Change(NamedTuple):
 
 
 def plan_change(
-    root: Root, target: Target, asked: Mapping[str, Asked], requests: tuple[Request, ...], carried: Collection[str],
-    choices: Choices, *, spare: bool = False, others_decide: bool = False,
+    root: Root, target: Target, wanted: Wanted, carried: Collection[str], choices: Choices, *,
+    spare: bool = False, others_decide: bool = False,
 ) -> Change | None:
-    """Plan a box that has `requests`, resolved in the source root, and beside them those named in `carried`.
+    """Plan a box that has what is wanted, resolved in the source root, and beside it the requests named in `carried`.
 
     None, if `others_decide`, where the source root has another file now for something that the carried ones want:
     then they cannot stay as they are. JailError; nothing is written.
     """
-    source = source_root(root, requests)
-    closure = gather(source, requests, choices.options)
+    source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
+    closure = gather(source, wanted.requests, choices.options, wanted.trees)
     kept = carry(target.before, carried, target.label, target.there)
-    drafted = draft(closure, target.label, asked, kept, choices.keep_privileges)
+    drafted = draft(closure, target.label, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:
         for path, entry in drafted.entries.items():

@@ -6,12 +6,14 @@ where the caller says; what was put in by path stays as it is unless the caller 
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, Manifest
-from jailbuild.box.target import Change, Choices, Target, plan_change
+from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure.commands import Request, find_program
+from jailbuild.closure.trees import Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -19,58 +21,90 @@ from jailbuild.root import Root
 class Found(NamedTuple):
     """The requests of a manifest that can be resolved again, those that stay as they are, and why."""
 
-    requests: tuple[Request, ...]
-    asked: dict[str, Asked]
+    wanted: Wanted
     carried: frozenset[str]
     vanished: tuple[str, ...]  # names of programs that the source root no longer has
     notes: tuple[str, ...]
 
 
-def find_again(root: Root, before: Manifest, given: dict[str, Request], search_path: str) -> Found:
-    """Find the requests of a manifest in a source root; `given` are those that the caller names, by name."""
-    requests: list[Request] = []
-    asked: dict[str, Asked] = {}
+def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) -> Found:
+    """Find the requests of a manifest in a source root; those `given` are what the caller named himself."""
+    requests = {request.name: request for request in given.requests}
+    asked = dict(given.asked)
     carried: set[str] = set()
     vanished: list[str] = []
     notes: list[str] = []
     for name, known in before.requests.items():
-        request = given.get(name)
-        if request is None and known.by_name:
+        if name not in requests and known.by_name:
             try:
-                request = find_program(root, name, search_path)
+                requests[name] = find_program(root, name, search_path)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
-        elif request is None:
-            notes.append(f"{name} was put in by path, and stays as it is (--file {known.source or name}:{known.path} "
-                         "brings it up to date)")
-        if request is None:
-            carried.add(name)
+        elif name not in requests:
+            word = f"{known.source}:{known.path}" if known.source is not None else known.path
+            option = "--dir" if known.type == "directory" else "--file"
+            notes.append(f"{name} was put in by path, and stays as it is ({option} {word} brings it up to date)")
+        if name in requests:
+            request = requests[name]
+            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type))
         else:
-            requests.append(request)
-            asked[name] = Asked(name, request.path, request.source, known.bare, known.type)
-    return Found(tuple(requests), asked, frozenset(carried), tuple(vanished), tuple(notes))
+            carried.add(name)
+    return Found(Wanted(tuple(requests.values()), asked, given.trees), frozenset(carried), tuple(vanished),
+                 tuple(notes))
 
 
 def plan_update(
-    root: Root, box: str, there: Root, before: Manifest, words: tuple[str, ...], choices: Choices, *, rebase: bool
+    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
+    choices: Choices, *, rebase: bool,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
-    `words` name what was put in by path again, as SRC:DEST or PATH.
+    `files` and `directories` name what was put in by path again, as SRC:DEST or PATH.
     """
     label = label_of(root)
     if not rebase:
         refuse_other_root(before, label, box, "update")
-    given = {}
-    for word in words:
-        request = find_program(root, word, choices.options.search_path)
-        if request.name not in before.requests:
-            raise JailError(f"cannot update {request.name}: it was never added to {box}",
-                            f"jailbuild add {word} --into {box}")
-        given[request.name] = request
+    given = _named_again(root, box, there, before, files, directories)
     found = find_again(root, before, given, choices.options.search_path)
     target = Target(box, there, before, label)
-    change = plan_change(root, target, found.asked, found.requests, found.carried, choices, spare=True)
+    change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
     assert change is not None
     return change, found
+
+
+def _named_again(
+    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...]
+) -> Wanted:
+    """Return the requests that the caller names again; what the box has as a program is one again."""
+    own = frozenset({identity(os.fstat(there.descriptor))})
+    requests: dict[str, Request] = {}
+    trees: dict[str, Tree] = {}
+    for word in files:
+        as_program = _as_program(root, before, word)
+        if as_program is not None:
+            requests[as_program.name] = as_program
+            continue
+        tree = read_file(root, word, own)
+        trees[tree.path] = tree
+        requests[tree.path] = Request(tree.path, tree.path, tree.source, "file")
+    for word in directories:
+        tree = read_directory(root, word, own)
+        trees[tree.path] = tree
+        requests[tree.path] = Request(tree.path, tree.path, tree.source, "directory")
+    for name, request in requests.items():
+        known = before.requests.get(name)
+        if known is None or known.type != request.type:
+            raise JailError(f"cannot update {name}: it was never added to {box}", f"jailbuild list {box}")
+    asked = {name: Asked(name, one.path, one.source, before.requests[name].bare, one.type)
+             for name, one in requests.items()}
+    return Wanted(tuple(requests.values()), asked, trees)
+
+
+def _as_program(root: Root, before: Manifest, word: str) -> Request | None:
+    try:
+        request = find_program(root, word)
+    except JailError:
+        return None
+    known = before.requests.get(request.name)
+    return request if known is not None and known.type == "program" else None

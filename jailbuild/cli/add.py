@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jailbuild.box.add import plan_addition
+from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, say
@@ -18,9 +18,13 @@ _FEW = 8  # names in the summary
 
 
 @click.command()
-@programs
+@programs(required=False)
 @click.option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
               help="The box; made if need be.")
+@click.option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+              help="A file of data; what is a program or script is resolved as at its place.")
+@click.option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+              help="A directory of data, likewise.")
 @resolving
 @click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
 @click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
@@ -28,20 +32,26 @@ _FEW = 8  # names in the summary
 @click.option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
 def command(
-    programs: tuple[str, ...], box: str, library_path: str, search_path: str, sysroot: str, bare: bool,
+    programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
+    library_path: str, search_path: str, sysroot: str, bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
 
     A program is a name, looked up in the standard PATH, a path, or SRC:DEST: a file from anywhere, put at DEST.
+
+    Data: SRC is a path of the source root and stands there; with DST it is a path of the host, put at DST.
     """
+    words = Words(programs, files, directories)
+    if not any(words):
+        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file or --dir.")
     choices = Choices(Options(search_path, library_path), keep_privileges, replace)
     manner = Manner(**how)
     change: Change | None = None
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
-        change = plan_addition(Root(sysroot), programs, box, choices, bare=bare, rebase=rebase)
+        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, rebase=rebase)
         return change.plan, change.source, change.notes
 
     if as_shell:

@@ -21,7 +21,7 @@ from jailbuild.root import Root
 
 
 @click.command()
-@programs
+@programs(required=True)
 @resolving
 @click.option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
 @click.option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),

@@ -31,13 +31,12 @@ def _complete_program(
     return [CompletionItem(name) for name in sorted(set(command_names(Root("/")))) if name.startswith(incomplete)]
 
 
-def programs(command: _Command) -> _Command:
+def programs(*, required: bool) -> Callable[[_Command], _Command]:
     """Take PROGRAM…, completed from the host's standard PATH."""
-    argument = click.argument(
-        "programs", metavar="PROGRAM...", nargs=-1, required=True, type=click.UNPROCESSED,
-        shell_complete=_complete_program,
+    return click.argument(
+        "programs", metavar="PROGRAM..." if required else "[PROGRAM]...", nargs=-1, required=required,
+        type=click.UNPROCESSED, shell_complete=_complete_program,
     )
-    return argument(command)
 
 
 def resolving(command: _Command) -> _Command:

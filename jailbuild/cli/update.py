@@ -19,14 +19,17 @@ from jailbuild.root import Root
 
 @click.command()
 @click.argument("boxes", metavar="BOX...", nargs=-1, required=True, type=click.Path(readable=False))
-@click.option("--file", "files", metavar="SRC:DEST", multiple=True, type=click.UNPROCESSED,
-              help="Where what was put in by path comes from: nothing in a box is believed about that.")
+@click.option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+              help="Where a file that was put in by path comes from: nothing in a box is believed about that.")
+@click.option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+              help="Likewise a directory.")
 @resolving
 @click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @click.option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @manner
 def command(
-    boxes: tuple[str, ...], files: tuple[str, ...], library_path: str, search_path: str, sysroot: str,
+    boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
+    library_path: str, search_path: str, sysroot: str,
     keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
@@ -38,7 +41,7 @@ def command(
     worst = 0
     for box in boxes:
         try:
-            status = _update(box, files, sysroot, choices, manner, rebase)
+            status = _update(box, files, directories, sysroot, choices, manner, rebase)
         except JailError as error:
             complain(error.causes, error.hint)
             status = FAILED
@@ -48,11 +51,13 @@ def command(
 
 
 def _update(
-    box: str, files: tuple[str, ...], sysroot: str, choices: Choices, how: Manner, rebase: bool
+    box: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str, choices: Choices, how: Manner,
+    rebase: bool,
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
-        change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, choices, rebase=rebase)
+        change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, directories, choices,
+                                    rebase=rebase)
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False)

@@ -16,11 +16,12 @@ NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 
 class Request(NamedTuple):
-    """A program that was asked for."""
+    """What was asked for: a "program", or a "file" or "directory" of data."""
 
     name: str  # what it is called from now on: a command's name, else its path in the box
     path: str  # where it stands in the source root
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
+    type: str = "program"
 
 
 def is_executable_file(root: Root, path: str) -> bool:
@@ -148,7 +149,7 @@ def source_root(root: Root, requests: tuple[Request, ...]) -> Root:
     """Return the root in which the requests are resolved: files named SRC:DEST stand at DEST in it (JailError)."""
     laid: dict[str, Callable[[], int]] = {}
     for request in requests:
-        if request.source is not None:
+        if request.source is not None and request.type == "program":
             laid[canonical_place(root, request.path)] = _opener(request.source)
     return Overlay(root, laid) if laid else root
 

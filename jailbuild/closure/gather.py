@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jailbuild.closure.commands import STANDARD_PATH, Request, canonical_place
 from jailbuild.closure.explain import problems
 from jailbuild.closure.programs import Part, Program, Programs
+from jailbuild.closure.trees import Item, Tree
 from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
 from jailbuild.loader.cache import CacheEntry
@@ -29,6 +30,9 @@ _HINTS = {
 _HWCAPS = re.compile(r"/glibc-hwcaps/([^/]+)/[^/]*$")
 
 
+_FEW = 10  # notes of one kind
+
+
 class Node(NamedTuple):
     """One file of a closure, by the path it is opened by: who asks for it and how, for which requests."""
 
@@ -38,6 +42,13 @@ class Node(NamedTuple):
     def wanted_by(self) -> set[str]:
         """All requests that want it."""
         return set().union(*self.edges.values())
+
+
+class Held(NamedTuple):
+    """One name of the data that was asked for: who brings it, for which requests."""
+
+    item: Item
+    edges: dict[Edge, set[str]]
 
 
 class Closure(NamedTuple):
@@ -51,13 +62,12 @@ class Closure(NamedTuple):
     nodes: dict[str, Node]
     cached: dict[CacheEntry, set[str]]  # what an ld.so.cache has to say, and the requests that want it
     notes: tuple[str, ...]
+    data: dict[str, Held]  # by canonical path
+    sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
 
     def source_of(self, path: str) -> str:
         """Return where the file at a canonical path of the closure comes from: the host's path for SRC:DEST."""
-        for request in self.requests:
-            if request.source is not None and canonical_place(self.root, request.path) == path:
-                return request.source
-        return path
+        return self.sources.get(path, path)
 
 
 class Options(NamedTuple):
@@ -67,18 +77,31 @@ class Options(NamedTuple):
     library_path: str = ""
 
 
-def gather(root: Root, requests: tuple[Request, ...], options: Options) -> Closure:
-    """Resolve the requests in `root` (see commands.source_root).
+def gather(
+    root: Root, requests: tuple[Request, ...], options: Options, trees: Mapping[str, Tree] | None = None
+) -> Closure:
+    """Resolve the requests in `root` (see commands.source_root); `trees` has the data of those that are no programs.
 
-    Raises JailError, a line for each cause, when a request cannot be started with what the root has.
+    Raises JailError, a line for each cause, when a request cannot be started with what the root has. What is wrong
+    with a program in a directory of data is a note: it may be there for other reasons than to be started.
     """
     gathering = _Gathering(root, options)
-    failures = [line for request in requests for line in gathering.add(request)]
+    failures = []
+    for request in requests:
+        if request.type == "program":
+            failures += gathering.add(request)
+        else:
+            failures += gathering.add_tree(request, (trees or {})[request.name])
     if failures:
         raise JailError(failures, gathering.hint)
+    sources = {canonical_place(root, one.path): one.source for one in requests
+               if one.source is not None and one.type == "program"}
+    for tree in (trees or {}).values():
+        if tree.source is not None:
+            sources.update((item.path, item.source) for item in tree.items)
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        tuple(gathering.notes),
+        tuple(gathering.notes), gathering.data, sources,
     )
 
 
@@ -93,6 +116,7 @@ class _Gathering:
         self.nodes: dict[str, Node] = {}
         self.cached: dict[CacheEntry, set[str]] = {}
         self.notes: list[str] = []
+        self.data: dict[str, Held] = {}
         self.hint = ""  # for what failed last
         self._notice_preload()
 
@@ -132,6 +156,43 @@ class _Gathering:
         for programs in self._levels(program):
             self._include(request.name, programs.resolve(path))
         return []
+
+    def add_tree(self, request: Request, tree: Tree) -> list[str]:
+        """Add data, with what the programs and libraries in it need; return what keeps a file from starting."""
+        top = Edge("", request.type)
+        for item in tree.items:
+            is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
+            edge = top if item.path == tree.path else Edge(tree.path, "tree" if is_below else "path")
+            self.data.setdefault(item.path, Held(item, {})).edges.setdefault(edge, set()).add(request.name)
+        self.notes += tree.notes
+        failures: list[str] = []
+        wrong: list[str] = []
+        for item in tree.items:
+            is_executable = bool(item.status.st_mode & 0o111)
+            if item.program is None or (item.program == "script" and not is_executable):
+                continue
+            found = self._add_data_program(request.name, item)
+            if request.type == "file" and is_executable:
+                self.hint = "leave out its execute permission if it is only data" if found else self.hint
+                failures += [f"cannot add {request.name}: {text}" for text in found]
+            else:
+                wrong += found
+        self.notes += wrong if len(wrong) <= _FEW else [*wrong[:_FEW], f"and {len(wrong) - _FEW} more of that kind"]
+        return failures
+
+    def _add_data_program(self, name: str, item: Item) -> list[str]:
+        try:
+            program = self.programs.resolve(item.path)
+        except OSError as error:
+            return [f"{item.path}: {reason(error)}"]
+        if program.error is None:
+            self._include(name, program)
+            for programs in self._levels(program):
+                self._include(name, programs.resolve(item.path))
+        found = [problem.text for problem in problems(program)]
+        if not found:
+            self.asked[item.path] = program
+        return found
 
     def _node(self, path: str, edge: Edge | None, wanted_by: str) -> None:
         node = self.nodes.setdefault(path, Node({}))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jailbuild.box.add import plan_addition
+from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.target import Choices
 from jailbuild.closure.gather import Options
@@ -65,7 +65,7 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, QUICKLY)
     try:
-        addition = plan_addition(Root(str(root)), words, str(box), Choices(Options(library_path=library_path)))
+        addition = plan_addition(Root(str(root)), Words(words), str(box), Choices(Options(library_path=library_path)))
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
     finally:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jailbuild.box.add import plan_addition
+from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.target import Choices
 from jailbuild.check.run import check_root
 from jailbuild.errors import JailError
@@ -391,7 +391,7 @@ def test_whatever_the_manifest_says_the_answer_is_in_words(made: Path, opened: P
     except JailError as error:
         assert error.causes
     try:
-        addition = plan_addition(Root(str(made)), ("bash", "ls"), str(opened), Choices())
+        addition = plan_addition(Root(str(made)), Words(("bash", "ls")), str(opened), Choices())
         addition.plan.refuse_conflicts()
         assert json.dumps([action.as_json() for action in addition.plan.actions])
     except JailError as error:
