@@ -14,7 +14,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from jailbuild.box.manifest import Entry
@@ -31,7 +31,7 @@ _CAPABILITY = "security.capability"
 # Where an attribute cannot be set, or not so large: cp -a passes over it too. ENODATA: taken away since it was listed.
 _UNSUPPORTED = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ENOSPC, errno.ERANGE, errno.ENODATA)
 
-Step = Callable[[int], None]  # told how many bytes were done since the last call
+Step = Callable[[int], None]  # told how many bytes were done since the last call; 0 for what is read once more
 
 
 class SourceChangedError(JailError):
@@ -85,8 +85,13 @@ def _unread(entry: Entry, error: OSError) -> JailError:
     return JailError(f"cannot read {entry.source or entry.path}: {reason(error)}")
 
 
-def _copy_bytes(source: int, target: int, entry: Entry, step: Step) -> str:
+def _copy_bytes(source: int, target: int, entry: Entry, told: Step) -> str:
     name = entry.source or entry.path
+
+    def told_again(_count: int) -> None:
+        told(0)
+
+    step = told
     for attempt in range(_ATTEMPTS):
         before = _look(source, entry)
         if not stat.S_ISREG(before.st_mode):
@@ -96,6 +101,7 @@ def _copy_bytes(source: int, target: int, entry: Entry, step: Step) -> str:
             raise SourceChangedError(f"cannot copy {name}: {why}", "try again")
         if attempt:
             os.ftruncate(target, 0)
+            step = told_again
         began = time.time_ns()
         if _clone(source, target):
             # What the file system cloned is the source at one instant: its own digest counts.
@@ -111,7 +117,7 @@ def _copy_bytes(source: int, target: int, entry: Entry, step: Step) -> str:
                 raise JailError(
                     f"cannot copy {name}: it holds more than its size says", "the kernel makes it: copy it to a file"
                 )
-        elif _held_still(source, before, began, digest, entry, step):
+        elif _held_still(source, before, began, digest, entry, told_again):
             return _as_listed(digest, entry)
     raise SourceChangedError(f"cannot copy {name}: it changed while it was copied", "try again")
 
@@ -267,7 +273,7 @@ class _StoppedError(BaseException):
 
 def copy_all(
     jobs: Iterable[Job], workers: int, keep_privileges: bool, progress: Step | None = None
-) -> Iterator[tuple[Job, str]]:
+) -> Generator[tuple[Job, str], None, None]:
     """Do the jobs, `workers` at a time, and yield each with its sha256, in their order.
 
     At the first failure, an interrupt, or when the caller stops iterating, all stop within a block, and no thread is
