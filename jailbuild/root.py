@@ -216,13 +216,15 @@ class Overlay(Root):
         files: Mapping[str, Callable[[], int]],
         links: Mapping[str, str] | None = None,
         directories: tuple[str, ...] = (),
+        statuses: Mapping[str, os.stat_result] | None = None,
     ) -> None:
-        """Lay files, links and directories over `base`, or over nothing."""
+        """Lay files, links and directories over `base`, or over nothing; `statuses` is what lstat says of them."""
         self.descriptor = -1
         self.path = base.path if base is not None else "/"
         self.is_host = False
         self.base = base
         self.files = dict(files)
+        self.statuses = dict(statuses or {})
         self._walks = {}
         self._seen = dict.fromkeys(self.files, False)
         self._seen.update(links or {})
@@ -234,7 +236,7 @@ class Overlay(Root):
     def _look_on_disk(self, here: str) -> str | bool:
         if self.base is None:
             raise _error(errno.ENOENT, here)
-        return self.base._look_on_disk(here)
+        return self.base._look(here)  # which may have something laid over it too
 
     def _beneath(self, canonical: str, flags: int) -> int:
         opener = self.files.get(canonical)
@@ -243,3 +245,12 @@ class Overlay(Root):
         if self.base is None:
             raise _error(errno.ENOENT, canonical)
         return self.base._beneath(canonical, flags)
+
+    def lstat(self, canonical: str) -> os.stat_result:
+        """Return what lstat(2) says of a path whose parent is canonical."""
+        status = self.statuses.get(canonical)
+        if status is not None:
+            return status
+        if canonical in self.files or self.base is None:
+            return super().lstat(canonical)
+        return self.base.lstat(canonical)

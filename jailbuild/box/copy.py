@@ -23,7 +23,7 @@ from jailbuild.errors import JailError, reason
 _BLOCK = 256 << 10  # bytes: what was read is still in the processor's cache when it is hashed and written
 _ZEROS = bytes(_BLOCK)
 _ATTEMPTS = 4
-_TICK = 20_000_000  # ns; before Linux 6.13 the times of files went in steps of up to 10 ms
+_TICK = 20_000_000  # ns; where the times of files go in steps (everywhere before Linux 6.13), of 10 ms at most
 _GLANCE = 0.1  # seconds from one report of progress to the next
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _CAPABILITY = "security.capability"
