@@ -218,14 +218,16 @@ class Overlay(Root):
         links: Mapping[str, str] | None = None,
         directories: tuple[str, ...] = (),
         gone: frozenset[str] = frozenset(),
+        statuses: Mapping[str, os.stat_result] | None = None,
     ) -> None:
-        """Lay files, links and directories over `base`, or over nothing."""
-        self._gone = gone
+        """Lay files, links and directories over `base`, or over nothing; `statuses` is what lstat says of them."""
         self.descriptor = -1
         self.path = base.path if base is not None else "/"
         self.is_host = False
         self.base = base
         self.files = dict(files)
+        self.gone = gone
+        self.statuses = dict(statuses or {})
         self._walks = {}
         self._seen = dict.fromkeys(self.files, False)
         self._seen.update(links or {})
@@ -235,14 +237,23 @@ class Overlay(Root):
                 self._seen.setdefault(path, True)
 
     def _look_on_disk(self, here: str) -> str | bool:
-        if self.base is None or here in self._gone:
+        if self.base is None or here in self.gone:
             raise _error(errno.ENOENT, here)
-        return self.base._look_on_disk(here)
+        return self.base._look(here)  # which may have something laid over it too
 
     def _beneath(self, canonical: str, flags: int) -> int:
         opener = self.files.get(canonical)
         if opener is not None:
             return opener()
-        if self.base is None or canonical in self._gone:
+        if self.base is None or canonical in self.gone:
             raise _error(errno.ENOENT, canonical)
         return self.base._beneath(canonical, flags)
+
+    def lstat(self, canonical: str) -> os.stat_result:
+        """Return what lstat(2) says of a path whose parent is canonical."""
+        status = self.statuses.get(canonical)
+        if status is not None:
+            return status
+        if canonical in self.files or canonical in self.gone or self.base is None:
+            return super().lstat(canonical)
+        return self.base.lstat(canonical)

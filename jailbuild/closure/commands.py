@@ -87,9 +87,9 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
             raise JailError(*_not_found(root, word, search_path))
         return Request(word, path)
     source, _, destination = word.rpartition(":")
-    if source and destination.startswith("/") and not _exists(root, word):
+    if source and destination.startswith("/") and not exists(root, word):
         return _laid_over(root, source, destination)
-    path = _inside(root, word)
+    path = inside(root, word)
     return Request(path, path)
 
 
@@ -101,9 +101,10 @@ def by_name(root: Root, request: Request, search_path: str = STANDARD_PATH) -> R
     return request
 
 
-def _exists(root: Root, word: str) -> bool:
+def exists(root: Root, word: str) -> bool:
+    """Say whether there is a file of that whole name, so that a ":" in it parts nothing."""
     try:
-        root.stat(_inside(root, word))
+        root.stat(inside(root, word))
     except (OSError, JailError):
         return False
     return True
@@ -122,7 +123,7 @@ def _laid_over(root: Root, source: str, destination: str) -> Request:
     return Request(path, path, os.path.realpath(source))
 
 
-def _inside(root: Root, word: str) -> str:
+def inside(root: Root, word: str) -> str:
     """Return a path that the user typed as seen from inside the root: one name for a place, as far as text tells."""
     if word.startswith("/"):
         path = word

@@ -1,0 +1,342 @@
+"""What `--file SRC[:DST]` and `--dir SRC[:DST]` put into a box: every name below SRC, looked at and never followed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from jailbuild.closure.places import Place, laid_place, merged_place, own_place, split, why_not
+from jailbuild.elf.reader import MAGIC
+from jailbuild.errors import JailError, reason
+from jailbuild.root import Overlay, Root, open_beneath
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST = 400_000  # items, for which a manifest has some 200 MB
+_LONGEST = 4095  # bytes of a path, PATH_MAX
+_FEW = 10  # lines of one kind
+_SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
+_KERNELS = frozenset((
+    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "mqueue", "proc",
+    "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+))
+
+Identity = tuple[int, int]  # st_dev, st_ino
+
+
+class Item(NamedTuple):
+    """One name to be put into a box."""
+
+    source: str  # where it is on the host
+    path: str  # where it is to stand in the source root, canonical
+    type: str  # "file", "link" or "directory"
+    status: os.stat_result  # of itself: links not followed
+    target: str | None = None  # of a link
+    program: str | None = None  # of a file that is "elf" or "script"; whether it may be executed, its status says
+
+
+class Tree(NamedTuple):
+    """What one `--file` or `--dir` puts into a box."""
+
+    path: str  # where it stands in the source root, canonical
+    source: str | None  # the host's path of what is laid over; None for what the source root has itself
+    items: tuple[Item, ...]  # by path, each once; the links on the way to `path` too, its parents not
+    notes: tuple[str, ...]  # what is left out
+
+    @property
+    def families(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of items that are one file, each family with two paths or more."""
+        found: dict[Identity, list[str]] = {}
+        for item in self.items:
+            if item.type == "file" and item.status.st_nlink > 1:
+                found.setdefault(identity(item.status), []).append(item.path)
+        return tuple(tuple(paths) for paths in found.values() if len(paths) > 1)
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Return what tells a file or directory from all others."""
+    return status.st_dev, status.st_ino
+
+
+def read_file(root: Root, word: str, left_out: frozenset[Identity] = frozenset()) -> Tree:
+    """Return the file that `--file` names, for the source root `root`; at DST/ it keeps its name.
+
+    JailError if it is no regular file, cannot be read, is inside a directory of `left_out` (the box), or cannot stand
+    at DST.
+    """
+    source, destination = split(root, word)
+    place = own_place(root, source) if destination is None else laid_place(root, source, destination, False)
+    reading = _Reading(root, place, left_out)
+    above, _, name = place.source.rpartition("/")
+    try:
+        with _opened(root, place, above or "/", os.path.dirname(place.path)) as directory:
+            status = os.stat(name or ".", dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                raise JailError(f"cannot add {word}: it is a directory", f"--dir {word}")
+            if not stat.S_ISREG(status.st_mode):
+                raise JailError(f"cannot add {word}: it is not a regular file")
+            reading.add_file(directory, name, place.source, place.path)
+    except OSError as error:
+        raise JailError(f"cannot add {word}: {reason(error)}") from None
+    return reading.finished()
+
+
+def read_directory(root: Root, word: str, left_out: frozenset[Identity] = frozenset()) -> Tree:
+    """Return the directory that `--dir` names, and all below it, for the source root `root`; it becomes DST.
+
+    A directory that the source root has there too is as that has it, mode and owner included; where that has a link
+    (/lib in a merged /usr), it goes where the link leads. FIFOs, sockets, devices, what the kernel makes up (/proc)
+    and the directories of `left_out` (the box) are left out with a note. JailError, a line for each name, where
+    something cannot be read; if SRC is no directory or inside one of `left_out`, or cannot be DST.
+    """
+    source, destination = split(root, word)
+    place = own_place(root, source) if destination is None else laid_place(root, source, destination, True)
+    reading = _Reading(root, place, left_out)
+    try:
+        with _opened(root, place, place.source, place.path) as top:
+            reading.add_all(top)
+    except NotADirectoryError:
+        raise JailError(f"cannot add {word}: it is no directory", f"--file {word}") from None
+    except OSError as error:
+        raise JailError(f"cannot add {word}: {reason(error)}") from None
+    return reading.finished()
+
+
+def lay_over(root: Root, trees: Iterable[Tree]) -> Root:
+    """Return `root` with the trees at their places: there programs among them are resolved, and read for the box.
+
+    A file that is another one by then is a JailError when it is opened. JailError, a line for each path, where two
+    trees have different files or links for one path.
+    """
+    laid: dict[str, Item] = {}
+    causes = []
+    for tree in trees:
+        for item in tree.items if tree.source is not None else ():
+            known = laid.setdefault(item.path, item)
+            if not _is_same(known, item):
+                causes.append(f"cannot put {item.source} at {item.path}: {known.source} comes there too")
+    if causes:
+        raise JailError(_few(causes, "cannot add {} more names"), "make a box for each")
+    files: dict[str, Callable[[], int]] = {}
+    links: dict[str, str] = {}
+    statuses: dict[str, os.stat_result] = {}
+    for item in laid.values():
+        statuses[item.path] = item.status
+        if item.type == "file":
+            files[item.path] = opener(item)
+        elif item.target is not None:
+            links[item.path] = item.target
+    if not laid:
+        return root
+    directories = tuple(path for path in statuses if path not in files and path not in links)
+    return Overlay(root, files, links, directories, statuses=statuses)
+
+
+def _is_same(one: Item, other: Item) -> bool:
+    """Say whether two items for one path agree: directories do."""
+    if one.type == "file" == other.type:
+        return identity(one.status) == identity(other.status)
+    return (one.type, one.target) == (other.type, other.target)
+
+
+def opener(item: Item) -> Callable[[], int]:
+    """Return what opens a file of a tree (OSError; JailError if another file has come to its place)."""
+
+    def opened() -> int:
+        found = os.open(item.source, _READ)
+        if identity(os.fstat(found)) != identity(item.status):
+            os.close(found)
+            raise JailError(f"cannot read {item.source}: another file has come to its place", "try again")
+        return found
+
+    return opened
+
+
+@contextlib.contextmanager
+def _opened(root: Root, place: Place, source: str, path: str) -> Iterator[int]:
+    """Have a descriptor of a directory: the host's `source`, or `path` inside the root."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened = os.open(source, flags) if place.is_laid else open_beneath(root.descriptor, path.lstrip("/") or ".", flags)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+class _Reading:
+    def __init__(self, root: Root, place: Place, left_out: frozenset[Identity]) -> None:
+        self.root = root
+        self.place = place
+        self.left_out = left_out
+        self.kernels = _kernels()
+        self.items: dict[str, Item] = {}
+        self.causes: list[str] = []
+        self.notes: list[str] = []
+        self._refuse_inside()
+        for link, target in place.links:
+            self._add_link(link, target)
+
+    def _refuse_inside(self) -> None:
+        above = self.place.source
+        while self.left_out:
+            try:
+                if identity(os.stat(above)) in self.left_out:
+                    raise JailError(f"cannot add {self.place.source}: it is in the box itself", "name a file elsewhere")
+            except OSError:  # what can be read of it is to be seen
+                pass
+            if above == "/":
+                return
+            above = os.path.dirname(above)
+
+    def _add_link(self, path: str, target: str) -> None:
+        """Add a link that the source root has on the way."""
+        self.items.setdefault(path, Item(self.root.host_path(path), path, "link", self.root.lstat(path), target))
+
+    def add_file(self, directory: int, name: str, source: str, path: str) -> None:
+        """Add a regular file by its name in an open directory."""
+        try:
+            opened = os.open(name, _READ, dir_fd=directory)
+            try:
+                status = os.fstat(opened)
+                head = os.pread(opened, len(MAGIC), 0) if stat.S_ISREG(status.st_mode) else b""
+            finally:
+                os.close(opened)
+        except OSError as error:
+            self.causes.append(f"cannot read {source}: {reason(error)}")
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self.causes.append(f"cannot read {source}: it was a file just now")
+        elif why := self._unwanted(status):
+            self.causes.append(f"cannot add {source}: {why}")
+        elif self.place.is_laid and self.root.is_directory(path) and self.root.walk(path).real == path:
+            self.causes.append(f"cannot put {source} at {path}: that is a directory")
+        else:
+            program = "elf" if head == MAGIC else "script" if head.startswith(b"#!") else None
+            self._add(Item(source, path, "file", status, None, program))
+
+    def _add(self, item: Item) -> None:
+        known = self.items.get(item.path, item)
+        if max(len(os.fsencode(path)) for path in (item.path, item.source)) > _LONGEST:
+            self.causes.append(f"cannot put {item.source[:80]}… at {item.path[:80]}…: the path is too long")
+        elif known is item:
+            self.items[item.path] = item
+        elif (known.type, known.target) != (item.type, item.target) or item.type == "file":
+            self.causes.append(f"cannot put {item.source} at {item.path}: {known.source} comes there too")
+
+    def add_all(self, top: int) -> None:
+        """Add the open directory `top` and all below it."""
+        todo = [("", self.place.path)]
+        while todo:
+            below, path = todo.pop()
+            source = f"{self.place.source.rstrip('/')}/{below}" if below else self.place.source
+            if below and self.place.is_laid:
+                merged = self._merged(source, path)
+                if merged is None:
+                    continue
+                path = merged
+            if below and (why := why_not(path)):
+                self.notes.append(f"{source} is left out: {why}")
+                continue
+            try:
+                opened = open_beneath(top, below or ".", os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                self.causes.append(f"cannot read {source}: {reason(error)}")
+                continue
+            try:
+                status = os.fstat(opened)
+                if why := self._unwanted(status):
+                    if not below:
+                        raise JailError(f"cannot add {source}: {why}")
+                    self.notes.append(f"{source} is left out: {why}")
+                    continue
+                if path != "/":
+                    self._add(self._directory(source, path, status))
+                for name in self._add_names(opened, source, path):
+                    todo.append((f"{below}/{name}" if below else name, f"{path.rstrip('/')}/{name}"))
+            except OSError as error:
+                self.causes.append(f"cannot read {source}: {reason(error)}")
+            finally:
+                os.close(opened)
+            if len(self.items) > _MOST:
+                raise JailError(f"cannot add {self.place.source}: there are more than {_MOST} names in it")
+
+    def _directory(self, source: str, path: str, status: os.stat_result) -> Item:
+        """Return a directory, as the source root has it where it has it: programs in the box want it too."""
+        if self.place.is_laid and self.root.is_directory(path):
+            own = self.root.lstat(path)
+            modes = [(stat.S_IMODE(one.st_mode), one.st_uid, one.st_gid) for one in (status, own)]
+            if modes[0] != modes[1]:
+                lost, kept = (f"{mode:04o} {uid}:{gid}" for mode, uid, gid in modes)
+                self.notes.append(f"{path} is {kept}, as in the source root, and not {lost}, as {source}")
+            source, status = self.root.host_path(path), own
+        return Item(source, path, "directory", status)
+
+    def _merged(self, source: str, path: str) -> str | None:
+        """Return where a directory below SRC goes; what links lead there goes in too. None if it cannot."""
+        try:
+            merged = merged_place(self.root, path)
+        except JailError as error:
+            self.causes += error.causes
+            return None
+        if merged is None:
+            self.causes.append(f"cannot put {source} at {path}: that is no directory in the source root")
+        elif merged != path:
+            for link, target in self.root.walk(path).links:
+                self._add_link(link, target)
+        return merged
+
+    def _unwanted(self, status: os.stat_result) -> str | None:
+        if identity(status) in self.left_out:
+            return "it is the box itself"
+        if status.st_dev in self.kernels:
+            return "it is the kernel's"
+        return None
+
+    def _add_names(self, directory: int, source: str, path: str) -> Iterator[str]:
+        """Add what an open directory has, and yield the names of directories in it."""
+        with os.scandir(directory) as names:
+            found = sorted(names, key=lambda name: name.name)
+        for entry in found:
+            here, there = f"{source.rstrip('/')}/{entry.name}", f"{path.rstrip('/')}/{entry.name}"
+            try:
+                status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
+                kind = stat.S_IFMT(status.st_mode)
+                if kind == stat.S_IFDIR:
+                    yield entry.name
+                elif why := why_not(there) or _SPECIAL.get(kind):
+                    self.notes.append(f"{here} is left out: {why if why_not(there) else f'it is {why}'}")
+                elif kind == stat.S_IFLNK:
+                    self._add(Item(here, there, "link", status, os.readlink(entry.name, dir_fd=directory)))
+                else:
+                    self.add_file(directory, entry.name, here, there)
+            except FileNotFoundError:  # gone since the directory was read
+                continue
+            except OSError as error:
+                self.causes.append(f"cannot read {here}: {reason(error)}")
+
+    def finished(self) -> Tree:
+        """Return what was read (JailError: all that could not be)."""
+        if self.causes:
+            hint = "what should not go in is to be moved away first"
+            raise JailError(_few(self.causes, "cannot add {} more names"), hint)
+        items = tuple(item for _, item in sorted(self.items.items()))
+        source = self.place.source if self.place.is_laid else None
+        return Tree(self.place.path, source, items, tuple(_few(self.notes, "{} more notes of this kind")))
+
+
+def _kernels() -> frozenset[int]:
+    """Return the devices of file systems that the kernel makes up, wherever they are mounted: proc(5), mountinfo."""
+    found = set()
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as lines:
+        for line in os.fsdecode(lines.read()).split("\n"):
+            mount, _, kind = line.partition(" - ")
+            if kind.partition(" ")[0] in _KERNELS:
+                major, _, minor = mount.split(" ")[2].partition(":")
+                found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
+
+
+def _few(lines: list[str], more: str) -> list[str]:
+    return lines if len(lines) <= _FEW else [*lines[:_FEW], more.format(len(lines) - _FEW)]
