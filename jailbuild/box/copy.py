@@ -363,7 +363,7 @@ class _Pool:
                         self.news.notify_all()
                         return
                     self.begun += 1
-                digest = _do(job, self.keep_privileges, step)
+                digest = do_job(job, self.keep_privileges, step)
                 with self.news:
                     self.done[number] = job, digest
                     self.news.notify_all()
@@ -375,7 +375,8 @@ class _Pool:
                 self.news.notify_all()
 
 
-def _do(job: Job, keep_privileges: bool, step: Step) -> str:
+def do_job(job: Job, keep_privileges: bool, step: Step) -> str:
+    """Do one job and return the sha256 of what was written. Errors are those of copy_all."""
     if isinstance(job.source, bytes):
         target = job.target()
         try:

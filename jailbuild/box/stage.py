@@ -11,9 +11,9 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from jailbuild.box.copy import copy_file, finish
+from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, open_parent
 from jailbuild.box.manifest import Entry, Manifest
@@ -25,6 +25,7 @@ from jailbuild.root import Root, open_beneath
 
 GIVEN = "given.jsonl"  # in the staging: what of the user's may go, by --replace
 _MAX_GIVEN = 64 << 20  # bytes
+_WORTH_THREADS = 32 << 20  # bytes; less is copied before a second thread has begun
 
 
 def staged_name(path: str) -> str:
@@ -51,12 +52,12 @@ class Staging:
         """Make everything, the manifest to come last but for the directories; return that manifest."""
         self._look_at_parents()
         self.record.open_staging()
-        for action in sorted(self.plan.changes, key=_rank):
-            if action.kind != "remove" and action.entry.type != "directory":
-                try:
-                    self._make(action.entry)
-                except OSError as error:
-                    raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
+        written = [action.entry for action in sorted(self.plan.changes, key=_rank) if action.kind != "remove"]
+        self._make_files([entry for entry in written if entry.type == "file"])
+        for entry in written:
+            if entry.type == "link":
+                with _saying(entry):
+                    self._make_link(entry)
                 step("stage")
         self._note_given()
         after = manifest_after(self.plan, self.digests)
@@ -100,61 +101,79 @@ class Staging:
             finally:
                 os.close(opened)
 
-    def _make(self, entry: Entry) -> None:
-        name = staged_name(entry.path)
-        staging = self.record.staging
-        if entry.type == "link":
-            os.symlink(entry.target or "", name, dir_fd=staging)
-            if os.geteuid() == 0:
-                os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
-            if entry.mtime_ns is not None:
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=staging, follow_symlinks=False)
-        elif not self._link_to_family(entry, name):
-            target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=staging)
-            try:
-                self.digests[entry.path] = self._fill(entry, target)
-            finally:
-                os.close(target)
+    def _make_link(self, entry: Entry) -> None:
+        name, staging = staged_name(entry.path), self.record.staging
+        os.symlink(entry.target or "", name, dir_fd=staging)
+        if os.geteuid() == 0:
+            os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
+        if entry.mtime_ns is not None:
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=staging, follow_symlinks=False)
 
-    def _link_to_family(self, entry: Entry, name: str) -> bool:
-        """Make a file that is one with another a link to it; False if it is the first of them."""
-        if entry.hardlink is None:
-            return False
-        staging = self.record.staging
+    def _make_files(self, entries: Iterable[Entry]) -> None:
+        """Copy what is to be copied, and link to it what is one file with it."""
+        jobs: list[Job] = []
+        links: list[Entry] = []
+        firsts: dict[str, str] = {}
+        for entry in entries:
+            if entry.hardlink is not None:
+                if self._link_to_kept(entry):
+                    step("stage")
+                    continue
+                if entry.hardlink in firsts:
+                    links.append(entry)
+                    continue
+                firsts[entry.hardlink] = entry.path
+            jobs.append(Job(entry, self._source_of(entry), self._target_of(entry)))
+        for job, digest in self._copied(jobs):
+            self.digests[job.entry.path] = digest
+            step("stage")
+        for entry in links:
+            first = firsts[entry.hardlink or ""]
+            with _saying(entry):
+                os.link(staged_name(first), staged_name(entry.path), src_dir_fd=self.record.staging,
+                        dst_dir_fd=self.record.staging, follow_symlinks=False)
+            self.digests[entry.path] = self.digests[first]
+            step("stage")
+
+    def _copied(self, jobs: list[Job]) -> Iterator[tuple[Job, str]]:
+        if sum(job.entry.size or 0 for job in jobs) >= _WORTH_THREADS:
+            try:
+                yield from copy_all(jobs, len(os.sched_getaffinity(0)), self.keep_privileges, self.progress)
+            except OSError as error:
+                raise JailError(f"cannot write {self.record.name}: {reason(error)}") from None
+            return
+        for job in jobs:
+            with _saying(job.entry):
+                yield job, do_job(job, self.keep_privileges, self.progress)
+
+    def _source_of(self, entry: Entry) -> Callable[[], int] | bytes:
+        made = self.plan.draft.made.get(entry.path)
+        if made is not None:
+            return made
+        source = self.source
+        assert source is not None
+        return lambda: source.open(entry.path)
+
+    def _target_of(self, entry: Entry) -> Callable[[], int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return lambda: os.open(staged_name(entry.path), flags, 0o600, dir_fd=self.record.staging)
+
+    def _link_to_kept(self, entry: Entry) -> bool:
+        """Make a file that is one with another that stays in the box a link to it, if there is such a one."""
         for action in self.plan.actions:
             other = action.entry
-            if other.hardlink != entry.hardlink or other.path == entry.path or action.kind == "remove":
+            if action.kind != "keep" or other.hardlink != entry.hardlink or self.plan.before is None:
                 continue
-            if other.path in self.digests:
-                os.link(staged_name(other.path), name, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
-                self.digests[entry.path] = self.digests[other.path]
-                return True
-            listed = self.plan.before.entries.get(other.path) if self.plan.before is not None else None
-            if action.kind == "keep" and listed is not None and listed.sha256 is not None:
-                with open_parent(self.box, other.path) as (parent, other_name):
+            listed = self.plan.before.entries.get(other.path)
+            if listed is not None and listed.sha256 is not None:
+                with _saying(entry), open_parent(self.box, other.path) as (parent, other_name):
                     if fingerprint(parent, other_name) != f"file {listed.sha256}":
                         continue
-                    os.link(other_name, name, src_dir_fd=parent, dst_dir_fd=staging, follow_symlinks=False)
+                    os.link(other_name, staged_name(entry.path), src_dir_fd=parent, dst_dir_fd=self.record.staging,
+                            follow_symlinks=False)
                 self.digests[entry.path] = listed.sha256
                 return True
         return False
-
-    def _fill(self, entry: Entry, target: int) -> str:
-        made = self.plan.draft.made.get(entry.path)
-        if made is not None:
-            source = os.memfd_create("made", os.MFD_CLOEXEC)
-            os.write(source, made)
-        else:
-            assert self.source is not None
-            try:
-                source = self.source.open(entry.path)
-            except OSError as error:
-                raise JailError(f"cannot read {self.source.host_path(entry.path)}: {reason(error)}") from None
-        try:
-            return copy_file(source, target, entry, self.keep_privileges)
-        finally:
-            os.close(source)
-            self.progress(entry.size or 0)
 
     def _note_given(self) -> None:
         """Write down what the user gives up, as it is now: nothing else of his may go after the commit."""
@@ -170,13 +189,10 @@ class Staging:
                 file.writelines(lines)
 
     def _make_directory(self, entry: Entry) -> None:
-        try:
-            with open_parent(self.box, entry.path) as (parent, name):
-                os.mkdir(name, 0o700, dir_fd=parent)
-                self.made.append(entry.path)
-                finish_directory(self.box, entry, 0o700)
-        except OSError as error:
-            raise JailError(f"cannot write {entry.path} in the box: {reason(error)}") from None
+        with _saying(entry), open_parent(self.box, entry.path) as (parent, name):
+            os.mkdir(name, 0o700, dir_fd=parent)
+            self.made.append(entry.path)
+            finish_directory(self.box, entry, 0o700)
 
 
 def given_up(record: Record) -> dict[str, str]:
@@ -214,6 +230,15 @@ def remove_directories(box: Root, paths: Iterable[str]) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP,
                                    errno.EBUSY):
                 raise
+
+
+@contextlib.contextmanager
+def _saying(entry: Entry) -> Iterator[None]:
+    """Say of what the system refuses which path it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise JailError(f"cannot write {entry.path} in the box: {reason(error)}") from None
 
 
 def _rank(action: Action) -> tuple[bool, bool, str]:

@@ -39,6 +39,8 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     words = []
     for name in requested_by:
         asked = manifest.requests.get(name)
+        if asked is not None and asked.type != "program":
+            words.append("--dir" if asked.type == "directory" else "--file")
         words.append(name if asked is None or asked.source is None else f"{asked.source}:{asked.path}")
     return add_command(words, box) if words else None
 

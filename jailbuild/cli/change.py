@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from jailbuild.box.apply import Writing, apply_plan, recover
+from jailbuild.box.copy import SourceChangedError
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say
@@ -60,8 +61,8 @@ def carry_out(
 ) -> tuple[Plan, bool]:
     """Make a plan, show it and carry it out; return it, and whether all is as planned.
 
-    `make` returns the plan, where its files come from, and notes. It is called again if somebody else was faster. What
-    stays as it is is shown to persons only if `all_of_it`, or if they want to see more.
+    `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since.
+    What stays as it is is shown to persons only if `all_of_it`, or if they want to see more.
     """
     wait = None if how.no_wait else say
     writing = Writing(keep_privileges=keep_privileges, sync=not how.no_sync, wait=wait)
@@ -74,7 +75,7 @@ def carry_out(
         try:
             reports = apply_plan(plan, box, source, writing)
             break
-        except BoxChangedError:
+        except (BoxChangedError, SourceChangedError):
             if attempt == _ATTEMPTS - 1:
                 raise
     if not how.quiet:
