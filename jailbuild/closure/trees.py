@@ -194,8 +194,8 @@ class _Reading:
         """Add a link that the source root has on the way."""
         self.items.setdefault(path, Item(self.root.host_path(path), path, "link", self.root.lstat(path), target))
 
-    def add_file(self, directory: int, name: str, source: str, path: str) -> None:
-        """Add a regular file by its name in an open directory."""
+    def add_file(self, directory: int, name: str, source: str, path: str, is_beside: bool = False) -> None:
+        """Add a regular file by its name in an open directory, which goes beside what the source root has."""
         try:
             opened = os.open(name, _READ, dir_fd=directory)
             try:
@@ -210,7 +210,7 @@ class _Reading:
             self.causes.append(f"cannot read {source}: it was a file just now")
         elif why := self._unwanted(status):
             self.causes.append(f"cannot add {source}: {why}")
-        elif self.place.is_laid and self.root.is_directory(path) and self.root.walk(path).real == path:
+        elif is_beside and self.root.is_directory(path) and self.root.walk(path).real == path:
             self.causes.append(f"cannot put {source} at {path}: that is a directory")
         else:
             program = "elf" if head == MAGIC else "script" if head.startswith(b"#!") else None
@@ -218,24 +218,23 @@ class _Reading:
 
     def _add(self, item: Item) -> None:
         known = self.items.get(item.path, item)
-        if max(len(os.fsencode(path)) for path in (item.path, item.source)) > _LONGEST:
-            self.causes.append(f"cannot put {item.source[:80]}… at {item.path[:80]}…: the path is too long")
-        elif known is item:
+        if known is item:
             self.items[item.path] = item
         elif (known.type, known.target) != (item.type, item.target) or item.type == "file":
             self.causes.append(f"cannot put {item.source} at {item.path}: {known.source} comes there too")
 
     def add_all(self, top: int) -> None:
         """Add the open directory `top` and all below it."""
-        todo = [("", self.place.path)]
+        todo = [("", self.place.path, self.place.is_laid)]
         while todo:
-            below, path = todo.pop()
+            below, path, is_beside = todo.pop()
             source = f"{self.place.source.rstrip('/')}/{below}" if below else self.place.source
-            if below and self.place.is_laid:
+            if below and is_beside:
                 merged = self._merged(source, path)
                 if merged is None:
                     continue
                 path = merged
+            is_beside = is_beside and self.root.is_directory(path)
             if below and (why := why_not(path)):
                 self.notes.append(f"{source} is left out: {why}")
                 continue
@@ -252,9 +251,10 @@ class _Reading:
                     self.notes.append(f"{source} is left out: {why}")
                     continue
                 if path != "/":
-                    self._add(self._directory(source, path, status))
-                for name in self._add_names(opened, source, path):
-                    todo.append((f"{below}/{name}" if below else name, f"{path.rstrip('/')}/{name}"))
+                    self._add(self._merged_item(source, path, status) if is_beside
+                              else Item(source, path, "directory", status))
+                for name in self._add_names(opened, source, path, is_beside):
+                    todo.append((f"{below}/{name}" if below else name, f"{path.rstrip('/')}/{name}", is_beside))
             except OSError as error:
                 self.causes.append(f"cannot read {source}: {reason(error)}")
             finally:
@@ -262,16 +262,13 @@ class _Reading:
             if len(self.items) > _MOST:
                 raise JailError(f"cannot add {self.place.source}: there are more than {_MOST} names in it")
 
-    def _directory(self, source: str, path: str, status: os.stat_result) -> Item:
-        """Return a directory, as the source root has it where it has it: programs in the box want it too."""
-        if self.place.is_laid and self.root.is_directory(path):
-            own = self.root.lstat(path)
-            modes = [(stat.S_IMODE(one.st_mode), one.st_uid, one.st_gid) for one in (status, own)]
-            if modes[0] != modes[1]:
-                lost, kept = (f"{mode:04o} {uid}:{gid}" for mode, uid, gid in modes)
-                self.notes.append(f"{path} is {kept}, as in the source root, and not {lost}, as {source}")
-            source, status = self.root.host_path(path), own
-        return Item(source, path, "directory", status)
+    def _merged_item(self, source: str, path: str, status: os.stat_result) -> Item:
+        """Return a directory as the source root has it: programs in the box want it too."""
+        own = self.root.lstat(path)
+        lost, kept = (f"{stat.S_IMODE(one.st_mode):04o} {one.st_uid}:{one.st_gid}" for one in (status, own))
+        if lost != kept:
+            self.notes.append(f"{path} is {kept}, as in the source root, and not {lost}, as {source}")
+        return Item(self.root.host_path(path), path, "directory", own)
 
     def _merged(self, source: str, path: str) -> str | None:
         """Return where a directory below SRC goes; what links lead there goes in too. None if it cannot."""
@@ -294,12 +291,15 @@ class _Reading:
             return "it is the kernel's"
         return None
 
-    def _add_names(self, directory: int, source: str, path: str) -> Iterator[str]:
+    def _add_names(self, directory: int, source: str, path: str, is_beside: bool) -> Iterator[str]:
         """Add what an open directory has, and yield the names of directories in it."""
         with os.scandir(directory) as names:
             found = sorted(names, key=lambda name: name.name)
         for entry in found:
             here, there = f"{source.rstrip('/')}/{entry.name}", f"{path.rstrip('/')}/{entry.name}"
+            if max(len(os.fsencode(here)), len(os.fsencode(there))) > _LONGEST:
+                self.causes.append(f"cannot put {here[:80]}… at {there[:80]}…: the path is too long")
+                continue
             try:
                 status = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
                 kind = stat.S_IFMT(status.st_mode)
@@ -310,7 +310,7 @@ class _Reading:
                 elif kind == stat.S_IFLNK:
                     self._add(Item(here, there, "link", status, os.readlink(entry.name, dir_fd=directory)))
                 else:
-                    self.add_file(directory, entry.name, here, there)
+                    self.add_file(directory, entry.name, here, there, is_beside)
             except FileNotFoundError:  # gone since the directory was read
                 continue
             except OSError as error:
