@@ -26,7 +26,7 @@ def content_findings(
         seen = tree.seen.get(path)
         if seen is not None:
             if path not in MOUNT_POINTS or seen.identity[0] == device:
-                yield from _differences(entry, seen, digests, mend(manifest, entry.wanted_by, box), box, owned)
+                yield from _differences(entry, seen, digests, manifest, box, owned)
         elif not tree.is_hidden(path) and (owned or entry.type != "device"):
             yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
                           hint=mend(manifest, entry.wanted_by, box))
@@ -41,7 +41,7 @@ def is_beneath_mount_point(path: str) -> bool:
 
 
 def _differences(
-    entry: Entry, seen: Seen, digests: Digests, again: str | None, box: str, owned: bool
+    entry: Entry, seen: Seen, digests: Digests, manifest: Manifest, box: str, owned: bool
 ) -> Iterator[Finding]:
     """Yield how what is at an entry's path differs from it."""
     path = entry.path
@@ -53,6 +53,7 @@ def _differences(
     if isinstance(changed, int):
         yield finding("unreadable", f"cannot be read: {os.strerror(changed)}", None)
     elif changed:
+        again = mend(manifest, entry.wanted_by, box)
         yield finding("changed-file", changed, f"remove it and put it in again: {again}" if again else None)
     if kind_of(seen.mode) != entry.type:
         return

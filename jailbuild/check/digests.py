@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import heapq
 import os
 import sys
 import threading
-from collections import deque
 from types import TracebackType
 
-_BLOCK = 1 << 20  # bytes
+from jailbuild import syscalls
+
+_BLOCK = 1 << 21  # bytes
 _AT_ONCE = 1 << 16  # bytes; what is smaller is hashed sooner than handed on
 _MOST_OPEN = 64  # files that wait
 _PATIENCE = 0.1  # seconds between looks at how far the others are
-_SWITCH = 0.0002  # seconds; Python's own 5 ms keep a thread waiting longer than it takes to hash a file
+_SWITCH = 0.00005  # seconds; Python's own 5 ms keep a thread waiting longer than it takes to hash a file
 
 Identity = tuple[int, int]  # device and inode
+
+
+def _current_processor() -> int | None:
+    try:
+        return syscalls.current_processor()
+    except OSError:
+        return None
 
 
 class Digests:
@@ -29,11 +39,12 @@ class Digests:
     def __init__(self) -> None:
         self.found: dict[Identity, str | int] = {}
         self.asked: set[Identity] = set()
-        self._waiting: deque[tuple[Identity, int, int]] = deque()
+        self._waiting: list[tuple[int, int, Identity]] = []  # a heap: -size, descriptor, identity
         self._changed = threading.Condition()
         self._busy = 0  # threads at work
         self._closed = False
-        self._helpers = len(os.sched_getaffinity(0)) - 1
+        self._processors = os.sched_getaffinity(0)
+        self._helpers = len(self._processors) - 1
         self._threads: list[threading.Thread] = []
         self._read = [0] * (self._helpers + 1)  # bytes, by thread; 0 is the one that calls
         self._blocks = [bytearray(), *(bytearray() for _ in range(self._helpers))]
@@ -64,11 +75,12 @@ class Digests:
             return
         if len(self._threads) < self._helpers and len(self._threads) <= len(self._waiting):
             number = len(self._threads) + 1
-            thread = threading.Thread(target=self._help, args=(number,), daemon=True)
+            others = self._processors - {_current_processor()}
+            thread = threading.Thread(target=self._help, args=(number, others), daemon=True)
             self._threads.append(thread)
             thread.start()
         with self._changed:
-            self._waiting.append((identity, opened, size))
+            heapq.heappush(self._waiting, (-size, opened, identity))
             self._changed.notify()
         if len(self._waiting) > _MOST_OPEN:
             self._take(0)
@@ -86,17 +98,21 @@ class Digests:
         with self._changed:
             if not self._waiting:
                 return False
-            identity, opened, size = self._waiting.popleft()
+            size, opened, identity = heapq.heappop(self._waiting)  # the largest first, so that none is last
             self._busy += 1
         try:
-            self._hash(identity, opened, size, number)
+            self._hash(identity, opened, -size, number)
         finally:
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()
         return True
 
-    def _help(self, number: int) -> None:
+    def _help(self, number: int, processors: set[int]) -> None:
+        # Left to itself a thread begins, and goes on after each wait, on the processor of the one that woke it, though
+        # another is idle: for some milliseconds, which is longer than a small box takes.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, processors)
         while self._take(number) or self._wait_for_more():
             pass
 
@@ -108,17 +124,18 @@ class Digests:
 
     def _hash(self, identity: Identity, opened: int, size: int, number: int) -> None:
         digest = hashlib.sha256()
+        if len(self._blocks[number]) < min(size + 1, _BLOCK):
+            self._blocks[number] = bytearray(min(size + 1, _BLOCK))
         block = self._blocks[number]
-        if not block:
-            block.extend(bytes(_BLOCK))
         view = memoryview(block)
         read = 0
         try:
-            while (some := os.readv(opened, [block])) and not self._closed:
+            while not self._closed:
+                some = os.readv(opened, [block])
                 digest.update(view[:some])
                 read += some
                 self._read[number] += some
-                if read > size:  # it grows: nobody says for how long
+                if not some or read == size < len(block) or read > size:  # more: it grows, nobody says for how long
                     break
             self.found[identity] = digest.hexdigest()
         except OSError as error:

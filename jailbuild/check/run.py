@@ -42,7 +42,8 @@ def check_root(root: Root, name: str, wishes: Wishes = NO_WISHES, progress: Prog
     A box that is changed meanwhile is looked at again; if that goes on, the report says so.
     """
     for pause in _PAUSES:
-        time.sleep(pause)
+        if pause:
+            time.sleep(pause)
         last = pause == _PAUSES[-1]
         here = root if pause == 0.0 else Root(root.path)  # a Root remembers what it saw
         before = state_of(here)
@@ -79,6 +80,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
                 progress(digests.read, total)
 
         tree = read_tree(root, listed, digests, tick)
+        root.learn(tree.places)
         rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
         findings += link_findings(root, tree, manifest, name)

@@ -54,6 +54,12 @@ class Tree(NamedTuple):
         return {path: seen.target for path, seen in self.seen.items() if seen.target is not None}
 
     @property
+    def places(self) -> dict[str, str | bool]:
+        """What a root wants to know: a link's text, or whether it is a directory."""
+        return {path: stat.S_ISDIR(seen.mode) if seen.target is None else seen.target
+                for path, seen in self.seen.items()}
+
+    @property
     def files(self) -> int:
         """How many regular files there are."""
         return sum(stat.S_ISREG(seen.mode) for seen in self.seen.values())
