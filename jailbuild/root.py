@@ -81,6 +81,10 @@ class Root:
         if descriptor >= 0:
             os.close(descriptor)
 
+    def learn(self, seen: Mapping[str, str | bool]) -> None:
+        """Take what was seen of the root already: a link's text, or whether it is a directory, by canonical path."""
+        self._seen.update(seen)
+
     def host_path(self, path: str) -> str:
         """Return a canonical path as the host names it."""
         return path if self.path == "/" else self.path + path

@@ -29,6 +29,14 @@ def _fail(path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+def current_processor() -> int:
+    """Return the number of the processor that the calling thread runs on: sched_getcpu(3)."""
+    number: int = _libc.sched_getcpu()
+    if number < 0:
+        raise _fail("")
+    return number
+
+
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open `path` below the descriptor `directory` and return a new descriptor with O_CLOEXEC.
 

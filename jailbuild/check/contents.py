@@ -7,61 +7,84 @@ import stat
 from collections.abc import Iterator
 
 from jailbuild.box.draft import MOUNT_POINTS
-from jailbuild.box.look import digest, kind_of, lstat_in, read_link_in
-from jailbuild.box.manifest import DIRECTORY, Entry, Manifest
-from jailbuild.check.findings import Finding, mend
-from jailbuild.check.tree import Tree
-from jailbuild.errors import reason
-from jailbuild.root import Root, open_beneath
+from jailbuild.box.look import kind_of
+from jailbuild.box.manifest import Entry, Manifest
+from jailbuild.check.digests import Digests
+from jailbuild.check.findings import Finding, command_on, mend
+from jailbuild.check.tree import Seen, Tree
 
 
-def content_findings(root: Root, tree: Tree, manifest: Manifest, box: str) -> Iterator[Finding]:
-    """Yield what is gone, what was changed, and what is there without being listed."""
-    # who made the record could set owners, or could not: then they are merely intended
-    owned = lstat_in(root, f"/{DIRECTORY}").st_uid == 0
+def content_findings(
+    tree: Tree, digests: Digests, manifest: Manifest, box: str, *, owned: bool, device: int
+) -> Iterator[Finding]:
+    """Yield what is gone, what was changed, and what is there without being listed.
+
+    `owned` says whether who made the box could set owners and make devices: else they are merely intended. What is on
+    another `device` than the box, at a mount point, is not the box's own.
+    """
     for path, entry in sorted(manifest.entries.items()):
-        hint = mend(manifest, entry.wanted_by, box)
-        try:
-            difference = _difference(root, entry, owned)
-        except FileNotFoundError:
-            yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by, hint=hint)
-            continue
-        except OSError as error:
-            yield Finding("unreadable", path, f"{path} cannot be read: {reason(error)}", path,
-                          requested_by=entry.wanted_by)
-            continue
-        if difference:
-            yield Finding("changed-file", path, f"{path} {difference}", path, requested_by=entry.wanted_by,
-                          hint=f"remove it and put it in again: {hint}" if hint else None)
-    for path in sorted({*tree.files, *tree.links, *tree.others} - set(manifest.entries)):
-        if not any(path.startswith(f"{point}/") for point in MOUNT_POINTS):
+        seen = tree.seen.get(path)
+        if seen is not None:
+            if path not in MOUNT_POINTS or seen.identity[0] == device:
+                yield from _differences(entry, seen, digests, manifest, box, owned)
+        elif not tree.is_hidden(path) and (owned or entry.type != "device"):
+            yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
+                          hint=mend(manifest, entry.wanted_by, box))
+    for path in sorted(tree.seen.keys() - manifest.entries.keys()):
+        if not stat.S_ISDIR(tree.seen[path].mode) and not is_beneath_mount_point(path):
             yield Finding("unlisted-file", path, f"{path} is not jailbuild's", path)
 
 
-def _difference(root: Root, entry: Entry, owned: bool) -> str:
-    """Return how what is at an entry's path differs from it; "" if it does not. OSError if it cannot be told."""
-    status = lstat_in(root, entry.path)
-    kind = kind_of(status.st_mode)
+def is_beneath_mount_point(path: str) -> bool:
+    """Say whether a path lies where a root is written to while it is used: /tmp, /run and the like."""
+    return any(path.startswith(f"{point}/") for point in MOUNT_POINTS)
+
+
+def _differences(
+    entry: Entry, seen: Seen, digests: Digests, manifest: Manifest, box: str, owned: bool
+) -> Iterator[Finding]:
+    """Yield how what is at an entry's path differs from it."""
+    path = entry.path
+
+    def finding(code: str, message: str, hint: str | None) -> Finding:
+        return Finding(code, path, f"{path} {message}", path, requested_by=entry.wanted_by, hint=hint)
+
+    changed = _change(entry, seen, digests)
+    if isinstance(changed, int):
+        yield finding("unreadable", f"cannot be read: {os.strerror(changed)}", None)
+    elif changed:
+        again = mend(manifest, entry.wanted_by, box)
+        yield finding("changed-file", changed, f"remove it and put it in again: {again}" if again else None)
+    if kind_of(seen.mode) != entry.type:
+        return
+    if owned and (seen.uid, seen.gid) != (entry.uid, entry.gid):
+        yield finding("wrong-owner", f"belongs to {seen.uid}:{seen.gid} now, and belonged to {entry.uid}:{entry.gid}",
+                      command_on(path, box, "chown", "-h", f"{entry.uid}:{entry.gid}"))
+    mode = stat.S_IMODE(seen.mode)
+    if entry.mode is not None and mode != entry.mode:
+        yield finding("wrong-mode", f"has mode {mode:04o} now, and had {entry.mode:04o}",
+                      command_on(path, box, "chmod", f"{entry.mode:04o}"))
+
+
+def _change(entry: Entry, seen: Seen, digests: Digests) -> str | int:
+    """Return in what something has become another than its entry says, "" if it has not; errno if it is not known."""
+    kind = kind_of(seen.mode)
     if kind != entry.type:
         return f"is a {kind} now, and was a {entry.type}"
-    if entry.path in MOUNT_POINTS and status.st_dev != os.fstat(root.descriptor).st_dev:
-        return ""  # what is mounted there is not the box's own
-    if owned and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-        return f"belongs to {status.st_uid}:{status.st_gid} now, and belonged to {entry.uid}:{entry.gid}"
-    mode = stat.S_IMODE(status.st_mode)
-    if entry.mode is not None and mode != entry.mode:
-        return f"has mode {mode:04o} now, and had {entry.mode:04o}"
-    if entry.type == "link":
-        target = read_link_in(root, entry.path)
-        return "" if target == entry.target else f"leads to {target} now, and led to {entry.target}"
-    if entry.type != "file":
+    if kind == "link":
+        return "" if seen.target == entry.target else f"leads to {seen.target} now, and led to {entry.target}"
+    if kind == "device" and entry.device is not None:
+        now = ("c" if stat.S_ISCHR(seen.mode) else "b", os.major(seen.device), os.minor(seen.device))
+        return "" if now == entry.device else f"is device {_numbers(now)} now, and was {_numbers(entry.device)}"
+    if kind != "file":
         return ""
-    if status.st_size != entry.size:
-        return f"has {status.st_size} bytes now, and had {entry.size}"
-    opened = open_beneath(root.descriptor, entry.path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        if digest(opened) != entry.sha256:
-            return "has other bytes than it had"
-    finally:
-        os.close(opened)
-    return ""
+    if seen.size != entry.size:
+        return f"has {seen.size} bytes now, and had {entry.size}"
+    digest = digests.found.get(seen.identity, "")  # what could not be opened is reported already
+    if isinstance(digest, int):
+        return digest
+    return "" if digest in ("", entry.sha256) else "has other bytes than it had"
+
+
+def _numbers(device: tuple[str, int, int]) -> str:
+    return f"{device[0]} {device[1]}:{device[2]}"

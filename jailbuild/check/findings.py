@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,24 +14,90 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
 class Code(NamedTuple):
-    """How bad a kind of finding is, and what it means."""
+    """How bad a kind of finding is, what it means, and what to do about it where nothing better is known."""
 
     severity: str
     meaning: str
+    hint: str
 
 
 CODES = {
-    "missing-library": Code(ERROR, "a program needs a library that the loader would not find"),
-    "missing-interpreter": Code(ERROR, "the loader that a program names is not there"),
-    "missing-script-interpreter": Code(ERROR, "what a script's #! line leads to is not there"),
-    "wrong-machine": Code(ERROR, "a program and its loader, or the box, are for different machines"),
-    "dangling-link": Code(ERROR, "a symbolic link leads to nothing in the root"),
-    "missing-file": Code(ERROR, "the manifest lists it and it is gone"),
-    "changed-file": Code(ERROR, "it is not what the manifest says was put there"),
-    "unreadable": Code(ERROR, "it cannot be read, or kernel or loader would refuse it"),
-    "no-program": Code(WARNING, "the root has no program at all"),
-    "unreached-library": Code(NOTE, "a library that no program loads misses something when it is loaded alone"),
-    "unlisted-file": Code(NOTE, "it is in the box and jailbuild did not put it there"),
+    "missing-library": Code(
+        ERROR, "a program needs a library that the loader would not find",
+        "add the program again, or put the library where the loader looks"),
+    "missing-interpreter": Code(
+        ERROR, "the loader that a program names is not there", "add the program again"),
+    "missing-script-interpreter": Code(
+        ERROR, "what a script's #! line leads to is not there", "add the interpreter, or mend the script's first line"),
+    "wrong-machine": Code(
+        ERROR, "a program and its loader, or the box, are for different machines",
+        "take the program from a root of the box's own machine"),
+    "dangling-link": Code(
+        ERROR, "a symbolic link leads to nothing in the root", "put in what it leads to, or remove it"),
+    "missing-file": Code(
+        ERROR, "the manifest lists it and it is gone", "add again what it was for"),
+    "changed-file": Code(
+        ERROR, "it is not what the manifest says was put there", "remove it, and add again what it was for"),
+    "wrong-owner": Code(
+        ERROR, "it belongs to somebody else than the manifest says", "give it back its owner"),
+    "wrong-mode": Code(
+        ERROR, "its permissions are not those that the manifest says", "give it back its mode"),
+    "unreadable": Code(
+        ERROR, "it cannot be read, or kernel or loader would refuse it",
+        "check as somebody who may read it; put a damaged program in again"),
+    "unexpected-privileges": Code(
+        ERROR, "it is set-id or has capabilities, and the manifest does not have it so",
+        "find out who did that; chmod u-s,g-s and setcap -r take the privileges away"),
+    "manifest-differs": Code(
+        ERROR, "the box's own manifest is not the copy that --manifest trusts",
+        "keep a new copy if it was you who changed the box; if not, build a new box"),
+    "unfinished-change": Code(
+        ERROR, "a change of the box was interrupted, or is still under way",
+        "check again later; where nothing is running, the next jailbuild add finishes it"),
+    "sshd-refuses": Code(
+        ERROR, "sshd takes no ChrootDirectory that others may write to, or into whose path they may (--for sshd)",
+        "make the box and every directory above it root's own, writable for nobody else"),
+    "unrecorded-capability": Code(
+        WARNING, "a listed file has capabilities, which the manifest does not record",
+        "setcap -r takes them away; --ignore unrecorded-capability:PATH if they were kept on purpose"),
+    "device-node": Code(
+        WARNING, "a device node that the manifest does not list",
+        "remove it: whoever may open it is at the device itself"),
+    "outside-hard-link": Code(
+        WARNING, "the file has another name outside the root: a change inside changes it there too",
+        "put a copy in its place"),
+    "world-writable-directory": Code(
+        WARNING, "everybody may write to the directory, and it has no sticky bit",
+        "chmod o-w, or chmod +t as /tmp has it"),
+    "world-writable-file": Code(
+        WARNING, "everybody may write to the file", "chmod o-w"),
+    "secret-file": Code(
+        WARNING, "a secret, by its name or its look: password hashes, a private key, a history",
+        "remove it: what is in the box is for everybody in it"),
+    "reachable-from-host": Code(
+        WARNING, "other users of the host can reach what is dangerous to leave to them: set-id files, devices, "
+        "world-writable directories",
+        "keep the box below a directory that only its owner may enter (chmod 700)"),
+    "not-enterable": Code(
+        WARNING, "the root is closed to others: daemons that drop their privileges fail in it",
+        "chmod 755, and keep others out by the directory above it"),
+    "leftover-staging": Code(
+        WARNING, "files of a change that never came about were left in /.jailbuild",
+        "the next jailbuild add removes them"),
+    "unread-manifest": Code(
+        WARNING, "the manifest is for the box's owner alone: nothing was compared with it",
+        "check as the owner, or name a copy with --manifest"),
+    "no-program": Code(
+        WARNING, "the root has no program at all", "jailbuild add puts programs in"),
+    "privileged-file": Code(
+        NOTE, "it is set-id as the manifest has it; or set-id or with capabilities, and there is no manifest",
+        "chmod u-s,g-s and setcap -r take the privileges away"),
+    "unreached-library": Code(
+        NOTE, "a library that no program loads misses something when it is loaded alone",
+        "nothing, if a program opens it while it runs: plugins often miss things alone"),
+    "unlisted-file": Code(
+        NOTE, "it is in the box and jailbuild did not put it there",
+        "nothing, if it is yours: jailbuild neither changes nor removes it"),
 }
 
 
@@ -45,8 +112,18 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     return add_command(words, box) if words else None
 
 
+def on_host(path: str, box: str) -> str:
+    """Return a path of the box as the user would name it."""
+    return f"{box.rstrip('/')}{path}" if path != "/" else box
+
+
+def command_on(path: str, box: str, *words: str) -> str:
+    """Return a command with a path of the box behind its words, ready for a shell."""
+    return shlex.join([*words, on_host(path, box)])
+
+
 class Finding(NamedTuple):
-    """One thing that `check` has to say."""
+    """One thing that `check` has to say. Without a `hint` of its own it has that of its code."""
 
     code: str
     path: str
@@ -61,6 +138,11 @@ class Finding(NamedTuple):
         """How bad it is: "error", "warning" or "note"."""
         return CODES[self.code].severity
 
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return self.hint or CODES[self.code].hint
+
     def as_json(self) -> dict[str, Any]:
         """Return the object of `check --json`."""
         return {
@@ -73,8 +155,21 @@ class Finding(NamedTuple):
             "requested_by": list(self.requested_by),
             "origin": None,
             "message": shown(self.message),
-            "hint": None if self.hint is None else shown(self.hint),
+            "hint": shown(self.advice),
         }
+
+
+class Ignored(NamedTuple):
+    """Findings that are not to be reported: of a code, at the paths that a pattern of fnmatch(3) fits."""
+
+    code: str
+    paths: str = "*"
+
+    def fits(self, finding: Finding) -> bool:
+        """Say whether a finding is meant."""
+        from fnmatch import fnmatchcase
+
+        return finding.code == self.code and fnmatchcase(finding.path, self.paths)
 
 
 class Report(NamedTuple):
@@ -87,6 +182,12 @@ class Report(NamedTuple):
     def count(self, severity: str) -> int:
         """Return how many findings are that bad."""
         return sum(finding.severity == severity for finding in self.findings)
+
+    def without(self, ignored: Sequence[Ignored]) -> Report:
+        """Return the report without findings that are not wanted."""
+        return self._replace(
+            findings=tuple(one for one in self.findings if not any(some.fits(one) for some in ignored))
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary of `check --json`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.findings import Finding, mend
@@ -31,11 +31,16 @@ _MENDED_BY_ADD = ("missing-library", "missing-interpreter", "missing-script-inte
 class ProgramRules:
     """Holds programs and libraries to the rules. `box` is how the user calls the root."""
 
-    def __init__(self, root: Root, tree: Tree, manifest: Manifest | None, box: str) -> None:
+    def __init__(
+        self, root: Root, tree: Tree, manifest: Manifest | None, box: str,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
         self.tree = tree
         self.manifest = manifest
         self.box = box
+        self.progress = progress
         self.files = Files(root)
+        self.files.learn(tree.elves)
         self.programs = Programs(self.files, Loader(self.files))
         self.count = 0
 
@@ -43,8 +48,11 @@ class ProgramRules:
         """Yield what is wrong with the programs; `count` is then how many there are."""
         reached: set[tuple[int, int]] = set()
         found: list[str] = []
-        for path in sorted(self.tree.elves | self.tree.scripts):
-            if not self.tree.files[path] & 0o111 or not self._is_program(path):
+        candidates = sorted(self.tree.elves.keys() | self.tree.scripts)
+        for number, path in enumerate(candidates):
+            if self.progress is not None:
+                self.progress(number, len(candidates))
+            if not self.tree.seen[path].mode & 0o111 or not self._is_program(path):
                 continue
             try:
                 program = self.programs.resolve(path)
@@ -106,7 +114,7 @@ class ProgramRules:
         return add_command([problem.subject if script else path], self.box)
 
     def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
-        for path in sorted(self.tree.elves - programs):
+        for path in sorted(self.tree.elves.keys() - programs):
             file = self.files.get(path)
             if isinstance(file, int) or not file.elf.dynamic or file.elf.is_program:
                 continue

@@ -2,21 +2,101 @@
 
 from __future__ import annotations
 
-from jailbuild.box.manifest import read_manifest
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jailbuild.box.look import lstat_in
+from jailbuild.box.manifest import DIRECTORY, Manifest
 from jailbuild.check.contents import content_findings
-from jailbuild.check.findings import Finding, Report, sort
+from jailbuild.check.digests import Digests
+from jailbuild.check.findings import Finding, Ignored, Report, sort
 from jailbuild.check.links import link_findings
+from jailbuild.check.place import place_findings, place_of
+from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
+from jailbuild.check.record import change_findings, is_being_written, read_record, state_of
 from jailbuild.check.tree import read_tree
 from jailbuild.root import Root
 
+_PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look at a box that somebody changes
 
-def check_root(root: Root, name: str) -> Report:
-    """Check a box, or any root, that the user calls `name` (JailError if its manifest cannot be believed)."""
-    manifest = read_manifest(root, name)
-    tree = read_tree(root)
-    rules = ProgramRules(root, tree, manifest, name)
-    findings: list[Finding] = [*tree.unreadable, *rules.findings(), *link_findings(root, tree, manifest, name)]
-    if manifest is not None:
-        findings += content_findings(root, tree, manifest, name)
-    return Report(sort(findings), rules.count, len(tree.files))
+Progress = Callable[[int, int], object]  # told how much is done, and of how much
+
+
+class Wishes(NamedTuple):
+    """What a check is to go by beside the rules."""
+
+    trusted: bytes | None = None  # a manifest to be believed instead of the box's own
+    uses: tuple[str, ...] = ()  # of place.USES
+    ignored: tuple[Ignored, ...] = ()
+
+
+NO_WISHES = Wishes()
+
+
+def check_root(root: Root, name: str, wishes: Wishes = NO_WISHES, progress: Progress | None = None) -> Report:
+    """Check a box, or any root, that the user calls `name` (JailError if its manifest cannot be believed).
+
+    A box that is changed meanwhile is looked at again; if that goes on, the report says so.
+    """
+    for pause in _PAUSES:
+        if pause:
+            time.sleep(pause)
+        last = pause == _PAUSES[-1]
+        here = root if pause == 0.0 else Root(root.path)  # a Root remembers what it saw
+        before = state_of(here)
+        busy = before.journal is not None and is_being_written(here)
+        if busy and not last:
+            continue
+        look = _look(here, name, wishes, progress)
+        settled = not busy and state_of(here) == before
+        if settled or last:
+            break
+    findings = [*look.findings, *change_findings(here, look.manifest, name, settled)]
+    return Report(sort(findings), look.programs, look.files).without(wishes.ignored)
+
+
+class _Look(NamedTuple):
+    manifest: Manifest | None
+    findings: list[Finding]
+    programs: int
+    files: int
+
+
+def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _Look:
+    """Hold all rules against a root, once."""
+    record = read_record(root, name, wishes.trusted)
+    manifest = record.manifest
+    listed = manifest.entries if manifest is not None else {}
+    total = sum(
+        entry.size or 0 for path, entry in listed.items() if entry.type == "file" and entry.hardlink in (None, path)
+    )
+    with Digests() as digests:
+
+        def tick() -> None:
+            if progress is not None and total:
+                progress(digests.read, total)
+
+        tree = read_tree(root, listed, digests, tick)
+        root.learn(tree.places)
+        rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
+        findings = [*record.findings, *tree.unreadable, *rules.findings()]
+        findings += link_findings(root, tree, manifest, name)
+        place = place_of(root)
+        findings += place_findings(root, name, wishes.uses)
+        findings += privilege_findings(tree, manifest, name, place)
+        while digests.step():
+            tick()
+        if manifest is not None:
+            findings += content_findings(tree, digests, manifest, name, owned=_is_owned(root), device=place.device)
+    return _Look(manifest, findings, rules.count, tree.files)
+
+
+def _is_owned(root: Root) -> bool:
+    """Say whether who made a box could set owners: then the record is root's."""
+    try:
+        return lstat_in(root, f"/{DIRECTORY}").st_uid == 0
+    except OSError:  # there is none any more
+        return os.fstat(root.descriptor).st_uid == 0

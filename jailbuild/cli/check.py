@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
-from jailbuild.check.run import check_root
+from jailbuild.check.findings import CODES, Ignored
+from jailbuild.check.place import USES
+from jailbuild.check.record import read_trusted
+from jailbuild.check.run import Wishes, check_root
 from jailbuild.cli.options import as_json, write
+from jailbuild.cli.progress import progress
 from jailbuild.errors import JailError
 from jailbuild.report import jsonlines
 from jailbuild.report.findings import text
@@ -14,14 +19,41 @@ from jailbuild.root import Root
 NOT_AS_IT_SHOULD_BE = 3
 
 
+def _ignored(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Ignored, ...]:
+    """Read CODE[:PATH]: a code of the one table, and a pattern of paths."""
+    found = []
+    for value in values:
+        code, colon, paths = value.partition(":")
+        if code not in CODES:
+            raise click.BadParameter(f"there is no code {code!r}; the codes are {', '.join(CODES)}")
+        if colon and not paths:
+            raise click.BadParameter(f"{value!r} has no path behind its colon")
+        found.append(Ignored(code, paths or "*"))
+    return tuple(found)
+
+
+def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(code) for code in CODES if code.startswith(incomplete)]
+
+
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(readable=False))
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option("--for", "uses", multiple=True, type=click.Choice(USES),
+              help="Hold DIR to the rules of this use too; may be given again.")
+@click.option("--ignore", "ignored", multiple=True, metavar="CODE[:PATH]", callback=_ignored,
+              shell_complete=_complete_code,
+              help="Leave out findings of this code, at all paths or those that fit (* and ?); may be given again.")
+@click.option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
+              help="Believe this copy of the manifest, not the box's own.")
 @as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every note.")
-def command(directory: str, strict: bool, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Check that DIR, a box or any root directory, is self-contained and unchanged.
+@click.option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
+def command(
+    directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
+    as_json: bool, quiet: bool, verbose: bool,
+) -> int:
+    """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
     Exit status 3 if it is not as it should be.
     """
@@ -30,7 +62,9 @@ def command(directory: str, strict: bool, as_json: bool, quiet: bool, verbose: b
     except JailError as error:
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
-    report = check_root(root, directory)
+    wishes = Wishes(None if manifest is None else read_trusted(manifest), uses, ignored)
+    with progress(f"checking {directory}", quiet) as tell:
+        report = check_root(root, directory, wishes, tell)
     if as_json:
         write("".join(jsonlines.line(finding.as_json()) for finding in report.findings))
         write(jsonlines.line(report.as_json()))

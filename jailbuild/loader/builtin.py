@@ -50,7 +50,7 @@ def read_built_in(
     if match := re.search(rb"release version (\d{1,3})\.(\d{1,3})", data):
         version = (int(match[1]), int(match[2]))
     directories = tuple(directory + "/" for directory in machine.directories)
-    for match in re.finditer(rb"\0((?:/[\x21-\x7e]*/\0){2,})", data):
+    for match in re.finditer(rb"\0(/[\x21-\x7e]*/\0(?:/[\x21-\x7e]*/\0)+)", data):
         listed = os.fsdecode(match[1]).rstrip("\0").split("\0")
         if all("lib" in directory for directory in listed):
             directories = tuple(listed)

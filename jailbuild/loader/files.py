@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
@@ -35,6 +36,11 @@ class Files:
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
         return Files(root, "/", self._known)
+
+    def learn(self, files: Mapping[str, File]) -> None:
+        """Take files that were read already, by absolute path; they are not opened again."""
+        self._by_path.update(files)
+        self._known.update({(file.device, file.inode): file for file in files.values()})
 
     def absolute(self, path: str) -> str:
         """Return `path` from the root on."""

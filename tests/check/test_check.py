@@ -8,44 +8,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jailbuild.check.run import check_root
 from jailbuild.root import Root
 from tests.box import tiny
-from tests.box.running import Done, add, objects, put, run, state
+from tests.box.running import add, objects, put, run, state
+from tests.check.asking import codes, findings
 
 LIB = f"/{tiny.LIBRARIES}"
-KEYS = ["kind", "code", "severity", "path", "subject", "searched", "requested_by", "origin", "message", "hint"]
-SUMMARY = ["kind", "programs", "files", "errors", "warnings", "notes"]
-ERRORS = {"missing-library", "missing-interpreter", "missing-script-interpreter", "wrong-machine", "dangling-link",
-          "missing-file", "changed-file", "unreadable"}
-SEVERITIES = dict.fromkeys(ERRORS, "error") | {
-    "no-program": "warning", "unreached-library": "note", "unlisted-file": "note",
-}
-
-
-def findings(done: Done) -> list[dict[str, Any]]:
-    """Return the findings of `check --json`, whose contract is held here."""
-    *found, summary = objects(done)
-    for finding in found:
-        assert [key for key in finding if not key.endswith("_b64")] == KEYS
-        assert SEVERITIES[finding["code"]] == finding["severity"]
-        assert finding["origin"] is None
-        assert finding["message"] and "\n" not in finding["message"]
-    assert list(summary) == SUMMARY
-    assert summary["kind"] == "summary"
-    counted = [sum(finding["severity"] == severity for finding in found) for severity in ("error", "warning", "note")]
-    assert [summary["errors"], summary["warnings"], summary["notes"]] == counted
-    assert (3 if counted[0] else 0) == done.returncode, done.stderr
-    return found
-
-
-def codes(root: Path) -> set[tuple[str, str]]:
-    """Return code and path of each finding."""
-    return {(finding["code"], finding["path"]) for finding in findings(run("check", root, "--json"))}
 
 
 def test_a_whole_box_is_good(box: Path) -> None:
@@ -211,8 +183,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a byte": (lambda box: _other_byte(box / tiny.LIBRARIES / "libtinfo.so.6.4"), "changed-file",
                f"{LIB}/libtinfo.so.6.4"),
     "a longer file": (lambda box: os.truncate(box / "usr/bin/bash", 1 << 20), "changed-file", "/usr/bin/bash"),
-    "a mode": (lambda box: (box / "usr/bin/bash").chmod(0o4755), "changed-file", "/usr/bin/bash"),
-    "the mode of /tmp": (lambda box: (box / "tmp").chmod(0o755), "changed-file", "/tmp"),
+    "a mode": (lambda box: (box / "usr/bin/bash").chmod(0o4755), "wrong-mode", "/usr/bin/bash"),
+    "the mode of /tmp": (lambda box: (box / "tmp").chmod(0o755), "wrong-mode", "/tmp"),
     "a link": (lambda box: _instead(box / "bin", lambda path: path.symlink_to("/usr/bin")), "changed-file", "/bin"),
     "a directory for a link": (lambda box: _instead(box / "lib", Path.mkdir), "changed-file", "/lib"),
     "a FIFO for a file": (lambda box: _instead(box / "usr/bin/ls", os.mkfifo), "changed-file",
