@@ -109,6 +109,22 @@ def is_unfinished(box: Root) -> bool:
         os.close(record)
 
 
+def is_being_written(box: Root) -> bool:
+    """Say whether somebody holds the lock of a box. Where nobody does it is taken for as long as one call lasts."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        lock = open_beneath(box.descriptor, f"{DIRECTORY}/{LOCK}", flags)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(lock)
+    return False
+
+
 def open_record(box: Root, name: str, wait: Callable[[str], None] | None) -> tuple[Record, bool]:
     """Lock the record of a box, made if need be; return it and whether it was made.
 

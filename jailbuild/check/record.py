@@ -1,27 +1,23 @@
 """The record of a box as `check` takes it: which manifest counts, and whether somebody is changing the box.
 
-A writer holds an exclusive flock(2) on the directory of the record; from its commit until its end there is a journal.
-What is looked at here holds nobody up.
+From a writer's commit until its end there is a journal. What is looked at here holds nobody up.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shlex
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jailbuild.box.manifest import DIRECTORY, NAME, Manifest, parse_manifest, read_manifest
+from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, STAGING, Manifest, parse_manifest, read_manifest
+from jailbuild.box.record import is_being_written
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.explain import add_command
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
-
-JOURNAL = "journal"
-STAGING = "staging"
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _BLOCK = 1 << 20
@@ -58,21 +54,6 @@ def _stamp(root: Root, name: str) -> _Stamp:
     finally:
         os.close(opened)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def is_being_written(root: Root) -> bool:
-    """Say whether somebody holds the lock of a box. Where nobody does it is taken for as long as one call lasts."""
-    try:
-        opened = open_beneath(root.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno == errno.EWOULDBLOCK
-    finally:
-        os.close(opened)
-    return False
 
 
 def read_trusted(path: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jailbuild.box.look import lstat_in
 from jailbuild.box.manifest import DIRECTORY, Manifest
+from jailbuild.box.record import is_being_written
 from jailbuild.check.contents import content_findings
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, Ignored, Report, sort
@@ -16,7 +17,7 @@ from jailbuild.check.links import link_findings
 from jailbuild.check.place import place_findings, place_of
 from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
-from jailbuild.check.record import change_findings, is_being_written, read_record, state_of
+from jailbuild.check.record import change_findings, read_record, state_of
 from jailbuild.check.tree import read_tree
 from jailbuild.root import Root
 

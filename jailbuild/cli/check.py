@@ -9,6 +9,7 @@ from jailbuild.check.findings import CODES, Ignored
 from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
+from jailbuild.cli.box import settle
 from jailbuild.cli.options import as_json, write
 from jailbuild.cli.progress import progress
 from jailbuild.errors import JailError
@@ -57,6 +58,7 @@ def command(
 
     Exit status 3 if it is not as it should be.
     """
+    settle(directory)
     try:
         root = Root(directory)
     except JailError as error:

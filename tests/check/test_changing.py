@@ -30,7 +30,7 @@ JOURNAL = "/.jailbuild/journal"
 @contextmanager
 def locked(box: Path) -> Iterator[None]:
     """Hold the lock of a box as a writer does."""
-    opened = os.open(box / ".jailbuild", os.O_RDONLY)
+    opened = os.open(box / ".jailbuild/lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -42,20 +42,28 @@ def test_a_change_that_was_interrupted_is_an_error_with_the_command_that_finishe
     """The journal is there and nobody holds the lock; nothing is waited for."""
     shutil.copy(box / ".jailbuild/manifest.jsonl", box / ".jailbuild/journal")
     before = state(box)
-    found = findings(run("check", box, "--json"))
-    assert [(one["code"], one["path"]) for one in found] == [("unfinished-change", JOURNAL)]
-    assert "interrupted" in found[0]["message"]
-    assert found[0]["hint"] == f"finish it: jailbuild add bash --into {box}"
+    (found,) = check_root(Root(str(box)), str(box)).findings
+    assert (found.code, found.path) == ("unfinished-change", JOURNAL)
+    assert "interrupted" in found.message
+    assert found.hint == f"finish it: jailbuild add bash --into {box}"
     assert before == state(box)
+    done = run("check", box, "--json")  # who may write finishes it, as every command does
+    assert "finished a change that was cut short" in done.stderr
+    assert findings(done) == []
+    assert not os.path.lexists(f"{box}{JOURNAL}")
 
 
 def test_files_that_a_killed_writer_left_are_a_warning(box: Path) -> None:
     """Staging without a journal: the change never came about. While somebody holds the lock it is his."""
     (box / ".jailbuild/staging").mkdir()
     (box / ".jailbuild/staging/1").write_text("half")
-    assert codes(box) == {("leftover-staging", "/.jailbuild/staging")}
+    (found,) = check_root(Root(str(box)), str(box)).findings
+    assert (found.code, found.path) == ("leftover-staging", "/.jailbuild/staging")
     with locked(box):
+        assert check_root(Root(str(box)), str(box)).findings == ()
         assert codes(box) == set()
+    assert "cleaned up" in run("check", box).stderr
+    assert sorted(os.listdir(box / ".jailbuild")) == ["lock", "manifest.jsonl"]
 
 
 def test_a_writer_before_his_commit_is_not_waited_for(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +134,7 @@ _WRITER = """
 import os, sys
 box, record = sys.argv[1], sys.argv[1] + "/.jailbuild"
 import fcntl
-lock = os.open(record, os.O_RDONLY)
+lock = os.open(record + "/lock", os.O_RDWR | os.O_CREAT, 0o600)
 old = open(record + "/manifest.jsonl", "rb").read()
 path = box + "/usr/bin/ls"
 program = open(path, "rb").read()
