@@ -57,6 +57,14 @@ CODES = {
     "sshd-refuses": Code(
         ERROR, "sshd takes no ChrootDirectory that others may write to, or into whose path they may (--for sshd)",
         "make the box and every directory above it root's own, writable for nobody else"),
+    "stale": Code(
+        ERROR, "the source root has something else for it now (--stale)", "jailbuild update brings the box up to it"),
+    "vanished-program": Code(
+        WARNING, "the source root no longer has a program that the box has (--stale)",
+        "remove it from the box, or install it again"),
+    "not-compared": Code(
+        NOTE, "put in by path, which is not believed: it cannot be compared with its source (--stale)",
+        "jailbuild update --file SRC:DST names its source again"),
     "unrecorded-capability": Code(
         WARNING, "a listed file has capabilities, which the manifest does not record",
         "setcap -r takes them away; --ignore unrecorded-capability:PATH if they were kept on purpose"),

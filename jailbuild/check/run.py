@@ -19,6 +19,7 @@ from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
 from jailbuild.check.record import change_findings, read_record, state_of
 from jailbuild.check.tree import read_tree
+from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look at a box that somebody changes
@@ -32,6 +33,7 @@ class Wishes(NamedTuple):
     trusted: bytes | None = None  # a manifest to be believed instead of the box's own
     uses: tuple[str, ...] = ()  # of place.USES
     ignored: tuple[Ignored, ...] = ()
+    source: Root | None = None  # the root that the box should not be behind
 
 
 NO_WISHES = Wishes()
@@ -90,9 +92,19 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         findings += privilege_findings(tree, manifest, name, place)
         while digests.step():
             tick()
+        if wishes.source is not None:
+            findings += _stale(root, manifest, name, wishes.source)
         if manifest is not None:
             findings += content_findings(tree, digests, manifest, name, owned=_is_owned(root), device=place.device)
     return _Look(manifest, findings, rules.count, tree.files)
+
+
+def _stale(root: Root, manifest: Manifest | None, name: str, source: Root) -> list[Finding]:
+    if manifest is None:
+        raise JailError(f"cannot check whether {name} is stale: it has no manifest", "only a box has a source root")
+    from jailbuild.check.fresh import stale_findings  # what plans is loaded by who asks for a plan
+
+    return list(stale_findings(root, manifest, name, source))
 
 
 def _is_owned(root: Root) -> bool:

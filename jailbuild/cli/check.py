@@ -47,12 +47,14 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
               help="Leave out findings of this code, at all paths or those that fit (* and ?); may be given again.")
 @click.option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
               help="Believe this copy of the manifest, not the box's own.")
+@click.option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
+@click.option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
 @as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
-    as_json: bool, quiet: bool, verbose: bool,
+    stale: bool, sysroot: str, as_json: bool, quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -64,7 +66,8 @@ def command(
     except JailError as error:
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
-    wishes = Wishes(None if manifest is None else read_trusted(manifest), uses, ignored)
+    trusted = None if manifest is None else read_trusted(manifest)
+    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None)
     with progress(f"checking {directory}", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:

@@ -13,13 +13,14 @@ SEVERITIES = {
     "error": {
         "missing-library", "missing-interpreter", "missing-script-interpreter", "wrong-machine", "dangling-link",
         "missing-file", "changed-file", "wrong-owner", "wrong-mode", "unreadable", "unexpected-privileges",
-        "manifest-differs", "unfinished-change", "sshd-refuses",
+        "manifest-differs", "unfinished-change", "sshd-refuses", "stale",
     },
     "warning": {
         "unrecorded-capability", "device-node", "outside-hard-link", "world-writable-directory", "world-writable-file",
         "secret-file", "reachable-from-host", "not-enterable", "leftover-staging", "unread-manifest", "no-program",
+        "vanished-program",
     },
-    "note": {"privileged-file", "unreached-library", "unlisted-file"},
+    "note": {"privileged-file", "unreached-library", "unlisted-file", "not-compared"},
 }
 
 
