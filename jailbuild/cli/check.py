@@ -63,7 +63,7 @@ def command(
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
     wishes = Wishes(None if manifest is None else read_trusted(manifest), uses, ignored)
-    with progress(f"checking {directory}", quiet) as tell:
+    with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:
         write("".join(jsonlines.line(finding.as_json()) for finding in report.findings))
