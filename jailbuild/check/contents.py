@@ -13,7 +13,6 @@ from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, command_on, mend
 from jailbuild.check.tree import Seen, Tree
 
-
 _BENEATH = tuple(f"{point}/" for point in MOUNT_POINTS)
 
 
