@@ -77,8 +77,10 @@ def test_a_thousand_directories_deep_is_looked_at(box: Path) -> None:
         os.close(here)
         here = below
     os.close(here)
+    before = os.listdir("/proc/self/fd")
     try:
         found = [(one.code, one.path.count("/")) for one in check_root(Root(str(box)), "box").findings]
+        assert before == os.listdir("/proc/self/fd")
     finally:
         subprocess.run(["rm", "-rf", box / "usr/directory"], check=True)
     assert found == [("unreadable", looking._MAX_DEPTH + 1), ("unlisted-file", 1002)]
