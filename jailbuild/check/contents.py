@@ -13,6 +13,8 @@ from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, command_on, mend
 from jailbuild.check.tree import Seen, Tree
 
+_BENEATH = tuple(f"{point}/" for point in MOUNT_POINTS)
+
 
 def content_findings(
     tree: Tree, digests: Digests, manifest: Manifest, box: str, *, owned: bool, device: int
@@ -37,7 +39,7 @@ def content_findings(
 
 def is_beneath_mount_point(path: str) -> bool:
     """Say whether a path lies where a root is written to while it is used: /tmp, /run and the like."""
-    return any(path.startswith(f"{point}/") for point in MOUNT_POINTS)
+    return path.startswith(_BENEATH)
 
 
 def _differences(

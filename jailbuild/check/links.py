@@ -24,7 +24,7 @@ def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -
         try:
             root.walk(path)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.ENAMETOOLONG):  # nobody knows; too deep for any call
+            if error.errno == errno.EACCES:  # nobody knows
                 continue
             if listed is None and _leads(path, target).startswith(_ABSENT_BY_DESIGN):
                 continue

@@ -18,9 +18,10 @@ from jailbuild.loader.files import File
 from jailbuild.root import Root, open_beneath
 
 _MOUNTED = frozenset({"dev", "proc", "run", "sys"})  # at the top: another file system there is not the root's own
-_MAX_DEPTH = 2000  # directories; each is opened from the root on
+_MAX_DEPTH = 2000  # directories
 _AT_ONCE = 15  # components of a path, each of up to 255 bytes; a call takes 4095 of them
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _CAPABILITY = "security.capability"
 
 
@@ -79,9 +80,12 @@ def read_tree(root: Root, listed: Mapping[str, Entry], digests: Digests, tick: C
     `tick` is called after each directory.
     """
     walk = _Walk(root, listed, digests)
-    while walk.todo:
-        walk.look_into(walk.todo.pop())
-        tick()
+    try:
+        while walk.todo:
+            walk.look_into(walk.todo.pop())
+            tick()
+    finally:
+        walk.close()
     return walk.tree
 
 
@@ -94,6 +98,7 @@ class _Walk:
         self.tree = Tree({}, {}, set(), set(), [])
         self.known: dict[tuple[int, int], File] = {}
         self.todo = [""]
+        self.above = ("", root.descriptor)  # the directory that deeper ones are opened from
 
     def look_into(self, directory: str) -> None:
         """Look at each name in a directory; its directories are put on the list."""
@@ -102,7 +107,7 @@ class _Walk:
             self._unreadable(directory, f"it is deeper than {_MAX_DEPTH} directories")
             return
         try:
-            opened = _open_directory(self.root.descriptor, directory)
+            opened = self._open(directory)
         except OSError as error:
             self._unopened(directory, error)
             return
@@ -115,6 +120,37 @@ class _Walk:
             self._unopened(directory, error)
         finally:
             os.close(opened)
+
+    def _open(self, directory: str) -> int:
+        """Open a directory, however long its path is: from one above it that is kept open if need be."""
+        parts = directory.split("/")[1:]
+        whole = (len(parts) - 1) // _AT_ONCE * _AT_ONCE if parts else 0
+        above = "".join(f"/{part}" for part in parts[:whole])
+        if above != self.above[0]:
+            self._go_to(above, parts[:whole])
+        return open_beneath(self.above[1], "/".join(parts[whole:]) or ".", _DIRECTORY)
+
+    def _go_to(self, above: str, parts: list[str]) -> None:
+        if not parts:
+            self.close()
+            return
+        here = os.dup(self.root.descriptor)
+        try:
+            for start in range(0, len(parts), _AT_ONCE):
+                below = open_beneath(here, "/".join(parts[start : start + _AT_ONCE]), _DIRECTORY)
+                os.close(here)
+                here = below
+        except OSError:
+            os.close(here)
+            raise
+        self.close()
+        self.above = (above, here)
+
+    def close(self) -> None:
+        """Keep no directory open."""
+        if self.above[0]:
+            os.close(self.above[1])
+        self.above = ("", self.root.descriptor)
 
     def _look_at(self, path: str, entry: os.DirEntry[str], directory: int) -> None:
         try:
@@ -200,23 +236,3 @@ def _is_capable(opened: int) -> bool:
         return _CAPABILITY in os.listxattr(opened)
     except OSError:  # a file system without attributes
         return False
-
-
-def _open_directory(base: int, path: str) -> int:
-    """Open a directory below `base`, however long its path is."""
-    flags = os.O_RDONLY | os.O_DIRECTORY
-    parts = path.split("/")[1:]
-    if len(parts) <= _AT_ONCE:
-        return open_beneath(base, "/".join(parts) or ".", flags)
-    here = -1
-    try:
-        for start in range(0, len(parts), _AT_ONCE):
-            below = open_beneath(base if here < 0 else here, "/".join(parts[start : start + _AT_ONCE]), flags)
-            if here >= 0:
-                os.close(here)
-            here = below
-    except OSError:
-        if here >= 0:
-            os.close(here)
-        raise
-    return here

@@ -68,7 +68,7 @@ def command(
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
     wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None)
-    with progress(f"checking {directory}", quiet) as tell:
+    with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:
         write("".join(jsonlines.line(finding.as_json()) for finding in report.findings))

@@ -19,7 +19,7 @@ _STEP = 0.1  # seconds between two drawings
 def progress(label: str, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """Give what is to be told how much is done, and of how much; None where nobody would see it.
 
-    The bar is drawn on stderr, if that is a terminal, and taken away at the end.
+    The bar is drawn on stderr, if that is a terminal, on a line of its own.
     """
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
@@ -53,7 +53,7 @@ class _Bar:
         self.bar.update(min(done, total) - self.bar.pos)
 
     def end(self) -> None:
-        """Leave the line empty."""
+        """End the line, with the cursor to be seen again."""
         if self.bar is not None:
             self.bar.__exit__(None, None, None)
             self.bar = None
