@@ -155,7 +155,7 @@ def _held_still(source: int, before: os.stat_result, began: int, digest: str, en
     after = _look(source, entry)
     if not _is_same(before, after):
         return False
-    is_fresh = 0 <= began - before.st_mtime_ns < _TICK
+    is_fresh = entry.source is not None and 0 <= began - before.st_mtime_ns < _TICK
     if before.st_ctime_ns == after.st_ctime_ns and not is_fresh:
         return True
     if is_fresh:

@@ -55,6 +55,7 @@ def _refuse(what: str, *paths: str) -> None:
 
 
 def own_place(root: Root, word: str) -> Place:
+    """Return the place of what the source root has itself: where its links lead (JailError)."""
     path = inside(root, word)
     try:
         walk = root.walk(path)
@@ -66,6 +67,10 @@ def own_place(root: Root, word: str) -> Place:
 
 
 def laid_place(root: Root, source: str, destination: str, is_directory: bool) -> Place:
+    """Return the place of something of the caller's that is to stand at `destination`, in canonical form (JailError).
+
+    A file takes the place of a link there; a directory goes where a link there leads.
+    """
     if ".." in destination.split("/"):
         raise JailError(f"cannot put {source} at {destination}: a destination has no '..'")
     try:
