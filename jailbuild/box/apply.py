@@ -16,7 +16,16 @@ from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.manifest import JOURNAL, STAGING, Manifest, read_manifest
 from jailbuild.box.plan import Plan
-from jailbuild.box.record import NEXT, BoxChangedError, BusyError, Record, is_unfinished, open_record
+from jailbuild.box.record import (
+    LOCK,
+    NEXT,
+    BoxChangedError,
+    BusyError,
+    Record,
+    is_blank,
+    is_unfinished,
+    open_record,
+)
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
 from jailbuild.errors import JailError, reason
@@ -63,12 +72,19 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
     """
     if plan.is_done:
         return []
-    with _stoppable() as hold:
+    with _stoppable() as signals:
+        signals.hold()
         made = make_box_directory(box)
         try:
+            step("box")
+            signals.release()
             with _as_one_line(box):
-                return _apply(plan, Root(box), box, source, writing, hold)
+                return _apply(plan, Root(box), box, source, writing, signals, made)
         except BaseException:
+            signals.hold()
+            with contextlib.suppress(OSError, JailError):
+                if is_blank(root := Root(box)):
+                    _settle(root, box, None, signals)
             if made:
                 with contextlib.suppress(OSError):  # somebody else has begun to use it
                     os.rmdir(box)
@@ -76,9 +92,9 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
 
 
 def _apply(
-    plan: Plan, root: Root, box: str, source: Root | None, writing: Writing, hold: Callable[[], None]
+    plan: Plan, root: Root, box: str, source: Root | None, writing: Writing, signals: _Signals, made: bool
 ) -> list[str]:
-    record, is_new = open_record(root, box, writing.wait)
+    record = open_record(root, box, writing.wait, made)
     try:
         if is_unfinished(root) or read_manifest(root, box) != plan.before:
             raise BoxChangedError(f"cannot write {box}: somebody else changed it meanwhile", "try again")
@@ -88,12 +104,12 @@ def _apply(
             after = staging.run()
             if writing.sync:
                 syscalls.syncfs(record.directory)
-            hold()  # from here on it is quicker to end than to take back
+            staging.make_directories()
+            signals.hold()  # from here on it is quicker to end than to take back
             record.commit()
         except BaseException:
+            signals.hold()
             staging.take_back()
-            if is_new:
-                record.remove()
             raise
         step("commit")
         return _replay(record, plan.before, after, writing.sync, fresh=True)
@@ -115,6 +131,7 @@ def _replay(record: Record, before: Manifest | None, after: Manifest, sync: bool
         record.finish()
         step("finished")
         record.clear_staging()
+        step("cleared")
         if sync:
             os.fsync(record.directory)
     except OSError as error:
@@ -131,18 +148,25 @@ def recover(box: str, wait: Callable[[str], None] | None) -> list[str]:
     Nothing is done to a box that is in order, or that a living writer is at, if `wait` is None; else that one is
     waited for. JailError where the journal cannot be believed or the box cannot be written.
     """
-    if not os.path.isdir(box) or not is_unfinished(root := Root(box)):
+    if not os.path.isdir(box):
         return []
-    with _stoppable() as hold, _as_one_line(box):
-        try:
-            record, _ = open_record(root, box, wait)
-        except BusyError:
-            return []
-        hold()
-        try:
-            return _recover(record, root, box)
-        finally:
-            record.close()
+    root = Root(box)
+    if not is_unfinished(root) and not is_blank(root):
+        return []
+    with _stoppable() as signals, _as_one_line(box):
+        return _settle(root, box, wait, signals)
+
+
+def _settle(root: Root, box: str, wait: Callable[[str], None] | None, signals: _Signals) -> list[str]:
+    try:
+        record = open_record(root, box, wait)
+    except (BusyError, BoxChangedError):
+        return []
+    signals.hold()
+    try:
+        return _recover(record, root, box)
+    finally:
+        record.close()
 
 
 def _recover(record: Record, root: Root, box: str) -> list[str]:
@@ -153,6 +177,10 @@ def _recover(record: Record, root: Root, box: str) -> list[str]:
         record.open_staging()
         reports = _replay(record, read_manifest(root, box), after, True, fresh=False)
         return [f"{box}: finished a change that was cut short", *reports]
+    cleaned = [f"{box}: cleaned up after a change that was cut short"]
+    if not set(names) - {LOCK}:
+        record.remove()
+        return cleaned
     if STAGING not in names:  # whoever was at it has ended
         return []
     try:
@@ -168,7 +196,7 @@ def _recover(record: Record, root: Root, box: str) -> list[str]:
     record.clear_staging()
     if before is None:
         record.remove()
-    return [f"{box}: cleaned up after a change that was cut short"]
+    return cleaned
 
 
 @contextlib.contextmanager
@@ -179,28 +207,38 @@ def _as_one_line(box: str) -> Iterator[None]:
         raise JailError(f"cannot write {error.filename or box}: {reason(error)}") from None
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
-    """Make the signals that end a program an exception, once: what takes things back is not to be stopped too.
+class _Signals:
+    """The signals that end a program: held up, or let through."""
 
-    Gives a function that holds them up from then on, until the end of the block.
-    """
+    def __init__(self) -> None:
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def hold(self) -> None:
+        """Hold them up until `release`, or the end."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    def release(self) -> None:
+        """Let through what was let through before."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[_Signals]:
+    """Make the signals that end a program an exception, once: what takes things back is not to be stopped too."""
+    signals = _Signals()
 
     def stop(number: int, _frame: object) -> None:
-        hold()
+        signals.hold()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    def hold() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
     before = {number: signal.getsignal(number) for number in _STOPPING}
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
             signal.signal(number, stop)
     try:
-        yield hold
+        yield signals
     finally:
         for number, handler in before.items():
             if handler is not None:  # None: it is not Python's
                 signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signals.release()

@@ -6,6 +6,7 @@ way `staging/`, where new files are made and replaced ones go, and `journal`, th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,6 +15,7 @@ import stat
 import sys
 from collections.abc import Callable
 
+from jailbuild.box.faults import step
 from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, STAGING, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
@@ -35,16 +37,18 @@ class BoxChangedError(JailError):
 class Record:
     """The record, open and locked until `close`. Its `directory` and its `staging` are descriptors."""
 
-    def __init__(self, box: Root, name: str, directory: int, lock: int) -> None:
+    def __init__(self, box: Root, name: str, directory: int, lock: int, made_box: bool) -> None:
         self.box = box
         self.name = name  # as the user calls the box
         self.directory = directory
         self.lock = lock
+        self.made_box = made_box  # whether the box was no directory before this change
         self.staging = -1
 
     def open_staging(self) -> None:
         """Open the staging, made if need be."""
-        self.staging = _own_directory(self.directory, STAGING)[0]
+        self.staging = _own_directory(self.directory, STAGING)
+        step("staging")
 
     def clear_staging(self) -> None:
         """Remove the staging with all that is in it."""
@@ -55,6 +59,7 @@ class Record:
                 return
         for name in os.listdir(self.staging):
             _remove(name, self.staging)
+            step("clear")
         os.rmdir(STAGING, dir_fd=self.directory)
         os.close(self.staging)
         self.staging = -1
@@ -74,12 +79,19 @@ class Record:
         os.rename(JOURNAL, NAME, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def remove(self) -> None:
-        """Remove a record that holds nothing: before the lock is let go, so that who waits for it looks again."""
-        for name in os.listdir(self.directory):
-            if name != LOCK:
-                return
+        """Remove a record that holds nothing, and the directory of the box if that was made for it and is empty.
+
+        Before the lock is let go, so that who waits for it looks again.
+        """
+        if set(os.listdir(self.directory)) - {LOCK}:
+            return
         os.unlink(LOCK, dir_fd=self.directory)
+        step("unlocked")
         os.rmdir(DIRECTORY, dir_fd=self.box.descriptor)
+        step("unrecorded")
+        if self.made_box:
+            with contextlib.suppress(OSError):  # somebody else has begun to use it
+                os.rmdir(self.name)
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -96,15 +108,25 @@ class Record:
 
 def is_unfinished(box: Root) -> bool:
     """Say whether there is a journal or a staging: of a writer at work, or of one that was killed."""
+    return not {JOURNAL, STAGING}.isdisjoint(_names(box) or ())
+
+
+def is_blank(box: Root) -> bool:
+    """Say whether there is a record that holds nothing: of the first writer at work, or killed before it wrote."""
+    names = _names(box)
+    return names is not None and not set(names) - {LOCK}
+
+
+def _names(box: Root) -> list[str] | None:
+    """Return what is in the record of a box; None if there is none, or it is not ours to see."""
     try:
         record = open_beneath(box.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return False
+        return None
     try:
-        names = os.listdir(record)
-        return JOURNAL in names or STAGING in names
+        return os.listdir(record)
     except OSError:
-        return False
+        return None
     finally:
         os.close(record)
 
@@ -125,15 +147,20 @@ def is_being_written(box: Root) -> bool:
     return False
 
 
-def open_record(box: Root, name: str, wait: Callable[[str], None] | None) -> tuple[Record, bool]:
-    """Lock the record of a box, made if need be; return it and whether it was made.
+def open_record(box: Root, name: str, wait: Callable[[str], None] | None, made_box: bool = False) -> Record:
+    """Lock the record of a box, made if need be, and return it.
 
     Who else is writing is waited for: `wait` is told once, in words, for whom; BusyError if it is None. JailError
-    where /.jailbuild is not what we make, OSError where it cannot be written.
+    where /.jailbuild is not what we make, OSError where it cannot be written. `made_box` says that the box was no
+    directory before; it is written down for who has to clean up.
     """
     told = False
     while True:
-        directory, is_new = _own_directory(box.descriptor, DIRECTORY)
+        try:
+            directory = _own_directory(box.descriptor, DIRECTORY)
+        except FileNotFoundError:
+            raise BoxChangedError(f"cannot write {name}: somebody removed it meanwhile", "try again") from None
+        step("record")
         lock = -1
         try:
             try:
@@ -141,6 +168,7 @@ def open_record(box: Root, name: str, wait: Callable[[str], None] | None) -> tup
             except FileNotFoundError:  # its writer has taken the whole record back
                 os.close(directory)
                 continue
+            step("lock")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -152,35 +180,38 @@ def open_record(box: Root, name: str, wait: Callable[[str], None] | None) -> tup
                     told = True
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_in_place(box, lock):
-                _sign(lock)
-                return Record(box, name, directory, lock), is_new
+                made_box = made_box or _words(lock).get("made_box") is True
+                _sign(lock, made_box)
+                return Record(box, name, directory, lock, made_box)
         except BaseException:
             if lock >= 0:
                 os.close(lock)
+            else:
+                with contextlib.suppress(OSError):  # it is not empty
+                    os.rmdir(DIRECTORY, dir_fd=box.descriptor)
             os.close(directory)
-            if is_new and lock < 0:
-                os.rmdir(DIRECTORY, dir_fd=box.descriptor)
             raise
         os.close(lock)
         os.close(directory)
 
 
-def _own_directory(parent: int, name: str) -> tuple[int, bool]:
-    """Return a descriptor of a directory of our own and whether it was made (JailError if something else is there)."""
-    is_new = True
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-    except FileExistsError:
-        is_new = False
-    try:
-        return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY), is_new
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            raise
+def _own_directory(parent: int, name: str) -> int:
+    """Return a descriptor of a directory of our own, made if need be (JailError if something else is there)."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        try:
+            return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # its writer has taken it back
+            continue
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV):
+                raise
+            why = reason(error)
         raise JailError(
-            f"cannot write the box: /{DIRECTORY} in it is not what jailbuild makes ({reason(error)})",
+            f"cannot write the box: /{DIRECTORY} in it is not what jailbuild makes ({why})",
             "somebody has put something else there: build a new box",
-        ) from None
+        )
 
 
 def _open_lock(directory: int) -> int:
@@ -191,9 +222,10 @@ def _open_lock(directory: int) -> int:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise _no_lock(reason(error)) from None
         raise
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
+    status = os.fstat(lock)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # we write into it: it must be nobody else's file
         os.close(lock)
-        raise _no_lock("it is no regular file")
+        raise _no_lock("it has other names" if stat.S_ISREG(status.st_mode) else "it is no regular file")
     return lock
 
 
@@ -211,9 +243,9 @@ def _is_in_place(box: Root, lock: int) -> bool:
     return os.path.samestat(there, os.fstat(lock))
 
 
-def _sign(lock: int) -> None:
+def _sign(lock: int, made_box: bool) -> None:
     """Say in the lock who has it."""
-    words = {"pid": os.getpid(), "command": " ".join(["jailbuild", *sys.argv[1:]])[:_MAX_WORDS]}
+    words = {"pid": os.getpid(), "command": " ".join(["jailbuild", *sys.argv[1:]])[:_MAX_WORDS], "made_box": made_box}
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(words).encode("ascii"), 0)
@@ -223,16 +255,27 @@ def _sign(lock: int) -> None:
 
 def _holder(lock: int) -> str:
     """Return in words who has the lock, as far as it says: it may be anybody's file."""
+    words = _words(lock)
     try:
-        words = json.loads(os.pread(lock, 4 * _MAX_WORDS + 100, 0))
-        return f"process {int(words['pid'])} ({str(words['command'])[:_MAX_WORDS]})"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return f"process {int(str(words['pid']))} ({str(words['command'])[:_MAX_WORDS]})"
+    except (ValueError, TypeError, KeyError, OverflowError):
         return "another process"
 
 
+def _words(lock: int) -> dict[str, object]:
+    """Return what a lock says; nothing if it is not what `_sign` writes."""
+    try:
+        words = json.loads(os.pread(lock, 6 * _MAX_WORDS + 200, 0))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
 def _remove(name: str, directory: int) -> None:
-    """Remove a leftover of the staging: a file, or a directory that a user's own file was in, with all in it."""
+    """Remove a leftover of the staging, whatever it is."""
     try:
         os.unlink(name, dir_fd=directory)
     except IsADirectoryError:
-        os.rmdir(name, dir_fd=directory)
+        import shutil
+
+        shutil.rmtree(name, dir_fd=directory)

@@ -22,6 +22,7 @@ from jailbuild.box.stage import finish_directory, given_up, staged_name
 from jailbuild.errors import reason
 
 _SAVED = "jailbuild-saved"
+_ASIDE = ".before"  # in the staging: the second name of what is about to be replaced
 _TRIES = 20  # at a place whose parents somebody keeps swapping
 
 # Loader and libc are one release or nothing works between: file names of glibc before and since 2.34.
@@ -43,6 +44,7 @@ class Replay:
         self.after = after
         self.fresh = fresh
         self.given = given_up(record)
+        self.owned = os.fstat(record.directory).st_uid == 0  # who was at it could set owners
         self.staged = set(os.listdir(record.staging))
         self.reports: list[str] = []
 
@@ -110,15 +112,21 @@ class Replay:
 
     def _place(self, entry: Entry) -> None:
         name_staged = staged_name(entry.path)
-        if name_staged not in self.staged:
-            return
         staging = self.record.staging
+        aside = name_staged + _ASIDE
+        if name_staged not in self.staged and aside in self.staged:  # cut short in the last step of an exchange
+            os.rename(aside, name_staged, src_dir_fd=staging, dst_dir_fd=staging)
+            self.staged.add(name_staged)
+        if name_staged not in self.staged:
+            if not self.fresh:
+                self._look_again(entry)
+            return
         with open_parent(self.box, entry.path) as (parent, name):
             if not self.fresh:
-                if _is(entry, parent, name):
+                if self._is(entry, parent, name):
                     self._dispose(entry.path, name_staged, entry)
                     return
-                if not _is(entry, staging, name_staged):  # what came out of a place that was changed again since
+                if not self._is(entry, staging, name_staged):  # came out of a place that was changed again since
                     self._dispose(entry.path, name_staged, entry)
                     self.reports.append(f"{entry.path} is not what was to be written")
                     return
@@ -145,16 +153,35 @@ class Replay:
         self.staged.discard(name_staged)
 
     def _save(self, path: str, name_staged: str) -> None:
-        with open_parent(self.box, path) as (parent, name):
-            number = 0
-            while True:
-                saved = f"{name}.{_SAVED}" + (f".{number}" if number else "")
-                try:
-                    _rename_new(self.record.staging, name_staged, parent, saved)
-                    break
-                except FileExistsError:
-                    number += 1
-        self.reports.append(f"{path} was changed while it was replaced: what was there is kept as {saved} beside it")
+        """Keep what is the user's beside its place, or where that is gone at the top of the box."""
+        try:
+            with open_parent(self.box, path) as (parent, name):
+                saved = path.rpartition("/")[0] + "/" + self._save_in(parent, name, name_staged)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            saved = "/" + self._save_in(self.box.descriptor, path.rpartition("/")[2], name_staged)
+        self.reports.append(f"{path} was changed while it was written: what was there is kept as {saved}")
+
+    def _save_in(self, parent: int, name: str, name_staged: str) -> str:
+        number = 0
+        while True:
+            saved = f"{name}.{_SAVED}" + (f".{number}" if number else "")
+            try:
+                _rename_new(self.record.staging, name_staged, parent, saved)
+                return saved
+            except FileExistsError:
+                number += 1
+
+    def _look_again(self, entry: Entry) -> None:
+        """Report what was put in its place before, and is not there any more."""
+        try:
+            with open_parent(self.box, entry.path) as (parent, name):
+                if self._is(entry, parent, name):
+                    return
+        except OSError:
+            pass
+        self.reports.append(f"{entry.path} is not what was to be written")
 
     def _remove(self, entry: Entry) -> None:
         name_staged = staged_name(entry.path)
@@ -180,6 +207,22 @@ class Replay:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP,
                                    errno.EXDEV, errno.EBUSY):
                 raise
+            if name_staged in self.staged:  # taken before, and its directory went away since
+                self._dispose(entry.path, name_staged, entry)
+
+    def _is(self, entry: Entry, directory: int, name: str) -> bool:
+        """Say whether what is under a name is the entry, owner only where it could be set."""
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if kind_of(status.st_mode) != entry.type or fingerprint(directory, name) != _fingerprint(entry):
+            return False
+        if entry.mode is not None and stat.S_IMODE(status.st_mode) != entry.mode:
+            return False
+        if entry.mtime_ns is not None and status.st_mtime_ns != entry.mtime_ns:
+            return False
+        return not self.owned or (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
 
 
 def _facts(entry: Entry | None) -> tuple[object, ...] | None:
@@ -193,21 +236,6 @@ def _fingerprint(entry: Entry | None) -> str | None:
     if entry is None:
         return None
     return {"file": f"file {entry.sha256}", "link": f"link {entry.target}"}.get(entry.type, entry.type)
-
-
-def _is(entry: Entry, directory: int, name: str) -> bool:
-    """Say whether what is under a name is the entry, owner only where it could be set."""
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    if kind_of(status.st_mode) != entry.type or fingerprint(directory, name) != _fingerprint(entry):
-        return False
-    if entry.mode is not None and stat.S_IMODE(status.st_mode) != entry.mode:
-        return False
-    if entry.mtime_ns is not None and status.st_mtime_ns != entry.mtime_ns:
-        return False
-    return os.geteuid() != 0 or (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
 
 
 def _depths(entries: Iterable[Entry]) -> dict[str, int]:
@@ -257,11 +285,13 @@ def _exchange(staging: int, staged: str, parent: int, name: str) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         # what was there keeps a second name, so that it can be looked at once the place is taken
-        aside = f"{staged}.before"
+        aside = staged + _ASIDE
         try:
             os.link(name, aside, src_dir_fd=parent, dst_dir_fd=staging, follow_symlinks=False)
         except FileExistsError:
             os.unlink(aside, dir_fd=staging)
             os.link(name, aside, src_dir_fd=parent, dst_dir_fd=staging, follow_symlinks=False)
+        step("aside")
         os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=parent)
+        step("over")
         os.rename(aside, staged, src_dir_fd=staging, dst_dir_fd=staging)

@@ -49,7 +49,7 @@ class Staging:
         self.made: list[str] = []  # directories
 
     def run(self) -> Manifest:
-        """Make everything, the manifest to come last but for the directories; return that manifest."""
+        """Make all that goes to the staging, the manifest to come last; return that manifest."""
         self._look_at_parents()
         self.record.open_staging()
         written = [action.entry for action in sorted(self.plan.changes, key=_rank) if action.kind != "remove"]
@@ -63,15 +63,19 @@ class Staging:
         after = manifest_after(self.plan, self.digests)
         self.record.write_next(after)
         step("next")
+        return after
+
+    def make_directories(self) -> None:
+        """Make the new directories in the box: once the manifest to come is on disk, which says what to remove."""
         for action in self.plan.changes:
             if action.kind == "add" and action.entry.type == "directory":
                 self._make_directory(action.entry)
                 step("directory")
-        return after
 
     def take_back(self) -> None:
         """Remove all that was made."""
-        remove_directories(self.box, self.made)
+        with contextlib.suppress(OSError):
+            remove_directories(self.box, self.made)
         with contextlib.suppress(OSError):
             self.record.clear_staging()
 
@@ -190,8 +194,13 @@ class Staging:
 
     def _make_directory(self, entry: Entry) -> None:
         with _saying(entry), open_parent(self.box, entry.path) as (parent, name):
-            os.mkdir(name, 0o700, dir_fd=parent)
-            self.made.append(entry.path)
+            self.made.append(entry.path)  # first: a signal may come between
+            try:
+                os.mkdir(name, 0o700, dir_fd=parent)
+            except FileExistsError:
+                self.made.pop()
+                raise
+            step("mkdir")
             finish_directory(self.box, entry, 0o700)
 
 
@@ -226,6 +235,7 @@ def remove_directories(box: Root, paths: Iterable[str]) -> None:
         try:
             with open_parent(box, path) as (parent, name):
                 os.rmdir(name, dir_fd=parent)
+            step("rmdir")
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP,
                                    errno.EBUSY):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,15 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("odd")
     library = tiny.library(place / "libodd.so.1", value=33)
     return tiny.program(place / "odd", library), library
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where a tmpfs can be mounted, else on disk: for what copies and kills a great deal."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = tmp_path / "memory"
+    place.mkdir()
+    is_mounted = libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=1g") == 0
+    yield place
+    if is_mounted:
+        libc.umount2(os.fsencode(place), 2)  # MNT_DETACH

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jailbuild import syscalls
+from jailbuild.box import apply, faults
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.target import Choices
+from jailbuild.cli import COMMANDS, main
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root
 
@@ -46,6 +52,55 @@ def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -
         [*command, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="surrogateescape", cwd=cwd,
         timeout=PATIENCE, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"},
     )
+
+
+def forked(
+    *arguments: str | Path, die_at: str | int = "", prepare: Callable[[], None] = lambda: None, call: str = ""
+) -> Done:
+    """Run jailbuild in a child of this process, which has all modules already; killed at a step if `die_at` names one.
+
+    `call` names a function of jailbuild.box.apply to be called instead, and `prepare` is called in the child before. What
+    the disk does is not waited for: a kill does not lose what was written.
+    """
+    for name in COMMANDS:
+        importlib.import_module(f"jailbuild.cli.{name}")
+    words = [tempfile.TemporaryFile() for _ in range(2)]
+    child = os.fork()
+    if not child:
+        try:
+            for number, file in enumerate(words, 1):
+                os.dup2(file.fileno(), number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number in (1, 2):
+                setattr(sys, ("stdout", "stderr")[number - 1],
+                        open(number, "w", encoding="utf-8", errors="surrogateescape", closefd=False))
+            faults._WANTED = str(die_at)
+            faults._reached.clear()
+            syscalls.syncfs = os.fsync = lambda _: None
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # whose default is to end the process
+            prepare()
+            sys.argv = ["jailbuild", *map(str, arguments)]
+            if call:
+                print(*getattr(apply, call)(*map(str, arguments), None), sep="\n")
+            else:
+                main()
+        except SystemExit as left:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(left.code if isinstance(left.code, int) else int(left.code is not None))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(70)
+        sys.stdout.flush()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = []
+    for file in words:
+        file.seek(0)
+        said.append(file.read().decode("utf-8", "surrogateescape"))
+        file.close()
+    assert "Traceback" not in said[1], said[1]
+    return Done(list(map(str, arguments)), status, said[0], said[1])
 
 
 def add(box: Path, *arguments: str | Path, sysroot: Path | None = None, status: int = 0, **options: Any) -> Done:
@@ -134,6 +189,25 @@ def dump(root: Path, *, contents: bool = False, times: bool = False, record: boo
 def state(root: Path) -> dict[str, str]:
     """Return all that can be seen of a tree: types, modes, bytes, times, the record too."""
     return dump(root, contents=True, times=True, record=True)
+
+
+def settled(box: Path) -> dict[str, str] | None:
+    """Return all that a change of a box decides: everything but the times of directories and of the record.
+
+    None if there is no box, or an empty directory. AssertionError where a change left something of its own.
+    """
+    if not box.exists() or not os.listdir(box):
+        return None
+    if (box / ".jailbuild").exists():
+        assert {"lock", "manifest.jsonl"} >= set(os.listdir(box / ".jailbuild"))
+    found = {}
+    for path, what in dump(box, contents=True, times=True, record=True).items():
+        if path != "/.jailbuild/lock":
+            timeless = what.startswith("directory") or path.startswith("/.jailbuild/")
+            status = os.lstat(f"{box}{path}")
+            what = f"{what.partition(' @')[0] if timeless else what} {status.st_uid}:{status.st_gid}"
+            found[path] = f"{what} {status.st_nlink}" if what.startswith("file") else what
+    return found
 
 
 def _entering(root: Path) -> Callable[[], None]:
