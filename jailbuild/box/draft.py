@@ -39,7 +39,7 @@ class Draft(NamedTuple):
     entries: Mapping[str, Entry]
     made: Mapping[str, bytes]  # contents of the files that are not copied
     carried: frozenset[str] = frozenset()  # paths
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, str] = {}  # what the user should know when a path is written
 
 
 def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: Draft, keep_privileges: bool) -> Draft:
@@ -58,7 +58,7 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     drafting.add_carried(carried)
     drafting.join_hard_links()
     return Draft(label, {**carried.requests, **asked}, drafting.finished(), made, frozenset(drafting.carried),
-                 tuple(drafting.notes))
+                 drafting.notes)
 
 
 def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
@@ -119,7 +119,7 @@ class _Drafting:
         self.entries: dict[str, Entry] = {}
         self.wanted: dict[str, set[str]] = {}
         self.reasons: dict[str, dict[tuple[str, str], set[str]]] = {}
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}
         self.carried: set[str] = set()
         self.identities: dict[tuple[int, int], list[str]] = {}
 
@@ -190,7 +190,7 @@ class _Drafting:
         mode = stat.S_IMODE(status.st_mode) & ~self.dropped
         if mode != stat.S_IMODE(status.st_mode) or has_capabilities:
             what = "its capabilities" if has_capabilities else "setuid or setgid"
-            self.notes.append(f"{path} goes in without {what} (--keep-privileges keeps them)")
+            self.notes[path] = f"{path} goes in without {what} (--keep-privileges keeps them)"
         return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
                      source=self.closure.source_of(path))
 

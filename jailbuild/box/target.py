@@ -54,7 +54,9 @@ class Change(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of it."""
-        return *self.closure.notes, *self.plan.draft.notes, *self.plan.notes
+        of_paths = self.plan.draft.notes
+        written = [of_paths[action.entry.path] for action in self.plan.changes if action.entry.path in of_paths]
+        return *self.closure.notes, *written, *self.plan.notes
 
     def host_path(self, path: str) -> str:
         """Return where on the host the file comes from that the plan puts at `path`."""

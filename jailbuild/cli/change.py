@@ -13,6 +13,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say
 from jailbuild.cli.options import as_json, write
+from jailbuild.cli.progress import progress
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
@@ -64,8 +65,6 @@ def carry_out(
     `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since.
     What stays as it is is shown to persons only if `all_of_it`, or if they want to see more.
     """
-    wait = None if how.no_wait else say
-    writing = Writing(keep_privileges=keep_privileges, sync=not how.no_sync, wait=wait)
     reports: list[str] = []
     for attempt in range(_ATTEMPTS):
         settle(box, how)
@@ -73,7 +72,12 @@ def carry_out(
         if how.dry_run or plan.conflicts:
             break
         try:
-            reports = apply_plan(plan, box, source, writing)
+            with progress("writing", how.quiet) as tell:
+                writing = Writing(
+                    keep_privileges=keep_privileges, sync=not how.no_sync, wait=None if how.no_wait else say,
+                    progress=_counting(plan, tell),
+                )
+                reports = apply_plan(plan, box, source, writing)
             break
         except (BoxChangedError, SourceChangedError):
             if attempt == _ATTEMPTS - 1:
@@ -86,6 +90,21 @@ def carry_out(
     for report in reports:
         say(f"warning: {report}")
     return plan, not reports
+
+
+def _counting(plan: Plan, tell: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Return what is told each time how many bytes were copied, and tells how many of how many were."""
+    if tell is None:
+        return lambda _: None
+    total = sum(action.entry.size or 0 for action in plan.changes if action.kind != "remove")
+    done = 0
+
+    def count(some: int) -> None:
+        nonlocal done
+        done += some
+        tell(done, total)
+
+    return count
 
 
 def show(plan: Plan, how: Manner, *, all_of_it: bool = True) -> None:
