@@ -88,7 +88,8 @@ class Record:
             os.close(self.staging)
             self.staging = -1
         try:
-            os.ftruncate(self.lock, 0)
+            if os.fstat(self.lock).st_nlink == 1:
+                os.ftruncate(self.lock, 0)
         except OSError:
             pass
         os.close(self.lock)
@@ -176,9 +177,10 @@ def _open_lock(directory: int) -> int:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise _no_lock(reason(error)) from None
         raise
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
+    status = os.fstat(lock)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # another name: it may be a file of the host
         os.close(lock)
-        raise _no_lock("it is no regular file")
+        raise _no_lock("it has another name too" if stat.S_ISREG(status.st_mode) else "it is no regular file")
     return lock
 
 
@@ -200,6 +202,8 @@ def _sign(lock: int) -> None:
     """Say in the lock who has it."""
     words = {"pid": os.getpid(), "command": " ".join(["jailbuild", *sys.argv[1:]])[:_MAX_WORDS]}
     try:
+        if os.fstat(lock).st_nlink != 1:
+            return
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(words).encode("ascii"), 0)
     except OSError:  # a full disk: who waits is told less
@@ -211,7 +215,7 @@ def _holder(lock: int) -> str:
     try:
         words = json.loads(os.pread(lock, 4 * _MAX_WORDS + 100, 0))
         return f"process {int(words['pid'])} ({str(words['command'])[:_MAX_WORDS]})"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return "another process"
 
 
