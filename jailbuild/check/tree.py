@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jailbuild.box.manifest import DIRECTORY
@@ -39,11 +40,8 @@ def read_tree(root: Root) -> Tree:
     def unreadable(error: OSError, path: str) -> None:
         failed.append(Finding("unreadable", path, f"{path} cannot be read: {reason(error)}", path))
 
-    def unreadable_directory(error: OSError) -> None:
-        unreadable(error, _path(os.fsdecode(error.filename or "/"), ""))
-
     device = os.fstat(root.descriptor).st_dev
-    for directory, names, leaves, opened in os.fwalk(".", dir_fd=root.descriptor, onerror=unreadable_directory):
+    for directory, names, leaves, opened in _walk(".", root.descriptor, ".", unreadable):
         if directory.count("/") >= _MAX_DEPTH:
             path = _path(directory, "")
             failed.append(Finding("unreadable", path, f"{path} is deeper than {_MAX_DEPTH} directories", path))
@@ -71,6 +69,30 @@ def read_tree(root: Root) -> Tree:
             except OSError as error:
                 unreadable(error, path)
     return Tree(files, links, tuple(others), frozenset(elves), frozenset(scripts), tuple(failed))
+
+
+def _walk(
+    directory: str, above: int, name: str, unreadable: Callable[[OSError, str], None]
+) -> Iterator[tuple[str, list[str], list[str], int]]:
+    """Yield as os.fwalk does, which would wait at a FIFO that has taken the place of a directory."""
+    names: list[str] = []
+    leaves: list[str] = []
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    except OSError as error:
+        unreadable(error, _path(directory, ""))
+        return
+    try:
+        with os.scandir(opened) as found:
+            for one in found:
+                (names if one.is_dir(follow_symlinks=False) else leaves).append(one.name)
+        yield directory, names, leaves, opened
+        for below in names:
+            yield from _walk(f"{directory}/{below}", opened, below, unreadable)
+    except OSError as error:
+        unreadable(error, _path(directory, ""))
+    finally:
+        os.close(opened)
 
 
 def _path(directory: str, name: str) -> str:
