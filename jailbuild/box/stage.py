@@ -11,8 +11,10 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 
+from jailbuild import syscalls
 from jailbuild.box.copy import copy_file, finish
 from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, open_parent
@@ -105,10 +107,7 @@ class Staging:
         staging = self.record.staging
         if entry.type == "link":
             os.symlink(entry.target or "", name, dir_fd=staging)
-            if os.geteuid() == 0:
-                os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
-            if entry.mtime_ns is not None:
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=staging, follow_symlinks=False)
+            _finish_link(staging, name, entry)
         elif not self._link_to_family(entry, name):
             target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=staging)
             try:
@@ -193,6 +192,27 @@ def given_up(record: Record) -> dict[str, str]:
             if path and there:
                 found[path] = there
     return found
+
+
+def _finish_link(directory: int, name: str, entry: Entry) -> None:
+    """Give a link that was made a moment ago owner and time; not what somebody has put in its place meanwhile."""
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status = os.fstat(made)
+        if not stat.S_ISLNK(status.st_mode) or status.st_nlink != 1:
+            raise OSError(errno.EBUSY, "somebody else is writing there")
+        if os.geteuid() == 0:
+            syscalls.chown_open(made, entry.uid, entry.gid)
+        if entry.mtime_ns is None:
+            return
+        try:
+            syscalls.utime_open(made, entry.mtime_ns)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.8
+                raise
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+    finally:
+        os.close(made)
 
 
 def finish_directory(box: Root, entry: Entry, more: int = 0) -> None:

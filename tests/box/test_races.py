@@ -9,14 +9,14 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.box import tiny
-from tests.box.running import PATIENCE, Answer, everything, here
+from tests.box.running import Answer, everything, here
 
 SECRET = b"nobody in the box may read this"
 
@@ -69,9 +69,8 @@ def _clear(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _plant(box: Path, place: str, kind: str, outside: Path) -> None:
-    """Put something else where jailbuild expects its own."""
-    path = box / place
+def _plant(path: Path, place: str, kind: str, outside: Path) -> None:
+    """Put something else at a path than what jailbuild expects at `place` of a box."""
     _clear(path)
     if kind == "FIFO":
         os.mkfifo(path)
@@ -130,19 +129,110 @@ def test_whatever_stands_in_a_box_nothing_outside_is_touched(
     """Every command ends at once, in words; nothing outside changes, nothing from outside comes in."""
     before = everything(outside)
     box = tiny.clone(plain, tmp_path / "box")
-    _plant(box, place, kind, outside)
+    _plant(box / place, place, kind, outside)
     within = everything(box)
-    for arguments in (("check", box), ("list", box), ("why", box, "/usr/bin/bash")):
-        answer = here(*arguments)
+    for reading in (("check", box), ("list", box), ("why", box, "/usr/bin/bash")):
+        answer = here(*reading)
         assert _is_answer(answer), answer
     assert within == everything(box)
     for arguments in _writing(box, made, newer):
         answer = here(*arguments)
         assert _is_answer(answer), (arguments, answer)
         assert before == everything(outside), arguments
-        assert [] == _has_secret(box, outside), arguments
+        assert _has_secret(box, outside) == [], arguments
         if within != everything(box):
             shutil.rmtree(box)
             tiny.clone(plain, box)
-            _plant(box, place, kind, outside)
+            _plant(box / place, place, kind, outside)
             within = everything(box)
+
+
+# Lets two names of a directory change places until it is killed. Says so once it is at it.
+_SWAPPING = """
+import ctypes, os, signal, sys
+swaps = 0
+def end(*_):
+    print(swaps, flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+libc = ctypes.CDLL(None, use_errno=True)
+one, other = map(os.fsencode, sys.argv[1:])
+print("at it", flush=True)
+while True:
+    swaps += libc.renameat2(-100, one, -100, other, 2) == 0
+"""
+
+@contextlib.contextmanager
+def _swapping(one: Path, other: Path) -> Iterator[None]:
+    """Let two names change places while we work."""
+    with subprocess.Popen([sys.executable, "-c", _SWAPPING, one, other], stdout=subprocess.PIPE) as attacker:
+        assert attacker.stdout is not None
+        assert attacker.stdout.readline() == b"at it\n"
+        try:
+            yield
+        finally:
+            attacker.terminate()
+        assert int(attacker.stdout.read()) > 0
+
+
+SWAPPED = [
+    *((place, "absolute") for place in (
+        "usr", "usr/bin", tiny.LIBRARIES, "etc/alternatives", "usr/bin/bash", ".jailbuild", ".jailbuild/staging",
+        ".jailbuild/lock", ".jailbuild/manifest.jsonl")),
+    *((place, "FIFO") for place in ("usr/bin/bash", "usr/bin", ".jailbuild/manifest.jsonl", ".jailbuild/lock")),
+    *((place, "device") for place in ("usr/bin/bash", ".jailbuild/manifest.jsonl")),
+    *((place, "hard link") for place in ("usr/bin/bash", ".jailbuild/manifest.jsonl", ".jailbuild/lock")),
+    ("usr/bin", "directory"),
+]
+
+
+@pytest.mark.parametrize(("place", "kind"), SWAPPED)
+def test_what_is_swapped_while_we_work_leads_nothing_out(
+    made: Path, newer: Path, plain: Path, outside: Path, tmp_path: Path, place: str, kind: str
+) -> None:
+    """Something else takes turns with what the box has; every command still answers, at once and in words."""
+    before = everything(outside)
+    box = tiny.clone(plain, tmp_path / "box")
+    twin = box / f"{place}.twin"
+    if not (box / place).exists():
+        (box / place).mkdir()
+    _plant(twin, place, kind, outside)
+    commands = [*_writing(box, made, newer), ("add", "bash", "--into", box, "--sysroot", newer, "--no-sync"),
+                ("check", box), ("list", box)]
+    with _swapping(box / place, twin):
+        for arguments in commands * 4:
+            answer = here(*arguments)
+            assert _is_answer(answer), (arguments, answer)
+    assert before == everything(outside)
+    assert _has_secret(box, outside) == []
+
+
+@pytest.mark.parametrize("call", ["symlink", "mkdir"])
+def test_what_is_swapped_in_the_staging_is_not_written_through(
+    made: Path, tmp_path: Path, box: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Owner, mode and times go to what we made, and not to what has its name the moment after."""
+    (victim := tmp_path / "victim").mkdir()
+    (victim / "file").write_bytes(SECRET)
+    for path in (victim / "file", victim):
+        os.chown(path, 7, 7)
+        os.utime(path, (5, 5))
+    before = everything(victim)
+    make = getattr(os, call)
+
+    def swap(*arguments: Any, dir_fd: int | None = None) -> None:
+        make(*arguments, dir_fd=dir_fd)
+        name = arguments[1 if call == "symlink" else 0]
+        if dir_fd is not None and name not in (".jailbuild", "staging"):
+            os.rename(name, f"{name}.gone", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            if call == "symlink":
+                os.link(victim / "file", name, dst_dir_fd=dir_fd)
+            else:
+                symlink(victim, name, dir_fd=dir_fd)
+
+    symlink = os.symlink
+    monkeypatch.setattr(os, call, swap)
+    answer = here("add", "bash", "--into", box, "--sysroot", made, "--no-sync")
+    monkeypatch.undo()
+    assert answer.errors, answer
+    assert before == everything(victim)
