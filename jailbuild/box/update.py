@@ -6,6 +6,7 @@ where the caller says; what was put in by path stays as it is unless the caller 
 
 from __future__ import annotations
 
+import shlex
 from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root
@@ -42,8 +43,9 @@ def find_again(root: Root, before: Manifest, given: dict[str, Request], search_p
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
         elif request is None:
-            notes.append(f"{name} was put in by path, and stays as it is (--file {known.source or name}:{known.path} "
-                         "brings it up to date)")
+            # the source that a manifest names is not put into the user's mouth
+            word = shlex.quote(known.path) if known.source is None else f"SRC:{shlex.quote(known.path)}"
+            notes.append(f"{name} was put in by path, and stays as it is (--file {word} brings it up to date)")
         if request is None:
             carried.add(name)
         else:
