@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from jailbuild import syscalls
 from jailbuild.box.copy import copy_file, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import fingerprint, open_parent
+from jailbuild.box.look import digest_in, fingerprint, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -130,6 +130,8 @@ class Staging:
                 return True
             listed = self.plan.before.entries.get(other.path) if self.plan.before is not None else None
             if action.kind == "keep" and listed is not None and listed.sha256 is not None:
+                if self.source is None or digest_in(self.source, entry.path) != listed.sha256:
+                    continue  # the manifest may call anything one with it
                 with open_parent(self.box, other.path) as (parent, other_name):
                     if fingerprint(parent, other_name) != f"file {listed.sha256}":
                         continue
@@ -185,7 +187,7 @@ def given_up(record: Record) -> dict[str, str]:
         opened = open_beneath(record.staging, GIVEN, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return found
-    with os.fdopen(opened, "rb") as file, contextlib.suppress(OSError, ValueError, AttributeError):
+    with os.fdopen(opened, "rb") as file, contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         for line in file.read(_MAX_GIVEN).splitlines():
             note = json.loads(line)
             path, there = from_json(note, "path"), from_json(note, "there")
