@@ -13,6 +13,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
+_AT_EMPTY_PATH = 0x1000
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
@@ -76,6 +77,27 @@ def _renameat2(old_directory: int, old: str, new_directory: int, new: str, flags
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new) from None
     if renameat2(old_directory, os.fsencode(old), new_directory, os.fsencode(new), flags) < 0:
         raise _fail(new)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def chown_open(descriptor: int, uid: int, gid: int) -> None:
+    """Give what an O_PATH descriptor stands for, a link also, an owner: fchownat(2) with AT_EMPTY_PATH."""
+    if _libc.fchownat(descriptor, b"", ctypes.c_uint(uid), ctypes.c_uint(gid), _AT_EMPTY_PATH) < 0:
+        raise _fail("")
+
+
+def utime_open(descriptor: int, time_ns: int) -> None:
+    """Give what an O_PATH descriptor stands for, a link also, its times: utimensat(2) with AT_EMPTY_PATH.
+
+    OSError: EINVAL before Linux 5.8.
+    """
+    time = _Timespec(*divmod(time_ns, 1_000_000_000))
+    times = (_Timespec * 2)(time, time)
+    if _libc.utimensat(descriptor, b"", times, _AT_EMPTY_PATH) < 0:
+        raise _fail("")
 
 
 def syncfs(descriptor: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest, Reason
 
+_Steps = dict[str, tuple[str | None, Reason]]  # by path: the path before, and the step to this one
 Chain = tuple[Reason, ...]  # each step: a path, and how the one before leads to it; the first is the request's
 
 
@@ -22,8 +23,8 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
             yield (Reason(path, reason.how),)
             continue
         for name in reason.wanted_by:
-            way = ways.from_request(name).get(reason.by)
-            if way is not None and all(step.by != path for step in way):
+            way = ways.from_request(name, reason.by)
+            if way and all(step.by != path for step in way):
                 yield (*way, Reason(path, reason.how))
 
 
@@ -32,19 +33,28 @@ class _Ways:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.found: dict[str, dict[str, Chain]] = {}
+        self.found: dict[str, _Steps] = {}
 
-    def from_request(self, name: str) -> dict[str, Chain]:
-        """Return the shortest chain from one request to every path that it wants."""
+    def from_request(self, name: str, path: str) -> Chain:
+        """Return the shortest chain from one request to a path; () if there is none."""
         if name not in self.found:
             self.found[name] = _shortest(self.manifest, name)
-        return self.found[name]
+        steps = self.found[name]
+        chain = []
+        above: str | None = path
+        while above is not None and above in steps:
+            above, step = steps[above]
+            chain.append(step)
+        return tuple(reversed(chain))
 
 
-def _shortest(manifest: Manifest, name: str) -> dict[str, Chain]:
-    """Return the shortest chain from one request to every path that it wants."""
+def _shortest(manifest: Manifest, name: str) -> _Steps:
+    """Return the last step of the shortest chain from one request to every path that it wants.
+
+    Not the chains: a manifest that somebody wrote may have one so long that all of them fill any memory.
+    """
     below: dict[str, list[Reason]] = {}
-    start: deque[tuple[str, Chain]] = deque()
+    todo: deque[tuple[str | None, Reason]] = deque()  # where from, and the step
     for path, entry in manifest.entries.items():
         if name not in entry.wanted_by:
             continue
@@ -52,14 +62,13 @@ def _shortest(manifest: Manifest, name: str) -> dict[str, Chain]:
             if name not in reason.wanted_by:
                 continue
             if not reason.by:
-                start.append((path, (Reason(path, reason.how),)))
+                todo.append((None, Reason(path, reason.how)))
             else:
                 below.setdefault(reason.by, []).append(Reason(path, reason.how))
-    found: dict[str, Chain] = {}
-    while start:
-        path, chain = start.popleft()
-        if path in found:
-            continue
-        found[path] = chain
-        start.extend((step.by, (*chain, step)) for step in below.get(path, ()) if step.by not in found)
+    found: _Steps = {}
+    while todo:
+        above, step = todo.popleft()
+        if step.by not in found:
+            found[step.by] = above, step
+            todo.extend((step.by, further) for further in below.get(step.by, ()) if further.by not in found)
     return found

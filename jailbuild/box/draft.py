@@ -86,7 +86,8 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
     made = {}
     if CACHE in entries and entries[CACHE].source is None and (data := _cache_kept(before, entries[CACHE], box)):
         made[CACHE] = data
-        entries[CACHE] = entries[CACHE]._replace(size=len(data), sha256=None)
+        old = entries[CACHE]
+        entries[CACHE] = _cache_entry(data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
     requests = {name: asked for name, asked in before.requests.items() if name in stay}
     return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
 
@@ -101,8 +102,23 @@ def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
     if hashlib.sha256(data).hexdigest() != before.entries[CACHE].sha256:
         return None
     still = {reason.by for reason in entry.reasons}
-    kept = [one for one in known if named_in(box, one.path) in still]
-    return write_cache(kept, little_endian=write_cache(known) == data)
+    kept = [one for one in known if _place_in(box, one.path) in still]
+    try:
+        return write_cache(kept, little_endian=write_cache(known) == data)
+    except CacheError:
+        return None
+
+
+def _cache_entry(data: bytes) -> Entry:
+    return Entry(CACHE, "file", 0o644, 0, 0, len(data), 0)
+
+
+def _place_in(box: Root, path: str) -> str | None:
+    """Return the entry that a path of a box names; None if its directory is gone."""
+    try:
+        return named_in(box, path)
+    except OSError:
+        return None
 
 
 def named_in(root: Root, path: str) -> str:
@@ -211,7 +227,7 @@ class _Drafting:
         for entry, wanted_by in cached.items():
             self._want(CACHE, wanted_by, self._named(entry.path), "cached")
         data = write_cache([*before, *cached], little_endian=self._is_little())
-        self.entries[CACHE] = Entry(CACHE, "file", 0o644, 0, 0, len(data), 0)
+        self.entries[CACHE] = _cache_entry(data)
         return data
 
     def _is_little(self) -> bool:
@@ -274,25 +290,24 @@ class _Drafting:
         """Note which files are one file where they come from, those that are carried over included."""
         for path in sorted(self.carried):
             entry = self.entries[path]
-            if entry.type != "file" or entry.source is None:
+            if entry.type != "file" or entry.source != path:  # a source elsewhere, that a manifest names, is let be
                 continue
-            is_ours = entry.source == path
             try:
-                status = self.root.lstat(path) if is_ours else os.stat(entry.source)
+                status = self.root.lstat(path)
             except OSError:
                 continue
-            if status.st_nlink < 2 or (status.st_dev, status.st_ino) not in self.identities:
-                continue
-            if is_ours:
+            if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self.identities:
                 self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
                 self.carried.discard(path)
-            else:
-                self.entries[path] = entry._replace(mode=(entry.mode or 0) & ~self.dropped)
-                self.identities[status.st_dev, status.st_ino].append(path)
         for paths in self.identities.values():
-            if len(paths) > 1:
-                for path in paths:
-                    self.entries[path] = self.entries[path]._replace(hardlink=min(paths))
+            families: dict[tuple[str, ...], list[str]] = {}
+            for path in paths:
+                # from elsewhere it is one with what the same request brought, or it would depend on the order of adds
+                is_ours = self.entries[path].source == path
+                families.setdefault(() if is_ours else tuple(sorted(self.wanted[path])), []).append(path)
+            for family in families.values():
+                for path in family if len(family) > 1 else ():
+                    self.entries[path] = self.entries[path]._replace(hardlink=min(family))
 
     def finished(self) -> dict[str, Entry]:
         """Return the entries, each with who wants it and why."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -96,8 +97,16 @@ def digest_in(root: Root, path: str) -> str:
 
 
 def digest(opened: int) -> str:
-    """Return the sha256 of an open file's bytes, in hex (OSError)."""
+    """Return the sha256 of an open file's bytes, in hex (OSError; EINVAL if it is no regular file).
+
+    Of a file that somebody keeps writing to, as many bytes as it had at first: the end must come.
+    """
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
     found = hashlib.sha256()
-    while block := os.read(opened, _BLOCK):
+    left = status.st_size
+    while left > 0 and (block := os.read(opened, min(_BLOCK, left))):
         found.update(block)
+        left -= len(block)
     return found.hexdigest()

@@ -195,7 +195,9 @@ class _Deciding:
         return Action("keep", entry)
 
     def _file(self, entry: Entry, listed: Entry | None, status: os.stat_result) -> Action:
-        there = self._digest(entry.path)
+        # of another size, it is neither; and somebody inside may have made it larger than anybody can read
+        is_candidate = status.st_size in (entry.size, None if listed is None else listed.size)
+        there = self._digest(entry.path) if is_candidate else ""
         wanted = self._wanted(entry)
         if listed is None:
             if there != wanted:

@@ -99,7 +99,8 @@ class Record:
             os.close(self.staging)
             self.staging = -1
         try:
-            os.ftruncate(self.lock, 0)
+            if os.fstat(self.lock).st_nlink == 1:
+                os.ftruncate(self.lock, 0)
         except OSError:
             pass
         os.close(self.lock)
@@ -247,6 +248,8 @@ def _sign(lock: int, made_box: bool) -> None:
     """Say in the lock who has it."""
     words = {"pid": os.getpid(), "command": " ".join(["jailbuild", *sys.argv[1:]])[:_MAX_WORDS], "made_box": made_box}
     try:
+        if os.fstat(lock).st_nlink != 1:
+            return
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(words).encode("ascii"), 0)
     except OSError:  # a full disk: who waits is told less

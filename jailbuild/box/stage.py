@@ -11,11 +11,13 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 
+from jailbuild import syscalls
 from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import fingerprint, open_parent
+from jailbuild.box.look import digest_in, fingerprint, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -106,12 +108,9 @@ class Staging:
                 os.close(opened)
 
     def _make_link(self, entry: Entry) -> None:
-        name, staging = staged_name(entry.path), self.record.staging
-        os.symlink(entry.target or "", name, dir_fd=staging)
-        if os.geteuid() == 0:
-            os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
-        if entry.mtime_ns is not None:
-            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=staging, follow_symlinks=False)
+        name = staged_name(entry.path)
+        os.symlink(entry.target or "", name, dir_fd=self.record.staging)
+        _finish_link(self.record.staging, name, entry)
 
     def _make_files(self, entries: Iterable[Entry]) -> None:
         """Copy what is to be copied, and link to it what is one file with it."""
@@ -170,6 +169,8 @@ class Staging:
                 continue
             listed = self.plan.before.entries.get(other.path)
             if listed is not None and listed.sha256 is not None:
+                if self.source is None or digest_in(self.source, entry.path) != listed.sha256:
+                    continue  # the manifest may call anything one with it
                 with _saying(entry), open_parent(self.box, other.path) as (parent, other_name):
                     if fingerprint(parent, other_name) != f"file {listed.sha256}":
                         continue
@@ -211,13 +212,34 @@ def given_up(record: Record) -> dict[str, str]:
         opened = open_beneath(record.staging, GIVEN, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return found
-    with os.fdopen(opened, "rb") as file, contextlib.suppress(OSError, ValueError, AttributeError):
+    with os.fdopen(opened, "rb") as file, contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         for line in file.read(_MAX_GIVEN).splitlines():
             note = json.loads(line)
             path, there = from_json(note, "path"), from_json(note, "there")
             if path and there:
                 found[path] = there
     return found
+
+
+def _finish_link(directory: int, name: str, entry: Entry) -> None:
+    """Give a link that was made a moment ago owner and time; not what somebody has put in its place meanwhile."""
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status = os.fstat(made)
+        if not stat.S_ISLNK(status.st_mode) or status.st_nlink != 1:
+            raise OSError(errno.EBUSY, "somebody else is writing there")
+        if os.geteuid() == 0:
+            syscalls.chown_open(made, entry.uid, entry.gid)
+        if entry.mtime_ns is None:
+            return
+        try:
+            syscalls.utime_open(made, entry.mtime_ns)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.8
+                raise
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+    finally:
+        os.close(made)
 
 
 def finish_directory(box: Root, entry: Entry, more: int = 0) -> None:

@@ -7,6 +7,7 @@ where the caller says; what was put in by path stays as it is unless the caller 
 from __future__ import annotations
 
 import os
+import shlex
 from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root
@@ -42,7 +43,8 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
         elif name not in requests:
-            word = f"{known.source}:{known.path}" if known.source is not None else known.path
+            # the source that a manifest names is not put into the user's mouth
+            word = shlex.quote(known.path) if known.source is None else f"SRC:{shlex.quote(known.path)}"
             option = "--dir" if known.type == "directory" else "--file"
             notes.append(f"{name} was put in by path, and stays as it is ({option} {word} brings it up to date)")
         if name in requests:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import io
 import json
 import os
 import signal
@@ -15,15 +17,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from jailbuild import syscalls
 from jailbuild.box import apply, faults
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.target import Choices
-from jailbuild.cli import COMMANDS, main
+from jailbuild.cli import COMMANDS, jailbuild, main
 from jailbuild.closure.gather import Options
+from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
 PATIENCE = 60  # seconds
@@ -239,4 +242,54 @@ def listed_inside(box: Path, program: str) -> dict[str, str]:
         name, arrow, path = line.strip().partition(" => ")
         if arrow:
             found[name] = path.rpartition(" (")[0] or path
+    return found
+
+
+class Answer(NamedTuple):
+    """How a command that was called here ended, and what it said."""
+
+    status: int
+    errors: tuple[str, ...]  # causes of the one error that a user sees
+    out: str
+    words: str
+
+
+def here(*arguments: str | Path) -> Answer:
+    """Call jailbuild without a process of its own; AssertionError if it waits for what never comes.
+
+    Errors that main() would not put into one line are raised.
+    """
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"jailbuild {' '.join(map(str, arguments))} takes longer than {QUICKLY} s")
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
+    words = io.StringIO()
+    status: object = 0
+    errors: tuple[str, ...] = ()
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, QUICKLY)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(words):
+            status = jailbuild.main(list(map(str, arguments)), prog_name="jailbuild", standalone_mode=False)
+    except SystemExit as left:
+        status = left.code
+    except JailError as error:
+        status, errors = 1, error.causes
+    except OSError as error:
+        status, errors = 1, (f"cannot go on: {error.filename or 'the system'}: {reason(error)}",)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    out.seek(0)
+    return Answer(status if isinstance(status, int) else 0, errors, out.read(), words.getvalue())
+
+
+def everything(root: Path) -> dict[str, tuple[object, ...]]:
+    """Return all that a stranger could change about a tree: types, modes, owners, times and bytes."""
+    found: dict[str, tuple[object, ...]] = {}
+    for directory, names, leaves in os.walk(root):
+        for path in [directory, *(os.path.join(directory, name) for name in [*names, *leaves])]:
+            status = os.lstat(path)
+            found[path] = (*_describe(path, status, True, True).split(), status.st_uid, status.st_gid)
     return found

@@ -106,7 +106,7 @@ def test_an_update_believes_no_path_of_a_manifest(made: Path, box: Path, data: P
     (data / "more").write_text("more\n")
     (data / "set-id").unlink()
     done = run("update", box, "--sysroot", made)
-    assert f"--dir {data}:{PLACE}" in done.stderr and f"--file {data}/plain:/etc/plain" in done.stderr
+    assert f"--dir SRC:{PLACE}" in done.stderr and "--file SRC:/etc/plain" in done.stderr
     assert before == dump(box, contents=True, record=True)
     done = run("update", box, "--sysroot", made, "--dir", f"{data}:{PLACE}", "--file", f"{data}/plain:/etc/plain")
     assert done.returncode == 0, done.stderr

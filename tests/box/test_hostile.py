@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -15,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.stage import staged_name
 from jailbuild.box.target import Choices
 from jailbuild.check.run import check_root
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
-from tests.box.running import add, complaint, dump, put, run, state
+from tests.box.running import Answer, add, complaint, dump, entries, here, put, run, state
 
 PLACES = [
     "usr", "usr/bin", "lib", "lib64", "etc", "etc/ld.so.cache", "etc/os-release", "tmp", "dev", "usr/bin/far",
@@ -425,4 +427,254 @@ def test_writing_by_a_tampered_manifest_stays_in_words_and_in_the_box(
     assert os.listdir(place) == ["box"]
     for what in dump(box).values():
         assert what.startswith(("link", "directory 0755", "directory 1777", "file 0755")), what
+    shutil.rmtree(place)
+
+
+SECRET = b"nobody in the box may read this"
+
+
+def _tamper(box: Path, *records: object, drop: str = "\0") -> None:
+    """Add lines to the manifest of a box, and take those out that have `drop` in them."""
+    path = box / ".jailbuild/manifest.jsonl"
+    kept = [line for line in path.read_bytes().splitlines(keepends=True) if drop.encode() not in line]
+    path.write_bytes(b"".join(kept) + _lines(*records))
+
+
+def _write_journal(box: Path, journal: bytes, **staged: bytes) -> None:
+    """Leave a box as if a writer had been killed after its commit."""
+    (box / ".jailbuild/journal").write_bytes(journal)
+    (box / ".jailbuild/staging").mkdir()
+    for name, data in staged.items():
+        (box / ".jailbuild/staging" / name).write_bytes(data)
+
+
+def _answers(answer: Answer) -> bool:
+    """Say whether a command ended in words, without a control character in them."""
+    words = " ".join([answer.out, answer.words]).replace("\n", "")
+    return answer.status in (0, 1, 3) and "\x1b" not in words and "\r" not in words
+
+
+@pytest.mark.parametrize("as_journal", [False, True], ids=["manifest", "journal"])
+@pytest.mark.parametrize("what", STRANGE)
+def test_strange_values_do_no_harm_to_remove_update_and_recovery(
+    made: Path, plain: Path, tmp_path: Path, what: str, as_journal: bool
+) -> None:
+    """Each command answers; what it makes of the box it can undo."""
+    box = tiny.clone(plain, tmp_path / "box")
+    path = str(STRANGE[what]["path"])
+    _tamper(box, STRANGE[what], drop=f'"path": "{path}", "type": ')
+    if as_journal:
+        journal = (box / ".jailbuild/manifest.jsonl").read_bytes()
+        (box / ".jailbuild/manifest.jsonl").write_bytes((plain / ".jailbuild/manifest.jsonl").read_bytes())
+        _write_journal(box, journal)
+    for arguments in (
+        ("update", box, "--sysroot", made, "--no-sync", "--dry-run"), ("update", box, "--sysroot", made, "--no-sync"),
+        ("remove", "bash", "--from", box, "--no-sync", "--replace", path), ("add", "ls", "--into", box, "--no-sync"),
+    ):
+        answer = here(*arguments)
+        assert _answers(answer), answer
+    assert os.listdir(tmp_path) == ["box"]
+
+
+NAMES = {
+    "above": "..", "here": ".", "huge": "x" * 5000, "colon": "a:b", "option": "--sysroot", "newline": "a\nb",
+    "escape": "a\x1b[2Jb", "glob": "*", "space": " ", "secret": "shadow", "a quarter of a megabyte": "ab" * 150_000,
+}
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_a_request_of_any_name_is_a_name_of_a_program_and_nothing_else(
+    made: Path, plain: Path, tmp_path: Path, what: str
+) -> None:
+    """It is looked up where programs are; not found, it is reported and stays, and can be removed."""
+    box = tiny.clone(plain, tmp_path / "box")
+    before = dump(box, contents=True)
+    _tamper(box, REQUEST | {"name": NAMES[what], "path": "/etc/shadow"})
+    answer = here("update", box, "--sysroot", made, "--no-sync")
+    assert (answer.status, answer.errors) == (0, ())
+    assert _answers(answer)
+    assert "no longer" in answer.words
+    assert before == dump(box, contents=True)
+    assert _answers(here("check", box))
+    answer = here("remove", "--from", box, "--no-sync", "--", NAMES[what])
+    assert (answer.status, answer.errors) == (0, ())
+    assert _answers(answer)
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        REQUEST | {"name": "/etc/mine", "path": "/etc/mine", "source": "SOURCE"},
+        REQUEST | {"name": "mine", "path": "/etc/mine", "source": "SOURCE"},
+        REQUEST | {"name": "SOURCE", "path": "SOURCE"},
+        REQUEST | {"name": "mine", "path": "SOURCE", "type": "file"},
+        REQUEST | {"name": "mine", "path": "SOURCE", "source": "SOURCE", "type": "directory"},
+        REQUEST | {"name": "mine", "path": "SOURCE"},
+    ],
+)
+def test_a_source_that_a_manifest_names_is_not_so_much_as_looked_at(
+    sysroot: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_line: dict[str, Any]
+) -> None:
+    """Neither as the source of a request nor of an entry, nor because it is one file with a program of the host's."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(SECRET)
+    secret.chmod(0o755)
+    linked = tmp_path / "linked"
+    linked.hardlink_to(sysroot / "usr/bin/ls")
+    box = tiny.clone(plain, tmp_path / "box")
+    (box / "etc").mkdir()
+    (box / "etc/mine").write_bytes(b"theirs")
+    entry = ENTRY | {
+        "path": "/etc/mine", "source": "SOURCE", "wanted_by": [request_line["name"]], "size": 6, "mode": "0644",
+        "sha256": hashlib.sha256(b"theirs").hexdigest(), "hardlink": "/etc/mine",
+    }
+    text = json.dumps([request_line, entry])
+    seen = []
+    for function in ("stat", "lstat", "open", "readlink"):
+        real = getattr(os, function)
+
+        def look(path: Any, *arguments: Any, real: Any = real, **options: Any) -> Any:
+            seen.append(os.fspath(path) if not isinstance(path, int) else "")
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, function, look)
+    for source in (secret, linked):
+        _tamper(box, *json.loads(text.replace("SOURCE", str(source))), drop="/etc/mine")
+        for arguments in (
+            ("update", box, "--sysroot", sysroot, "--no-sync"),
+            ("add", "ls", "--into", box, "--sysroot", sysroot, "--no-sync"),
+            ("remove", "ls", "--from", box, "--no-sync"),
+        ):
+            answer = here(*arguments)
+            assert _answers(answer), answer
+            assert not answer.errors, answer
+            if arguments[0] == "add":
+                assert (box / "usr/bin/ls").read_bytes() == (sysroot / "usr/bin/ls").read_bytes()
+    monkeypatch.undo()
+    assert {str(secret), str(linked)}.isdisjoint(seen)
+    assert (box / "etc/mine").read_bytes() == b"theirs"
+    assert not any(SECRET in path.read_bytes() for path in box.rglob("*") if path.is_file())
+
+
+def test_an_entry_that_claims_to_be_one_with_a_program_lends_it_no_bytes(sysroot: Path, box: Path) -> None:
+    """Programs that are hard links where they come from are linked in the box only if they are the same there."""
+    os.link(sysroot / "usr/bin/ls", sysroot / "usr/bin/dir")
+    os.link(sysroot / "usr/bin/ls", sysroot / "usr/bin/vdir")
+    add(box, "bash", "dir", sysroot=sysroot)
+    (box / "usr/bin/evil").write_bytes(b"evil")
+    (box / "usr/bin/evil").chmod(0o755)
+    evil = ENTRY | {
+        "path": "/usr/bin/evil", "source": "/usr/bin/evil", "size": 4, "sha256": hashlib.sha256(b"evil").hexdigest(),
+        "hardlink": "/usr/bin/dir",
+    }
+    lines = [json.loads(line) for line in (box / ".jailbuild/manifest.jsonl").read_bytes().splitlines()]
+    for line in lines:
+        if line.get("path") == "/usr/bin/dir" and line["kind"] == "entry":
+            line["hardlink"] = "/usr/bin/dir"
+    (box / ".jailbuild/manifest.jsonl").write_bytes(_lines(*lines, evil))
+    (box / "usr/bin/dir").unlink()
+    add(box, "vdir", sysroot=sysroot)
+    assert (box / "usr/bin/vdir").read_bytes() == (sysroot / "usr/bin/ls").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["nothing left", "all given up", "links out", "a box of its own", "no manifest"])
+def test_a_journal_that_somebody_wrote_harms_the_box_alone(
+    made: Path, plain: Path, outside: Path, tmp_path: Path, what: str
+) -> None:
+    """What it lists is brought about in the box and nowhere else, and the next command goes on from there."""
+    before = state(outside)
+    box = tiny.clone(plain, tmp_path / "box")
+    manifest = (box / ".jailbuild/manifest.jsonl").read_bytes()
+    paths = sorted(entries(box))
+    if what == "nothing left":
+        _write_journal(box, _lines(HEADER))
+    elif what == "all given up":
+        given = _lines(*({"path": path, "there": "directory"} for path in paths))
+        _write_journal(box, _lines(HEADER), **{"given.jsonl": given + b"[" * 100_000})
+    elif what == "links out":
+        shutil.rmtree(box / "usr")
+        (box / "usr").symlink_to(outside / "usr")
+        _write_journal(box, _lines(HEADER), **{staged_name(path): b"x" for path in paths})
+    elif what == "a box of its own":
+        _write_journal(box, manifest, **{staged_name(path): b"x" for path in paths}, other=b"y")
+    else:
+        (box / ".jailbuild/manifest.jsonl").unlink()
+        _write_journal(box, manifest, **{staged_name(path): b"x" for path in paths})
+    for arguments in (("check", box), ("list", box), ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"),
+                      ("update", box, "--sysroot", made, "--no-sync"), ("remove", "bash", "--from", box, "--no-sync")):
+        answer = here(*arguments)
+        assert _answers(answer), answer
+        assert before == state(outside)
+    assert not (box / ".jailbuild/journal").exists()
+    assert not (box / ".jailbuild/staging").exists()
+
+
+def test_a_manifest_of_very_many_entries_is_read_in_its_time(made: Path, plain: Path, tmp_path: Path) -> None:
+    """A long chain of edges too: nobody keeps every chain to every path."""
+    box = tiny.clone(plain, tmp_path / "box")
+    paths = [f"/usr/share/{number}" for number in range(20_000)]
+    before = "/usr/bin/bash"
+    lines = []
+    for path in paths:
+        lines.append(ENTRY | {"path": path, "edges": [{"by": before, "as": "needed"}]})
+        before = path
+    _tamper(box, *lines)
+    answer = here("why", box, paths[-1])
+    assert (answer.status, answer.out.count(" (")) == (0, 20_001), answer.errors
+    for arguments in (("list", box), ("check", box), ("update", box, "--sysroot", made, "--no-sync", "--dry-run")):
+        assert _answers(here(*arguments))
+
+
+@pytest.mark.parametrize("change", ["its bytes", "its time and owner", "an impossible kind", "a library gone"])
+def test_a_cache_of_somebody_elses_is_left_alone_or_written_anew(far: Path, tmp_path: Path, change: str) -> None:
+    """The box's ld.so.cache is input from a stranger too, whatever digest the manifest has for it."""
+    box = tmp_path / "box"
+    put(box, "far", "bash", root=far)
+    cache = box / "etc/ld.so.cache"
+    line = next(line for line in entries(box).values() if line["path"] == "/etc/ld.so.cache")
+    if change == "its time and owner":
+        line |= {"mtime_ns": 10**30, "uid": 7, "mode": "6777"}
+        line["wanted_by"] = ["bash", "far"]
+    elif change == "an impossible kind":
+        data = bytearray(cache.read_bytes())
+        data[48 + 16 : 48 + 24] = b"\xff" * 8  # hwcap of the first entry
+        cache.write_bytes(data)
+        line |= {"sha256": hashlib.sha256(data).hexdigest(), "wanted_by": ["bash", "far"]}
+    elif change == "its bytes":
+        cache.write_bytes(b"\0" * 500)
+    else:
+        shutil.rmtree(box / "opt")
+        line["wanted_by"] = ["bash", "far"]
+    _tamper(box, line, drop='"path": "/etc/ld.so.cache"')
+    for arguments in (("check", box), ("add", "ls", "--into", box, "--sysroot", far, "--no-sync"),
+                      ("remove", "far", "--from", box, "--no-sync"), ("update", box, "--sysroot", far, "--no-sync")):
+        answer = here(*arguments)
+        assert _answers(answer), answer
+        assert not any(cause.startswith("cannot go on") for cause in answer.errors), answer
+    if cache.exists():
+        assert cache.stat().st_mode & 0o6000 == 0
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(data=_tampered(), journal=_tampered(), rest=_tampered(),
+       how=st.sampled_from(["manifest", "journal", "both", "next"]))
+def test_whatever_a_record_says_writing_stays_in_words_and_in_the_box(
+    made: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory, data: bytes, journal: bytes, rest: bytes,
+    how: str,
+) -> None:
+    """For remove, update and the recovery, whichever part of the record somebody wrote."""
+    place = tmp_path_factory.mktemp("record")
+    box = tiny.clone(plain, place / "box")
+    if how in ("manifest", "both"):
+        (box / ".jailbuild/manifest.jsonl").write_bytes(data)
+    if how in ("journal", "both"):
+        _write_journal(box, journal, **{"given.jsonl": rest, staged_name("/usr/bin/bash"): rest})
+    if how == "next":
+        (box / ".jailbuild/staging").mkdir()
+        (box / ".jailbuild/staging/manifest.next").write_bytes(journal)
+    for arguments in (("remove", "bash", "--from", box, "--no-sync"), ("update", box, "--sysroot", made, "--no-sync"),
+                      ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"), ("check", box)):
+        answer = here(*arguments)
+        assert answer.status in (0, 1, 3), answer
+    assert os.listdir(place) == ["box"]
     shutil.rmtree(place)
