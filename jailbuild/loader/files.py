@@ -31,6 +31,7 @@ class Files:
         self.directory = directory.rstrip("/") + "/"
         self._known: dict[tuple[int, int], File] = {} if known is None else known
         self._by_path: dict[str, File | int] = {}
+        self._learned: Mapping[str, File] = {}
         self._caches: dict[str, Cache | None] = {}
 
     def sharing(self, root: Root) -> Files:
@@ -38,7 +39,8 @@ class Files:
         return Files(root, "/", self._known)
 
     def learn(self, files: Mapping[str, File]) -> None:
-        """Take files that were read already, by absolute path; they are not opened again."""
+        """Take files that were read already, by canonical path; they are not opened again by any of their paths."""
+        self._learned = files
         self._by_path.update(files)
         self._known.update({(file.device, file.inode): file for file in files.values()})
 
@@ -55,6 +57,9 @@ class Files:
 
     def _open(self, path: str) -> File | int:
         try:
+            known = self._learned.get(self.root.walk(path).real) if self._learned else None
+            if known is not None:
+                return known
             opened = self.root.open(path)
         except OSError as error:
             return error.errno or errno.EIO

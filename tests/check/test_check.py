@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from jailbuild.check.findings import CODES
 from jailbuild.check.run import check_root
 from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import add, objects, put, run, state
-from tests.check.asking import codes, findings
+from tests.check.asking import SEVERITIES, codes, findings
 
 LIB = f"/{tiny.LIBRARIES}"
 
@@ -313,3 +314,18 @@ def test_every_single_flipped_byte_is_seen(real: Path) -> None:
             found = check_root(Root(str(real)), "box").findings
             os.pwrite(file.fileno(), old, place)
         assert [("changed-file", f"{LIB}/libc.so.6")] == [(one.code, one.path) for one in found]
+
+
+def test_the_readme_lists_every_code_with_severity_and_meaning() -> None:
+    """The one table, in its order."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.partition("### What `check` can say")[2].splitlines() if line.startswith("| `")]
+    expected = [f"| `{code}` | {what.severity} | {what.meaning} |" for code, what in CODES.items()]
+    assert rows[: len(expected)] == expected
+    assert all(what.hint for what in CODES.values())
+
+
+def test_every_code_is_known_to_the_tests() -> None:
+    """A code without a severity that the tests expect is one that nobody has thought about."""
+    assert {code: what.severity for code, what in CODES.items()} == {
+        code: severity for severity, some in SEVERITIES.items() for code in some}
