@@ -19,6 +19,8 @@ from jailbuild.report.graph import dot, mermaid
 from jailbuild.report.tree import tree
 from jailbuild.root import Root
 
+_AT_ONCE = 32  # programs that are written together
+
 
 @click.command()
 @programs
@@ -56,20 +58,29 @@ def command(
     names = tuple(name for name in preload.replace(":", " ").split() if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
     found: list[Program] = []
+    lines = jsonlines.Programs()
+    ready: list[str] = []
     for request in requests:
         try:
             program = resolver.resolve(request.path)
         except OSError as error:
+            write("".join(ready))
+            ready.clear()
             complain([f"cannot resolve {request.name}: {request.source or request.path}: {reason(error)}"])
             status = 1
             continue
         if as_json:
-            write(jsonlines.line(jsonlines.program(program)))
+            ready.append(lines.line(program))
         elif form is None:
-            write(tree(program, verbose=verbose))
-        found.append(program)
+            ready.append(tree(program, verbose=verbose))
+        else:
+            found.append(program)
         if program.error is not None or program.missing:
             status = 1
+        if len(ready) >= _AT_ONCE:
+            write("".join(ready))
+            ready.clear()
+    write("".join(ready))
     if form is not None and not as_json:
         write(_FORMS[form](found))
     return status

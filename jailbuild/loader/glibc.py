@@ -16,7 +16,7 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
-from jailbuild.loader.search import Found, Scope, Search
+from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -44,6 +44,8 @@ class Loader:
         self.preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
+        self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
+        self._alike: dict[tuple[str | None, str, machines.Kind, Wants], tuple[Edge, Resolution]] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -60,7 +62,26 @@ class Loader:
         interpreter = self._interpreter(elf)
         if isinstance(interpreter, Refusal):
             return Resolution(elf.interpreter, error=interpreter)
-        return _Walk(self, interpreter, path, file).run()
+        if self.preloads or elf.soname is not None or elf.audit or not _is_plain(elf) or "$" in self.library_path:
+            return _Walk(self, interpreter, path, file).run()
+        # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
+        key = elf.interpreter, interpreter.name, interpreter.kind, elf.wants
+        known = self._alike.get(key)
+        if known is not None:
+            return _for_another(*known, Edge(path, "needed"))
+        walk = _Walk(self, interpreter, path, file)
+        resolution = walk.run()
+        if all(tag == records.DT_NEEDED and "$" not in name for tag, name in elf.wants):
+            self._alike[key] = walk.needed, resolution
+        return resolution
+
+    def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
+        """Return the directories of a list; `tokens` may be None where the text has no "$"."""
+        key = text, separators, tokens
+        known = self._lists.get(key)
+        if known is None:
+            known = self._lists[key] = paths.directories(text, separators, tokens or paths.Tokens(None, None, None))
+        return known
 
     def search(self, interpreter: BuiltIn, library_path: tuple[str, ...]) -> Search:
         """Return the search that one loader makes under one LD_LIBRARY_PATH, with what it remembers."""
@@ -120,39 +141,63 @@ def _preload_names(text: bytes) -> list[str]:
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
-_PLAIN = Scope((), (), False)
+Wants = tuple[tuple[int, str], ...]
+
+
+def _is_plain(elf: Elf) -> bool:
+    """Say whether an object adds nothing of its own to how things are searched, as nearly all."""
+    return elf.rpath is None and elf.runpath is None and not elf.nodeflib
+
+
+def _for_another(old: Edge, resolution: Resolution, new: Edge) -> Resolution:
+    """Return what is loaded for another program that asks for the same, `new` in the place of `old`."""
+    libraries = []
+    for library in resolution.libraries:
+        if old in library.requests:
+            library = library.asked_by([new if edge is old else edge for edge in library.requests])
+        libraries.append(library)
+    missing = resolution.missing and tuple(
+        one._replace(requests=[new if edge is old else edge for edge in one.requests]) for one in resolution.missing
+    )
+    return resolution._replace(libraries=tuple(libraries), missing=missing)
 
 
 class _Object:
     """A link map."""
 
-    __slots__ = ("absolute", "built_in", "done", "elf", "library", "listed", "path", "rpaths", "scope")
+    __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope", "walk")
 
-    def __init__(
-        self, path: str, absolute: str, elf: Elf, built_in: BuiltIn, parent: _Object | None, library: Library | None
-    ) -> None:
+    def __init__(self, walk: _Walk, path: str, elf: Elf, parent: _Object | None, library: Library | None) -> None:
+        self.walk = walk
         self.path = path
-        self.absolute = absolute  # where $ORIGIN starts
         self.elf = elf
-        self.built_in = built_in
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        self.rpaths: tuple[tuple[str, ...], ...] = parent.rpaths if parent is not None else ()
-        if elf.rpath is None and elf.runpath is None and not elf.nodeflib:  # as nearly all are
-            self.scope = Scope(self.rpaths, (), False) if self.rpaths else _PLAIN
+        above = parent.below if parent is not None else PLAIN
+        if _is_plain(elf):
+            self.below = self.scope = above
             return
-        own = paths.directories(elf.rpath or "", ":", self.tokens)
-        if own:
-            self.rpaths = (own, *self.rpaths)
-        runpath = paths.directories(elf.runpath or "", ":", self.tokens)
-        self.scope = Scope(() if elf.runpath is not None else self.rpaths, runpath, elf.nodeflib)
+        self.below = above  # the scope of those plain objects that it loads: only RPATH is inherited
+        if own := self._directories(elf.rpath):
+            self.below = Scope((own, *above.rpaths), (), False)
+        runpath = self._directories(elf.runpath)
+        self.scope = Scope(() if elf.runpath is not None else self.below.rpaths, runpath, elf.nodeflib)
+
+    def _directories(self, text: str | None) -> tuple[str, ...]:
+        if not text:
+            return ()
+        return self.walk.loader.directories(text, ":", self.tokens if "$" in text else None)
 
     @property
     def tokens(self) -> paths.Tokens:
         """What tokens stand for in its strings."""
+        loader, built_in = self.walk.loader, self.walk.interpreter
+        absolute = loader.files.absolute(self.path)
+        if self.library is None and self.elf.interpreter is not None:  # the kernel tells a program's real path
+            absolute = loader.files.root.walk(absolute).real
         # not os.path.dirname, which drops more slashes than one
-        return paths.Tokens(self.absolute.rpartition("/")[0] or "/", self.built_in.lib, self.built_in.platform)
+        return paths.Tokens(absolute.rpartition("/")[0] or "/", built_in.lib, built_in.platform)
 
     def expand(self, text: str) -> str | None:
         """Return one of its strings with the tokens replaced; None if one has no value."""
@@ -165,11 +210,10 @@ class _Walk:
     def __init__(self, loader: Loader, interpreter: BuiltIn, path: str, file: File) -> None:
         self.loader = loader
         self.interpreter = interpreter
-        absolute = loader.files.absolute(path)
-        if file.elf.interpreter is not None:  # the kernel tells the loader a program's real path
-            absolute = loader.files.root.walk(absolute).real
-        self.main = _Object(path, absolute, file.elf, interpreter, None, None)
-        directories = paths.directories(loader.library_path, ":;", self.main.tokens)
+        self.main = _Object(self, path, file.elf, None, None)
+        self.needed = Edge(path, "needed")
+        text = loader.library_path
+        directories = loader.directories(text, ":;", self.main.tokens if "$" in text else None)
         self.search = loader.search(interpreter, directories)
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
@@ -187,7 +231,7 @@ class _Walk:
         name = self.interpreter.name
         library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
         library.requests.clear()
-        loader = _Object(name, name, file.elf, self.interpreter, self.main, library)
+        loader = _Object(self, name, file.elf, self.main, library)
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
@@ -232,7 +276,7 @@ class _Walk:
                 place += 1
                 continue
             owner.done = True
-            needed = Edge(owner.path, "needed")
+            needed = self.needed if owner is self.main else Edge(owner.path, "needed")
             for tag, text in owner.elf.wants:
                 name = owner.expand(text) if "$" in text else text
                 if name is None:  # a token has no value: the loader passes over all but the optional, of all things
@@ -301,8 +345,7 @@ class _Walk:
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
         library = Library(name, found.path, found.found_by, found.file, request)
-        absolute = self.loader.files.absolute(found.path)
-        loaded = _Object(found.path, absolute, elf, self.interpreter, owner, library)
+        loaded = _Object(self, found.path, elf, owner, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
         for known_as in (name, found.path, elf.soname):

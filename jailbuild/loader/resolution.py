@@ -27,6 +27,12 @@ class Library:
         self.file = file
         self.requests = [request]
 
+    def asked_by(self, requests: list[Edge]) -> Library:
+        """Return the same object, asked for by others."""
+        library = Library(self.name, self.path, self.found_by, self.file, requests[0])
+        library.requests = requests
+        return library
+
 
 class Missing(NamedTuple):
     """A search that failed: for what, where in order, for whom; and the files that were passed over, with why."""

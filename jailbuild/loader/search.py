@@ -31,6 +31,8 @@ class Found(NamedTuple):
 
 
 Outcome = Found | FatalError | None
+PLAIN = Scope((), (), False)  # of an object that neither has search paths of its own nor inherits any
+
 
 class Search:
     """Looking for a name on disk, as one loader does. The same name in the same scope is searched once."""
@@ -40,19 +42,20 @@ class Search:
         self.interpreter = interpreter
         self.library_path = library_path
         self.abi = machines.abi(interpreter.kind, interpreter.file.elf.flags if interpreter.file else 0)
-        self._outcomes: dict[tuple[str, Scope], Outcome] = {}
+        self._plain: dict[str, Outcome] = {}
+        self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self._plain}
         self._passed_over: dict[str, str] = {}  # candidates of another machine, with what they are for
 
     def find(self, name: str, scope: Scope) -> Outcome:
         """Return what the search for `name` (tokens expanded) gives an object of this scope."""
-        key = (name, scope)
-        if key in self._outcomes:
-            return self._outcomes[key]
+        outcomes = self._plain if scope is PLAIN else self._outcomes.setdefault(scope, {})
+        if name in outcomes:
+            return outcomes[name]
         try:
             outcome: Outcome = self._by_path(name) if "/" in name else self._by_name(name, scope)
         except FatalError as error:
             outcome = error
-        self._outcomes[key] = outcome
+        outcomes[name] = outcome
         return outcome
 
     def _by_path(self, name: str) -> Found | None:
