@@ -7,8 +7,7 @@ fs/binfmt_elf.c. Section headers can say anything, and a file without them still
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -51,6 +50,7 @@ _NEAR = 1 << 15  # bytes; strings that are less apart are read in one go
 _BEYOND = 1 << 63  # where no file has an offset
 _PAGE = 4096
 
+_WANTED = (DT_NEEDED, DT_FILTER, DT_AUXILIARY)
 _STRINGS = (DT_SONAME, DT_RPATH, DT_RUNPATH, DT_AUDIT, DT_DEPAUDIT)
 
 _DF_1_NODEFLIB = 0x800
@@ -217,15 +217,16 @@ Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None,
 
 def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Dynamic:
     """Return what the dynamic section says, as the fields of Elf from `soname` on."""
+    tags, values = _entries(descriptor, loads, record, address, usual)
+    last = dict(zip(tags, values, strict=True))
     names: list[tuple[int, int]] = []
-    last: dict[int, int] = {}
-    for tag, value in _entries(descriptor, loads, record, address, usual):
-        if tag == DT_NEEDED or tag == DT_FILTER or tag == DT_AUXILIARY:
-            names.append((tag, value))
-        elif tag == DT_NULL:
-            break
-        else:
-            last[tag] = value
+    if DT_FILTER in last or DT_AUXILIARY in last:
+        names = [entry for entry in zip(tags, values, strict=True) if entry[0] in _WANTED]
+    elif DT_NEEDED in last:
+        place = -1
+        for _ in range(tags.count(DT_NEEDED)):
+            place = tags.index(DT_NEEDED, place + 1)
+            names.append((DT_NEEDED, values[place]))
     if len(names) > _MAX_WANTS:
         raise _DamagedError(f"it needs more than {_MAX_WANTS} libraries")
     offsets = [value for _, value in names]
@@ -250,30 +251,39 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
     )
 
 
-def _entries(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Iterable[tuple[int, int]]:
-    """Return the dynamic entries, as far as DT_NULL or farther.
+def _entries(
+    descriptor: int, loads: Loads, record: Struct, address: int, usual: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return tags and values of the dynamic entries before DT_NULL.
 
     The loader goes on to DT_NULL, whatever size the program header tells, and reads zeros where memory is beyond the
     file's part of a segment. `usual`, that size, is how much is read at first.
     """
     place, mapped = _place(loads, address)
     data = b""
+    tags: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
     step = min(usual, _TABLE_STEP)
-    while len(data) < mapped and place < _BEYOND:
+    while len(data) < mapped:
         if len(data) >= _MAX_DYNAMIC:
             raise _DamagedError("the dynamic section has no end")
+        if place >= _BEYOND:
+            raise _DamagedError("the file is too short for its dynamic section")
         data += os.pread(descriptor, min(step, mapped - len(data)), place + len(data))
-        whole = len(data) - len(data) % record.size
-        if whole and record.unpack_from(data, whole - record.size)[0] == DT_NULL:  # as nearly all end
-            return record.iter_unpack(data[:whole])
-        if any(entry[0] == DT_NULL for entry in record.iter_unpack(data[:whole])):
-            return record.iter_unpack(data[:whole])
+        entries = _table(record, len(data) // record.size).unpack_from(data)
+        tags, values = entries[::2], entries[1::2]
+        if DT_NULL in tags:
+            end = tags.index(DT_NULL)
+            return tags[:end], values[:end]
         if len(data) < step and len(data) < mapped:
             raise _DamagedError("the file is too short for its dynamic section")
         step = len(data)
-    if mapped and place >= _BEYOND:
-        raise _DamagedError("the file is too short for its dynamic section")
-    return record.iter_unpack(data[: len(data) - len(data) % record.size])
+    return tags, values
+
+
+@lru_cache(64)
+def _table(record: Struct, count: int) -> Struct:
+    return Struct(record.format[0] + record.format[1:] * count)
 
 
 def _strings(descriptor: int, loads: Loads, table: int, offsets: list[int]) -> dict[int, str]:

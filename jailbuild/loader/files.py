@@ -56,10 +56,10 @@ class Files:
             return errno.ENOENT
         try:
             status = os.fstat(opened)
-            identity = (status.st_dev, status.st_ino)
+            device, inode = identity = status.st_dev, status.st_ino
             file = self._known.get(identity)
             if file is None:
-                file = self._known[identity] = File(*identity, self._read(opened, status.st_mode))
+                file = self._known[identity] = File(device, inode, self._read(opened, status.st_mode))
             return file
         except OSError as error:
             return error.errno or errno.EIO

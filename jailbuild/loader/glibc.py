@@ -12,6 +12,7 @@ import re
 
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
+from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
@@ -62,16 +63,19 @@ class Loader:
         interpreter = self._interpreter(elf)
         if isinstance(interpreter, Refusal):
             return Resolution(elf.interpreter, error=interpreter)
-        if self.preloads or elf.soname is not None or elf.audit or not _is_plain(elf) or "$" in self.library_path:
-            return _Walk(self, interpreter, path, file).run()
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
+        if (
+            self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit
+            or elf.rpath is not None or elf.runpath is not None or elf.nodeflib
+        ):
+            return _Walk(self, interpreter, path, file).run()
         key = elf.interpreter, interpreter.name, interpreter.kind, elf.wants
         known = self._alike.get(key)
         if known is not None:
             return _for_another(*known, Edge(path, "needed"))
         walk = _Walk(self, interpreter, path, file)
         resolution = walk.run()
-        if all(tag == records.DT_NEEDED and "$" not in name for tag, name in elf.wants):
+        if all(tag == DT_NEEDED and "$" not in name for tag, name in elf.wants):
             self._alike[key] = walk.needed, resolution
         return resolution
 
@@ -144,11 +148,6 @@ def _preload_names(text: bytes) -> list[str]:
 Wants = tuple[tuple[int, str], ...]
 
 
-def _is_plain(elf: Elf) -> bool:
-    """Say whether an object adds nothing of its own to how things are searched, as nearly all."""
-    return elf.rpath is None and elf.runpath is None and not elf.nodeflib
-
-
 def _for_another(old: Edge, resolution: Resolution, new: Edge) -> Resolution:
     """Return what is loaded for another program that asks for the same, `new` in the place of `old`."""
     libraries = []
@@ -175,10 +174,9 @@ class _Object:
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
         above = parent.below if parent is not None else PLAIN
-        if _is_plain(elf):
-            self.below = self.scope = above
+        self.below = self.scope = above  # of the plain objects that it loads, and of itself
+        if elf.rpath is None and elf.runpath is None and not elf.nodeflib:
             return
-        self.below = above  # the scope of those plain objects that it loads: only RPATH is inherited
         if own := self._directories(elf.rpath):
             self.below = Scope((own, *above.rpaths), (), False)
         runpath = self._directories(elf.runpath)
@@ -269,9 +267,10 @@ class _Walk:
 
     def _load_all(self) -> None:
         """Go through the list breadth first; a filtee comes before its filter (_dl_map_object_deps)."""
+        names, queue = self.names, self.queue
         place = 0
-        while place < len(self.queue):
-            owner = self.queue[place]
+        while place < len(queue):
+            owner = queue[place]
             if owner.done:
                 place += 1
                 continue
@@ -279,14 +278,21 @@ class _Walk:
             needed = self.needed if owner is self.main else Edge(owner.path, "needed")
             for tag, text in owner.elf.wants:
                 name = owner.expand(text) if "$" in text else text
+                if tag == DT_NEEDED and name in names:
+                    known = names[name]
+                    if known.listed:
+                        if known.library is not None:
+                            known.library.requests.append(needed)
+                        continue
                 if name is None:  # a token has no value: the loader passes over all but the optional, of all things
                     if tag == records.DT_AUXILIARY:
                         raise FatalError(text, "empty dynamic string token substitution")
                     continue
-                if tag == records.DT_NEEDED:
+                if tag == DT_NEEDED:
                     found = self._map(name, owner, needed)
                     if found is not None and not found.listed:
-                        self._list(found)
+                        found.listed = True
+                        queue.append(found)
                     continue
                 try:
                     found = self._map(name, owner, Edge(owner.path, _HOW[tag]))
@@ -340,7 +346,7 @@ class _Walk:
         elf = found.file.elf
         if elf.pie:
             raise FatalError(found.path, "cannot dynamically load position-independent executable")
-        if elf.type == records.ET_EXEC:
+        if elf.type == ET_EXEC:
             raise FatalError(found.path, "cannot dynamically load executable")
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
