@@ -6,8 +6,8 @@ import click
 
 from jailbuild.box.add import Addition, plan_addition
 from jailbuild.box.apply import BoxChangedError, apply_plan
-from jailbuild.cli import say
-from jailbuild.cli.options import as_json, programs, resolving, write
+from jailbuild.cli import Command, say
+from jailbuild.cli.options import as_json, option, programs, resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.names import shown
 from jailbuild.report import jsonlines, shell
@@ -17,19 +17,19 @@ _FEW = 8  # names in the summary
 _ATTEMPTS = 10  # at a box that others write to at the same time
 
 
-@click.command()
+@click.command(cls=Command)
 @programs
-@click.option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
+@option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
               help="The box; made if need be.")
 @resolving
-@click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
-@click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
-@click.option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
-@click.option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
+@option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
+@option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
+@option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away.")
+@option("--dry-run", is_flag=True, help="Print what would be done, write nothing.")
+@option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @as_json
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong.")
-@click.option("-v", "--verbose", is_flag=True, help="Name every path.")
+@option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong.")
+@option("-v", "--verbose", is_flag=True, help="Name every path.")
 def command(
     programs: tuple[str, ...], box: str, library_path: str, search_path: str, sysroot: str, bare: bool,
     keep_privileges: bool, no_sync: bool, dry_run: bool, as_shell: bool, as_json: bool, quiet: bool, verbose: bool,

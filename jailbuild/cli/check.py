@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from jailbuild.check.run import check_root
-from jailbuild.cli.options import as_json, write
+from jailbuild.cli import Command
+from jailbuild.cli.options import as_json, option, write
 from jailbuild.errors import JailError
 from jailbuild.report import jsonlines
 from jailbuild.report.findings import text
@@ -14,12 +15,12 @@ from jailbuild.root import Root
 NOT_AS_IT_SHOULD_BE = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(readable=False))
-@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@option("--strict", is_flag=True, help="Warnings count as errors.")
 @as_json
-@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every note.")
+@option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
+@option("-v", "--verbose", is_flag=True, help="Print every note.")
 def command(directory: str, strict: bool, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Check that DIR, a box or any root directory, is self-contained and unchanged.
 

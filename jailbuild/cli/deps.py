@@ -6,8 +6,8 @@ import os
 
 import click
 
-from jailbuild.cli import complain, say
-from jailbuild.cli.options import as_json, programs, resolving, write
+from jailbuild.cli import Command, complain, say
+from jailbuild.cli.options import as_json, option, programs, resolving, write
 from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
@@ -22,17 +22,17 @@ from jailbuild.root import Root
 _AT_ONCE = 32  # programs that are written together
 
 
-@click.command()
+@click.command(cls=Command)
 @programs
 @resolving
-@click.option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
-@click.option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
+@option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
+@option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
               help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
 @as_json
-@click.option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
-@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
-@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
-@click.option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
+@option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
+@option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
+@option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
+@option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
     programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, cpu: str | None,
     as_json: bool, form: str | None, verbose: bool,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from jailbuild.cli import Option
 from jailbuild.closure.commands import STANDARD_PATH, command_names
 from jailbuild.root import Root
+
+option = partial(click.option, cls=Option)  # as click.option
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -42,16 +46,16 @@ def programs(command: _Command) -> _Command:
 
 def resolving(command: _Command) -> _Command:
     """Take the options that say where programs and libraries are looked for."""
-    for option in (
-        click.option("--library-path", metavar="LIST", default="",
+    for decorate in (
+        option("--library-path", metavar="LIST", default="",
                      help="Directories to search as LD_LIBRARY_PATH would; the caller's own is ignored."),
-        click.option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
+        option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
                      help="Where names of programs are looked up."),
-        click.option("--sysroot", metavar="DIR", default="/", show_default=True,
+        option("--sysroot", metavar="DIR", default="/", show_default=True,
                      help="The directory that is / for every look-up."),
     ):
-        command = option(command)
+        command = decorate(command)
     return command
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
+as_json = option("--json", "as_json", is_flag=True, help="Print JSON Lines.")

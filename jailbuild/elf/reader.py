@@ -144,7 +144,12 @@ def read_elf(descriptor: int) -> Elf:
             raise _DamagedError("object file has no loadable segments")
         if dynamic is None:
             return Elf(*said, "", unstartable, interpreter)
-        return Elf(*said, "", unstartable, interpreter, True, *_dynamic(descriptor, loads, layout.dynamic, *dynamic))
+        soname, wants, rpath, runpath, audit, flags_1 = _dynamic(descriptor, loads, layout.dynamic, *dynamic)
+        return Elf(
+            *said, "", unstartable, interpreter, True, soname, wants,
+            rpath if runpath is None else None, runpath, audit,
+            bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
+        )
     except _DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)
 
@@ -212,11 +217,11 @@ def _place(loads: Loads, address: int) -> tuple[int, int]:
     raise _DamagedError(f"no segment holds address {address:#x}")
 
 
-Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], bool, bool]
+Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int]
 
 
 def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Dynamic:
-    """Return what the dynamic section says, as the fields of Elf from `soname` on."""
+    """Return what the dynamic section says: SONAME, what it asks for, RPATH, RUNPATH, audit libraries, flags."""
     tags, values = _entries(descriptor, loads, record, address, usual)
     last = dict(zip(tags, values, strict=True))
     names: list[tuple[int, int]] = []
@@ -244,11 +249,7 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
     if DT_AUDIT in last or DT_DEPAUDIT in last:
         lists = [text[last[tag]] for tag in (DT_AUDIT, DT_DEPAUDIT) if tag in last]
         audit = tuple(name for one in lists for name in one.split(":") if name)
-    flags = last.get(DT_FLAGS_1, 0)
-    return (
-        soname, wants, rpath if runpath is None else None, runpath, audit,
-        bool(flags & _DF_1_NODEFLIB), bool(flags & _DF_1_PIE),
-    )
+    return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0)
 
 
 def _entries(

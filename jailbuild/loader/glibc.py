@@ -164,42 +164,23 @@ def _for_another(old: Edge, resolution: Resolution, new: Edge) -> Resolution:
 class _Object:
     """A link map."""
 
-    __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope", "walk")
+    __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope")
 
     def __init__(self, walk: _Walk, path: str, elf: Elf, parent: _Object | None, library: Library | None) -> None:
-        self.walk = walk
         self.path = path
         self.elf = elf
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        above = parent.below if parent is not None else PLAIN
-        self.below = self.scope = above  # of the plain objects that it loads, and of itself
+        above: Scope = PLAIN if parent is None else parent.below
+        self.below: Scope = above  # of the plain objects that it loads
+        self.scope: Scope = above
         if elf.rpath is None and elf.runpath is None and not elf.nodeflib:
             return
-        if own := self._directories(elf.rpath):
+        if own := walk.directories(elf.rpath, self):
             self.below = Scope((own, *above.rpaths), (), False)
-        runpath = self._directories(elf.runpath)
+        runpath = walk.directories(elf.runpath, self)
         self.scope = Scope(() if elf.runpath is not None else self.below.rpaths, runpath, elf.nodeflib)
-
-    def _directories(self, text: str | None) -> tuple[str, ...]:
-        if not text:
-            return ()
-        return self.walk.loader.directories(text, ":", self.tokens if "$" in text else None)
-
-    @property
-    def tokens(self) -> paths.Tokens:
-        """What tokens stand for in its strings."""
-        loader, built_in = self.walk.loader, self.walk.interpreter
-        absolute = loader.files.absolute(self.path)
-        if self.library is None and self.elf.interpreter is not None:  # the kernel tells a program's real path
-            absolute = loader.files.root.walk(absolute).real
-        # not os.path.dirname, which drops more slashes than one
-        return paths.Tokens(absolute.rpartition("/")[0] or "/", built_in.lib, built_in.platform)
-
-    def expand(self, text: str) -> str | None:
-        """Return one of its strings with the tokens replaced; None if one has no value."""
-        return paths.expand(text, self.tokens) if "$" in text else text
 
 
 class _Walk:
@@ -210,9 +191,7 @@ class _Walk:
         self.interpreter = interpreter
         self.main = _Object(self, path, file.elf, None, None)
         self.needed = Edge(path, "needed")
-        text = loader.library_path
-        directories = loader.directories(text, ":;", self.main.tokens if "$" in text else None)
-        self.search = loader.search(interpreter, directories)
+        self.search = loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
         self.objects: list[_Object] = []  # link map order, without the program
@@ -233,6 +212,22 @@ class _Walk:
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
+
+    def tokens(self, object: _Object) -> paths.Tokens:
+        """Return what tokens stand for in an object's strings."""
+        absolute = self.loader.files.absolute(object.path)
+        if object.library is None and object.elf.interpreter is not None:  # the kernel tells a program's real path
+            absolute = self.loader.files.root.walk(absolute).real
+        # not os.path.dirname, which drops more slashes than one
+        return paths.Tokens(absolute.rpartition("/")[0] or "/", self.interpreter.lib, self.interpreter.platform)
+
+    def directories(self, text: str | None, object: _Object, separators: str = ":") -> tuple[str, ...]:
+        """Return the directories of a list that an object gives, or is given."""
+        return self.loader.directories(text, separators, self.tokens(object) if "$" in text else None) if text else ()
+
+    def expand(self, text: str, object: _Object) -> str | None:
+        """Return one of an object's strings with the tokens replaced; None if one has no value."""
+        return paths.expand(text, self.tokens(object)) if "$" in text else text
 
     def run(self) -> Resolution:
         """Return what is loaded."""
@@ -277,7 +272,7 @@ class _Walk:
             owner.done = True
             needed = self.needed if owner is self.main else Edge(owner.path, "needed")
             for tag, text in owner.elf.wants:
-                name = owner.expand(text) if "$" in text else text
+                name = self.expand(text, owner) if "$" in text else text
                 if tag == DT_NEEDED and name in names:
                     known = names[name]
                     if known.listed:
@@ -320,7 +315,7 @@ class _Walk:
         """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
         known = self.names.get(name)
         if known is None:
-            path = owner.expand(name) if "/" in name else name  # a second time, if it was needed
+            path = self.expand(name, owner) if "/" in name else name  # a second time, if it was needed
             outcome = self.search.find(path, owner.scope) if path is not None else None
             if isinstance(outcome, FatalError):
                 raise outcome
