@@ -62,6 +62,12 @@ def _show_help(ctx: click.Context, _parameter: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"jailbuild {__version__}", color=ctx.color)
+        ctx.exit()
+
+
 class _Commands(Command, click.Group):
     """The commands by name; each lives in the module of its name, as `command`."""
 
@@ -81,7 +87,8 @@ class _Commands(Command, click.Group):
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s", cls=Option, help="Show the version and exit.")
+@click.option("--version", cls=Option, is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version and exit.")
 def jailbuild() -> None:
     """Make a directory that can serve as / for a few programs, prove it, enter it."""
 

@@ -10,7 +10,7 @@ from jailbuild.cli import Command, say
 from jailbuild.cli.options import as_json, option, programs, resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.names import shown
-from jailbuild.report import jsonlines, shell
+from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
 _FEW = 8  # names in the summary
@@ -54,6 +54,8 @@ def command(
         for note in addition.closure.notes:
             say(f"note: {note}")
     if as_shell and not plan.conflicts:
+        from jailbuild.report import shell
+
         if keep_privileges:
             say("note: a script of cp keeps set-id bits and no file capabilities: setcap(8) sets those")
         write(shell.script(plan.actions, plan.draft.made, box, addition.host_path))

@@ -15,8 +15,6 @@ from jailbuild.loader.files import Files
 from jailbuild.loader.glibc import Loader
 from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.report import jsonlines
-from jailbuild.report.graph import dot, mermaid
-from jailbuild.report.tree import tree
 from jailbuild.root import Root
 
 _AT_ONCE = 32  # programs that are written together
@@ -57,6 +55,8 @@ def command(
     files = Files(source, _here() if root.is_host else "/")
     names = tuple(name for name in preload.replace(":", " ").split() if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
+    from jailbuild.report.tree import tree
+
     found: list[Program] = []
     lines = jsonlines.Programs()
     ready: list[str] = []
@@ -82,7 +82,7 @@ def command(
             ready.clear()
     write("".join(ready))
     if form is not None and not as_json:
-        write(_FORMS[form](found))
+        write(_drawn(found, form))
     return status
 
 
@@ -97,4 +97,9 @@ def _paths(found: list[Program]) -> str:
     return "".join(f"{path}\n" for path in dict.fromkeys(path for program in found for path in program.files))
 
 
-_FORMS = {"paths": _paths, "dot": dot, "mermaid": mermaid}
+def _drawn(found: list[Program], form: str) -> str:
+    if form == "paths":
+        return _paths(found)
+    from jailbuild.report.graph import dot, mermaid
+
+    return dot(found) if form == "dot" else mermaid(found)

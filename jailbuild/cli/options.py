@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from jailbuild.cli import Option
 from jailbuild.closure.commands import STANDARD_PATH, command_names
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 option = partial(click.option, cls=Option)  # as click.option
 
@@ -30,6 +32,8 @@ def write(text: str) -> None:
 def _complete_program(
     _ctx: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     if "/" in incomplete:
         return [CompletionItem(incomplete, type="file")]
     return [CompletionItem(name) for name in sorted(set(command_names(Root("/")))) if name.startswith(incomplete)]

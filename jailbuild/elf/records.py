@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jailbuild import Deferred
 
-with Deferred("inspect", "pdb"):  # pyelftools' debugging aids import them, which takes longer than all else of it
+with Deferred("inspect", "pdb", "traceback"):  # for debugging aids; they take longer than all the rest of pyelftools
     from elftools.elf.enums import ENUM_D_TAG, ENUM_E_MACHINE, ENUM_E_TYPE, ENUM_P_TYPE_BASE
     from elftools.elf.structs import ELFStructs
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
 from jailbuild.loader.cache import Cache, CacheError, read_cache
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.loader.builtin import Facts
 
 _MAX_CACHE = 8 << 20  # bytes
 
@@ -25,16 +28,19 @@ class File(NamedTuple):
 class Files:
     """Files by path, for one root. `directory` is the current one, which relative paths start from."""
 
-    def __init__(self, root: Root, directory: str = "/", known: dict[tuple[int, int], File] | None = None) -> None:
+    def __init__(self, root: Root, directory: str = "/") -> None:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
-        self._known: dict[tuple[int, int], File] = {} if known is None else known
+        self.loaders: dict[tuple[int, int], Facts] = {}  # what loaders have built in, by identity
+        self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
         self._caches: dict[str, Cache | None] = {}
 
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
-        return Files(root, "/", self._known)
+        files = Files(root)
+        files._known, files.loaders = self._known, self.loaders
+        return files
 
     def absolute(self, path: str) -> str:
         """Return `path` from the root on."""

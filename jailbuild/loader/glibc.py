@@ -46,7 +46,7 @@ class Loader:
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
-        self._alike: dict[tuple[str | None, str, machines.Kind, Wants], tuple[Edge, Resolution]] = {}
+        self._alike: dict[tuple[object, ...], tuple[Edge, Resolution]] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -64,18 +64,15 @@ class Loader:
         if isinstance(interpreter, Refusal):
             return Resolution(elf.interpreter, error=interpreter)
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
-        if (
-            self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit
-            or elf.rpath is not None or elf.runpath is not None or elf.nodeflib
-        ):
+        if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
             return _Walk(self, interpreter, path, file).run()
-        key = elf.interpreter, interpreter.name, interpreter.kind, elf.wants
+        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
         if known is not None:
             return _for_another(*known, Edge(path, "needed"))
         walk = _Walk(self, interpreter, path, file)
         resolution = walk.run()
-        if all(tag == DT_NEEDED and "$" not in name for tag, name in elf.wants):
+        if "$" not in f"{elf.rpath}{elf.runpath}" and all(tag == DT_NEEDED and "$" not in name for tag, name in elf.wants):
             self._alike[key] = walk.needed, resolution
         return resolution
 
@@ -143,9 +140,6 @@ def _preload_names(text: bytes) -> list[str]:
     assert last is not None
     names = re.split(rb"[ \t\n:]", text[: last.start()].partition(b"\0")[0])
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
-
-
-Wants = tuple[tuple[int, str], ...]
 
 
 def _for_another(old: Edge, resolution: Resolution, new: Edge) -> Resolution:
