@@ -16,7 +16,7 @@ from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import Alike, Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
@@ -46,7 +46,7 @@ class Loader:
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
-        self._alike: dict[tuple[object, ...], tuple[Edge, Resolution]] = {}
+        self._alike: dict[tuple[object, ...], Alike] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -69,11 +69,15 @@ class Loader:
         key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
         if known is not None:
-            return _for_another(*known, Edge(path, "needed"))
+            return known.for_another(path)
         walk = _Walk(self, interpreter, path, file)
         resolution = walk.run()
-        if "$" not in f"{elf.rpath}{elf.runpath}" and all(tag == DT_NEEDED and "$" not in name for tag, name in elf.wants):
-            self._alike[key] = walk.needed, resolution
+        texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
+        if (
+            not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
+            and all(library.path != path for library in resolution.libraries)
+        ):
+            self._alike[key] = Alike(walk.needed, resolution)
         return resolution
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
@@ -140,19 +144,6 @@ def _preload_names(text: bytes) -> list[str]:
     assert last is not None
     names = re.split(rb"[ \t\n:]", text[: last.start()].partition(b"\0")[0])
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
-
-
-def _for_another(old: Edge, resolution: Resolution, new: Edge) -> Resolution:
-    """Return what is loaded for another program that asks for the same, `new` in the place of `old`."""
-    libraries = []
-    for library in resolution.libraries:
-        if old in library.requests:
-            library = library.asked_by([new if edge is old else edge for edge in library.requests])
-        libraries.append(library)
-    missing = resolution.missing and tuple(
-        one._replace(requests=[new if edge is old else edge for edge in one.requests]) for one in resolution.missing
-    )
-    return resolution._replace(libraries=tuple(libraries), missing=missing)
 
 
 class _Object:

@@ -59,6 +59,29 @@ class Resolution(NamedTuple):
     missing: tuple[Missing, ...] = ()
     error: Refusal | None = None
     built_in: BuiltIn | None = None  # of the loader that decided; None where none was asked
+    like: Alike | None = None  # what says the same of another program
+
+
+class Alike(NamedTuple):
+    """A resolution that is also good for other programs, which ask for the same: each instead of `asker`."""
+
+    asker: Edge
+    resolution: Resolution
+
+    def for_another(self, path: str) -> Resolution:
+        """Return what is loaded for the program at `path`."""
+        old, new = self.asker, Edge(path, self.asker.how)
+        libraries = []
+        for library in self.resolution.libraries:
+            if old in library.requests:
+                library = library.asked_by([new if edge is old else edge for edge in library.requests])
+            libraries.append(library)
+        missing = self.resolution.missing and tuple(
+            [one._replace(requests=[new if edge is old else edge for edge in one.requests])
+             for one in self.resolution.missing]
+        )
+        _, _, _, error, built_in, _ = self.resolution
+        return Resolution(self.resolution.interpreter, tuple(libraries), missing, error, built_in, self)
 
 
 def unreadable(path: str, why: str) -> Refusal:
