@@ -16,7 +16,7 @@ from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Alike, Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
@@ -46,7 +46,7 @@ class Loader:
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
-        self._alike: dict[tuple[object, ...], Alike] = {}
+        self._alike: dict[tuple[object, ...], Resolution] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -70,14 +70,13 @@ class Loader:
         known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
-        walk = _Walk(self, interpreter, path, file)
-        resolution = walk.run()
+        resolution = _Walk(self, interpreter, path, file).run()
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
             and all(library.path != path for library in resolution.libraries)
         ):
-            self._alike[key] = Alike(walk.needed, resolution)
+            self._alike[key] = resolution
         return resolution
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
@@ -98,10 +97,9 @@ class Loader:
 
     def _interpreter(self, elf: Elf) -> BuiltIn | Refusal:
         """Return the loader of a program, or why the kernel could not start it."""
-        name = elf.interpreter
-        machine = machines.machine(elf.kind)
-        path = name if name is not None else machine.loader
-        known = self._interpreters.get((path, elf.kind))
+        name, kind = elf.interpreter, elf.kind
+        path = name if name is not None else machines.machine(kind).loader
+        known = self._interpreters.get((path, kind))
         if known is not None:
             return known
         file = self.files.get(path)
@@ -227,7 +225,7 @@ class _Walk:
         if error is None:
             libraries += self._audit(libraries)
         missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter)
+        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")

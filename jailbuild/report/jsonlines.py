@@ -8,7 +8,7 @@ from json.encoder import encode_basestring  # in C, and what json.dumps itself w
 from typing import Any
 
 from jailbuild.closure.programs import Program
-from jailbuild.loader.resolution import Alike, Edge, Library, Missing
+from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
 from jailbuild.names import to_json
 
 
@@ -41,7 +41,7 @@ class Programs:
         self._libraries: dict[Library, str] = {}  # by identity
         self._found: dict[tuple[str, str, str], str] = {}
         self._edges: dict[Edge, str] = {}
-        self._alike: dict[int, tuple[Alike, list[str]]] = {}  # by identity
+        self._alike: dict[Resolution, list[str]] = {}  # by identity
 
     def line(self, program: Program) -> str:
         """Return the object for one program or library, as a line."""
@@ -51,11 +51,11 @@ class Programs:
             start = f'"interpreters": [{", ".join(chain)}]'
         else:
             start = _member("interpreter", program.interpreter)
-        like = program.parts[0].resolution.like if program.type == "elf" and program.parts else None
-        if like is None:
+        first = program.parts[0].resolution if program.type == "elf" and program.parts else None
+        if first is None or first.like is None or first.asker is None:
             loads = self._loads(program.libraries, program.missing)
         else:
-            loads = self._edge(Edge(program.path, like.asker.how)).join(self._pieces(like))
+            loads = self._edge(first.asker).join(self._pieces(first.like))
         error = "null" if program.error is None else _string(program.error.text)
         return (
             f'{{"kind": "program", {_member("path", program.path)}, "type": "{program.type}", {start}, '
@@ -66,13 +66,13 @@ class Programs:
         loaded = ", ".join([self._libraries.get(library) or self._library(library) for library in libraries])
         return f'"libraries": [{loaded}], "missing": [{", ".join([self._missing(one) for one in missing])}]'
 
-    def _pieces(self, like: Alike) -> list[str]:
+    def _pieces(self, like: Resolution) -> list[str]:
         """Return what stands between the edges of the program itself; within a string an edge has other quotes."""
-        known = self._alike.get(id(like))
-        if known is None:
-            text = self._loads(like.resolution.libraries, like.resolution.missing)
-            known = self._alike[id(like)] = like, text.split(self._edge(like.asker))
-        return known[1]
+        pieces = self._alike.get(like)
+        if pieces is None:
+            assert like.asker is not None
+            pieces = self._alike[like] = self._loads(like.libraries, like.missing).split(self._edge(like.asker))
+        return pieces
 
     def _library(self, library: Library) -> str:
         key = library.name, library.path, library.found_by
