@@ -11,7 +11,9 @@ from jailbuild.loader.cache import Cache
 from jailbuild.loader.files import File, Files
 
 _HWCAPS_SINCE = (2, 33)
-_MAX_LOADER = 16 << 20  # bytes; ld.so has some 200 kB
+_MAX_LOADER = 8 << 20  # bytes; ld.so has some 200 kB
+_MOST_CANDIDATES = 4096  # places that may be what is looked for; ld.so has some ten
+_MOST_DIRECTORIES = 64
 
 _VERSION = re.compile(rb"(\d{1,3})\.(\d{1,3})")
 _LIB = re.compile(rb"\0(lib(?:64|32|x32)?(?:/[\w.-]+)*)\0")
@@ -100,12 +102,16 @@ def _read_facts(data: bytes) -> Facts:
 def _directories(data: bytes) -> tuple[str, ...]:
     """Return the first run of strings that are all directories of libraries, with a slash at both ends."""
     at = -1
-    while (at := data.find(b"/\0/", at + 1)) >= 0:
+    for _ in range(_MOST_CANDIDATES):
+        if (at := data.find(b"/\0/", at + 1)) < 0:
+            break
         place = data.rfind(b"\0", 0, at) + 1
         found = []
         while (end := data.find(b"\0", place)) > place + 1 and data[place] == data[end - 1] == _SLASH:
             found.append(os.fsdecode(data[place:end]))
             at, place = end - 1, end + 1
+            if len(found) > _MOST_DIRECTORIES:
+                return ()
         if len(found) > 1 and all("lib" in name and name.isprintable() and " " not in name for name in found):
             return tuple(found)
     return ()
@@ -113,7 +119,9 @@ def _directories(data: bytes) -> tuple[str, ...]:
 
 def _lib(data: bytes) -> str | None:
     at = -1
-    while (at := data.find(b"\0lib", at + 1)) >= 0:
+    for _ in range(_MOST_CANDIDATES):
+        if (at := data.find(b"\0lib", at + 1)) < 0:
+            break
         if match := _LIB.match(data, at):
             return os.fsdecode(match[1])
     return None

@@ -65,12 +65,12 @@ class Loader:
             return Resolution(elf.interpreter, error=interpreter)
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
-            return _Walk(self, interpreter, path, file).run()
+            return self._walk(interpreter, path, file)
         key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
-        resolution = _Walk(self, interpreter, path, file).run()
+        resolution = self._walk(interpreter, path, file)
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
@@ -78,6 +78,14 @@ class Loader:
         ):
             self._alike[key] = resolution
         return resolution
+
+    def _walk(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
+        try:
+            walk = _Walk(self, interpreter, path, file)
+            walk.search.begin(path)
+            return walk.run()
+        except paths.TooLongError as error:
+            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter)
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
         """Return the directories of a list; `tokens` may be None where the text has no "$"."""
@@ -210,7 +218,11 @@ class _Walk:
 
     def expand(self, text: str, object: _Object) -> str | None:
         """Return one of an object's strings with the tokens replaced; None if one has no value."""
-        return paths.expand(text, self.tokens(object)) if "$" in text else text
+        if "$" not in text:
+            return text
+        expanded = paths.expand(text, self.tokens(object))
+        self.search.spend_text(expanded or "")
+        return expanded
 
     def run(self) -> Resolution:
         """Return what is loaded."""
@@ -222,8 +234,11 @@ class _Walk:
         except FatalError as fatal:
             error = fatal.refusal
         libraries = [object.library for object in self.objects if object.library is not None]
-        if error is None:
-            libraries += self._audit(libraries)
+        if error is None and self.main.elf.audit:
+            try:
+                libraries += self._audit(libraries)
+            except FatalError as fatal:
+                error = fatal.refusal
         missing = tuple(self.missing.values())
         return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
 
@@ -253,6 +268,7 @@ class _Walk:
                 place += 1
                 continue
             owner.done = True
+            self.search.spend(len(owner.elf.wants))
             needed = self.needed if owner is self.main else Edge(owner.path, "needed")
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text

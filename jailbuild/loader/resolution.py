@@ -111,3 +111,7 @@ class FatalError(Exception):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.refusal = unreadable(path, why)
+
+
+class TooMuchError(FatalError):
+    """A program asks for more than anybody would wait for."""
