@@ -139,6 +139,10 @@ def main() -> None:
         _drop_output()
         complain([f"cannot go on: {error.filename or 'the system'}: {reason(error)}"])
         status = failed
+    except MemoryError:
+        _drop_output()
+        complain(["cannot go on: there is not enough memory"])
+        status = failed
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         _leave(status or 0)
     sys.exit(status)

@@ -14,7 +14,7 @@ from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Edge, FatalError, Missing, TooMuchError
 
 _MOST_STEPS = 100_000  # for one program; half a second. The most that was seen is some 3000
-_TEXT_STEP = 256  # bytes of a report that count as a step
+_TEXT_STEP = 128  # bytes of a report that count as a step
 
 
 class Scope(NamedTuple):
@@ -184,6 +184,7 @@ class Search:
     def missing(self, name: str, scope: Scope, request: Edge) -> Missing:
         """Return the report of a search that failed (TooMuchError)."""
         if "/" in name:
+            self.spend_text(name, name)
             return Missing(name, (f"path {name}",), [request], tuple(self._passed_over.values()))
         searched = self._searched.get(scope)
         if searched is None:
