@@ -46,6 +46,7 @@ class Loader:
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
+        self._edges: dict[str, Edge] = {}
         self._alike: dict[tuple[object, ...], Resolution] = {}
 
     def resolve(self, path: str) -> Resolution:
@@ -78,6 +79,13 @@ class Loader:
         ):
             self._alike[key] = resolution
         return resolution
+
+    def needed(self, path: str) -> Edge:
+        """Return the edge of what a library at `path` needs, one object for all who load it."""
+        edge = self._edges.get(path)
+        if edge is None:
+            edge = self._edges[path] = Edge(path, "needed")
+        return edge
 
     def _walk(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
         try:
@@ -269,7 +277,7 @@ class _Walk:
                 continue
             owner.done = True
             self.search.spend(len(owner.elf.wants))
-            needed = self.needed if owner is self.main else Edge(owner.path, "needed")
+            needed = self.needed if owner is self.main else self.loader.needed(owner.path)
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text
                 if tag == DT_NEEDED and name in names:
@@ -315,7 +323,9 @@ class _Walk:
         known = self.names.get(name)
         if known is None:
             path = self.expand(name, owner) if "/" in name else name  # a second time, if it was needed
-            outcome = self.search.find(path, owner.scope) if path is not None else None
+            outcome = self.search.plain.get(path) if path is not None and owner.scope is PLAIN else None
+            if outcome is None and path is not None:
+                outcome = self.search.find(path, owner.scope)
             if isinstance(outcome, FatalError):
                 raise outcome
             if outcome is None:

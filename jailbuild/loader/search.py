@@ -45,8 +45,8 @@ class Search:
         self.interpreter = interpreter
         self.library_path = library_path
         self.abi = machines.abi(interpreter.kind, interpreter.file.elf.flags if interpreter.file else 0)
-        self._plain: dict[str, Outcome] = {}
-        self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self._plain}
+        self.plain: dict[str, Outcome] = {}  # what was found, or not, by name in the scope PLAIN
+        self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self.plain}
         self._steps = 0
         self._program = ""  # whose steps they are
         self._there: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
@@ -72,7 +72,7 @@ class Search:
         """Return what the search for `name` (tokens expanded) gives an object of this scope (TooMuchError)."""
         if scope is not PLAIN:
             self.spend(sum([len(directories) for directories in scope.rpaths]) + len(scope.runpath))
-        outcomes = self._plain if scope is PLAIN else self._outcomes.setdefault(scope, {})
+        outcomes = self.plain if scope is PLAIN else self._outcomes.setdefault(scope, {})
         if name in outcomes:
             return outcomes[name]
         try:
@@ -134,7 +134,10 @@ class Search:
             if not directory.startswith("/"):
                 there.append((directory, (*self.interpreter.subdirectories, "")))
             elif self.files.is_directory(directory):
-                below = [name for name in self.interpreter.subdirectories if self.files.is_directory(directory + name)]
+                tops = {name.partition("/")[0] for name in self.interpreter.subdirectories}
+                tops = {top for top in tops if self.files.is_directory(directory + top)}
+                below = [name for name in self.interpreter.subdirectories
+                         if name.partition("/")[0] in tops and self.files.is_directory(directory + name)]
                 there.append((directory, (*below, "")))
         self._there[directories] = there
         return there

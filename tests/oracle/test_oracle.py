@@ -122,7 +122,7 @@ def test_every_program_loads_what_the_loader_lists_in_its_order(
 
 def _all_libraries() -> list[str]:
     """Return each library of this machine's loader below /usr/lib, once for each file; programs and objects not."""
-    found = {}
+    found: dict[tuple[int, int], str] = {}
     for directory, _, names in os.walk("/usr/lib"):
         for name in names:
             path = f"{directory}/{name}"
