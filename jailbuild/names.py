@@ -5,7 +5,6 @@ Names are str as os.fsdecode gives them.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 
@@ -18,6 +17,8 @@ def to_json(key: str, name: str | None) -> dict[str, str | None]:
     text = data.decode("utf-8", "replace")
     if text.encode("utf-8") == data:
         return {key: text}
+    import base64  # only for what is not UTF-8
+
     return {key: text, f"{key}_b64": base64.b64encode(data).decode("ascii")}
 
 
@@ -26,6 +27,8 @@ def from_json(record: Mapping[str, object], key: str) -> str | None:
     coded = record.get(f"{key}_b64")
     name = record.get(key)
     if isinstance(coded, str):
+        import base64
+
         name = os.fsdecode(base64.b64decode(coded, validate=True))
     if name is None:
         return None

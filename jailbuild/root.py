@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from jailbuild import syscalls
 from jailbuild.errors import JailError, reason
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO or a terminal must not hold us up
@@ -36,6 +35,8 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
 
     The last component is not followed either; with O_PATH | O_NOFOLLOW a link itself can be had.
     """
+    from jailbuild import syscalls  # ctypes: not for look-ups on the host
+
     try:
         return syscalls.openat2(
             directory, path, flags,

@@ -5,16 +5,23 @@ A command's module is imported when the command is called, so that `jailbuild --
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
 
-import click
-
-from jailbuild import __version__
+from jailbuild import Deferred, __version__
 from jailbuild.errors import JailError, reason
 from jailbuild.names import shown
+
+# Before the imports, which make most of it: looking for garbage takes longer here than it would ever free.
+gc.set_threshold(200_000)
+
+with Deferred("inspect"):  # a quarter of click's import, for `Option` below and for texts that nobody has here
+    import click
 
 COMMANDS = {
     "add": "Put programs and every file they need into a box.",
@@ -33,7 +40,38 @@ INTERRUPTED = 130
 CANNOT_ENTER = 125
 
 
-class _Commands(click.Group):
+class Option(click.Option):
+    """An option whose help is written as it is to be read: click would load `inspect` to take indents out."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.help = help
+
+
+class Command(click.Command):
+    """A command whose help option is an `Option` too."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        names = self.get_help_option_names(ctx)
+        if not names or not self.add_help_option:
+            return None
+        return Option(names, is_flag=True, is_eager=True, expose_value=False, callback=_show_help,
+                      help="Show this message and exit.")
+
+
+def _show_help(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"jailbuild {__version__}", color=ctx.color)
+        ctx.exit()
+
+
+class _Commands(Command, click.Group):
     """The commands by name; each lives in the module of its name, as `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,7 +90,8 @@ class _Commands(click.Group):
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.option("--version", cls=Option, is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version and exit.")
 def jailbuild() -> None:
     """Make a directory that can serve as / for a few programs, prove it, enter it."""
 
@@ -85,6 +124,8 @@ def main() -> None:
     failed = CANNOT_ENTER if entering else FAILED
     try:
         status = jailbuild.main(prog_name="jailbuild", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         status = CANNOT_ENTER if entering else error.exit_code
@@ -101,4 +142,18 @@ def main() -> None:
         _drop_output()
         complain([f"cannot go on: {error.filename or 'the system'}: {reason(error)}"])
         status = failed
+    except MemoryError:
+        _drop_output()
+        complain(["cannot go on: there is not enough memory"])
+        status = failed
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        _leave(status or 0)
     sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process as the kernel does: taking apart each object of a large answer would take longer."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.flush()
+    os._exit(status)

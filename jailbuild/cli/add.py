@@ -7,29 +7,28 @@ import click
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
-from jailbuild.cli import FAILED, say
+from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.change import Manner, carry_out, manner, show, summary
-from jailbuild.cli.options import programs, resolving, write
+from jailbuild.cli.options import option, programs, resolving, write
 from jailbuild.closure.gather import Options
-from jailbuild.report import shell
 from jailbuild.root import Root
 
 _FEW = 8  # names in the summary
 
 
-@click.command()
+@click.command(cls=Command)
 @programs(required=False)
-@click.option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
+@option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
               help="The box; made if need be.")
-@click.option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+@option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="A file of data; what is a program or script is resolved as at its place.")
-@click.option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+@option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="A directory of data, likewise.")
 @resolving
-@click.option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
-@click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
-@click.option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
-@click.option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
+@option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
+@option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
+@option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
 def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
@@ -78,4 +77,6 @@ def _print_shell(
     plan.refuse_conflicts()
     if keep_privileges:
         say("note: a script of cp keeps set-id bits and no file capabilities: setcap(8) sets those")
+    from jailbuild.report import shell
+
     write(shell.script(plan.actions, plan.draft.made, box, change.host_path))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import click
+from click import UNPROCESSED
 
 from jailbuild.box.apply import Writing, apply_plan, recover
 from jailbuild.box.copy import SourceChangedError
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say
-from jailbuild.cli.options import as_json, write
+from jailbuild.cli.options import as_json, option, write
 from jailbuild.cli.progress import progress
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
@@ -35,17 +35,17 @@ class Manner(NamedTuple):
 
 def manner(command: _Command) -> _Command:
     """Take the options of Manner, and --replace."""
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, help="Name every path."),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong."),
+    for decorate in (
+        option("-v", "--verbose", is_flag=True, help="Name every path."),
+        option("-q", "--quiet", is_flag=True, help="Say nothing where nothing is wrong."),
         as_json,
-        click.option("--dry-run", is_flag=True, help="Print what would be done, write nothing."),
-        click.option("--no-wait", is_flag=True, help="Do not wait for somebody else who is writing to the box."),
-        click.option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away."),
-        click.option("--replace", metavar="PATH", multiple=True, type=click.UNPROCESSED,
+        option("--dry-run", is_flag=True, help="Print what would be done, write nothing."),
+        option("--no-wait", is_flag=True, help="Do not wait for somebody else who is writing to the box."),
+        option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away."),
+        option("--replace", metavar="PATH", multiple=True, type=UNPROCESSED,
                      help="A path in the box that is yours and may go."),
     ):
-        command = option(command)
+        command = decorate(command)
     return command
 
 

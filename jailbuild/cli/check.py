@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
-from click.shell_completion import CompletionItem
 
 from jailbuild.check.findings import CODES, Ignored
 from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
+from jailbuild.cli import Command
 from jailbuild.cli.box import settle
-from jailbuild.cli.options import as_json, write
+from jailbuild.cli.options import as_json, option, write
 from jailbuild.cli.progress import progress
 from jailbuild.errors import JailError
 from jailbuild.report import jsonlines
 from jailbuild.report.findings import text
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 NOT_AS_IT_SHOULD_BE = 3
 
@@ -34,24 +39,26 @@ def _ignored(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
 
 
 def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(code) for code in CODES if code.startswith(incomplete)]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(readable=False))
-@click.option("--strict", is_flag=True, help="Warnings count as errors.")
-@click.option("--for", "uses", multiple=True, type=click.Choice(USES),
+@option("--strict", is_flag=True, help="Warnings count as errors.")
+@option("--for", "uses", multiple=True, type=click.Choice(USES),
               help="Hold DIR to the rules of this use too; may be given again.")
-@click.option("--ignore", "ignored", multiple=True, metavar="CODE[:PATH]", callback=_ignored,
+@option("--ignore", "ignored", multiple=True, metavar="CODE[:PATH]", callback=_ignored,
               shell_complete=_complete_code,
               help="Leave out findings of this code, at all paths or those that fit (* and ?); may be given again.")
-@click.option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
+@option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
               help="Believe this copy of the manifest, not the box's own.")
-@click.option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
-@click.option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
+@option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
+@option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
 @as_json
-@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
-@click.option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
+@option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
+@option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
     stale: bool, sysroot: str, as_json: bool, quiet: bool, verbose: bool,

@@ -6,8 +6,8 @@ import os
 
 import click
 
-from jailbuild.cli import complain, say
-from jailbuild.cli.options import as_json, programs, resolving, write
+from jailbuild.cli import Command, complain, say
+from jailbuild.cli.options import as_json, option, programs, resolving, write
 from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
@@ -15,22 +15,21 @@ from jailbuild.loader.files import Files
 from jailbuild.loader.glibc import Loader
 from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.report import jsonlines
-from jailbuild.report.graph import dot, mermaid
-from jailbuild.report.tree import tree
 from jailbuild.root import Root
 
+_AT_ONCE = 32  # programs that are written together
 
-@click.command()
+@click.command(cls=Command)
 @programs(required=True)
 @resolving
-@click.option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
-@click.option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
+@option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
+@option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
               help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
 @as_json
-@click.option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
-@click.option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
-@click.option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
-@click.option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
+@option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
+@option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
+@option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
+@option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
     programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, cpu: str | None,
     as_json: bool, form: str | None, verbose: bool,
@@ -55,23 +54,34 @@ def command(
     files = Files(source, _here() if root.is_host else "/")
     names = tuple(name for name in preload.replace(":", " ").split() if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
+    from jailbuild.report.tree import tree
+
     found: list[Program] = []
+    lines = jsonlines.Programs()
+    ready: list[str] = []
     for request in requests:
         try:
             program = resolver.resolve(request.path)
         except OSError as error:
+            write("".join(ready))
+            ready.clear()
             complain([f"cannot resolve {request.name}: {request.source or request.path}: {reason(error)}"])
             status = 1
             continue
         if as_json:
-            write(jsonlines.line(jsonlines.program(program)))
+            ready.append(lines.line(program))
         elif form is None:
-            write(tree(program, verbose=verbose))
-        found.append(program)
+            ready.append(tree(program, verbose=verbose))
+        else:
+            found.append(program)
         if program.error is not None or program.missing:
             status = 1
+        if len(ready) >= _AT_ONCE:
+            write("".join(ready))
+            ready.clear()
+    write("".join(ready))
     if form is not None and not as_json:
-        write(_FORMS[form](found))
+        write(_drawn(found, form))
     return status
 
 
@@ -86,4 +96,9 @@ def _paths(found: list[Program]) -> str:
     return "".join(f"{path}\n" for path in dict.fromkeys(path for program in found for path in program.files))
 
 
-_FORMS = {"paths": _paths, "dot": dot, "mermaid": mermaid}
+def _drawn(found: list[Program], form: str) -> str:
+    if form == "paths":
+        return _paths(found)
+    from jailbuild.report.graph import dot, mermaid
+
+    return dot(found) if form == "dot" else mermaid(found)

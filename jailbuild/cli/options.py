@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
+from jailbuild.cli import Option
 from jailbuild.closure.commands import STANDARD_PATH, command_names
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+option = partial(click.option, cls=Option)  # as click.option
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -26,6 +32,8 @@ def write(text: str) -> None:
 def _complete_program(
     _ctx: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     if "/" in incomplete:
         return [CompletionItem(incomplete, type="file")]
     return [CompletionItem(name) for name in sorted(set(command_names(Root("/")))) if name.startswith(incomplete)]
@@ -41,16 +49,16 @@ def programs(*, required: bool) -> Callable[[_Command], _Command]:
 
 def resolving(command: _Command) -> _Command:
     """Take the options that say where programs and libraries are looked for."""
-    for option in (
-        click.option("--library-path", metavar="LIST", default="",
+    for decorate in (
+        option("--library-path", metavar="LIST", default="",
                      help="Directories to search as LD_LIBRARY_PATH would; the caller's own is ignored."),
-        click.option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
+        option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
                      help="Where names of programs are looked up."),
-        click.option("--sysroot", metavar="DIR", default="/", show_default=True,
+        option("--sysroot", metavar="DIR", default="/", show_default=True,
                      help="The directory that is / for every look-up."),
     ):
-        command = option(command)
+        command = decorate(command)
     return command
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON Lines.")
+as_json = option("--json", "as_json", is_flag=True, help="Print JSON Lines.")

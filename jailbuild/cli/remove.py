@@ -6,15 +6,16 @@ import click
 
 from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
-from jailbuild.cli import FAILED, say
+from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
+from jailbuild.cli.options import option
 from jailbuild.root import Root
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("programs", metavar="PROGRAM...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--from", "box", metavar="BOX", required=True, type=click.Path(readable=False), help="The box.")
+@option("--from", "box", metavar="BOX", required=True, type=click.Path(readable=False), help="The box.")
 @manner
 def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how: bool) -> int:
     """Take PROGRAM... out of BOX, and what only they needed.

@@ -7,25 +7,25 @@ import click
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
-from jailbuild.cli import BEHIND, FAILED, complain, say
+from jailbuild.cli import BEHIND, FAILED, Command, complain, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
-from jailbuild.cli.options import resolving, write
+from jailbuild.cli.options import option, resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.errors import JailError
 from jailbuild.names import shown
 from jailbuild.root import Root
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("boxes", metavar="BOX...", nargs=-1, required=True, type=click.Path(readable=False))
-@click.option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+@option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="Where a file that was put in by path comes from: nothing in a box is believed about that.")
-@click.option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
+@option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="Likewise a directory.")
 @resolving
-@click.option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
-@click.option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
+@option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @manner
 def command(
     boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],

@@ -62,9 +62,7 @@ class Program(NamedTuple):
                 else:
                     new = [request for request in library.requests if request not in known.requests]
                     if new:
-                        merged = Library(known.name, known.path, known.found_by, known.file, known.requests[0])
-                        merged.requests = [*known.requests, *new]
-                        found[library.path] = merged
+                        found[library.path] = known.asked_by([*known.requests, *new])
         return tuple(found.values())
 
     @property

@@ -7,9 +7,30 @@ fs/binfmt_elf.c. Section headers can say anything, and a file without them still
 from __future__ import annotations
 
 import os
+from functools import cache, lru_cache
+from struct import Struct
 from typing import NamedTuple
 
-from jailbuild.elf import records
+from jailbuild.elf.records import (
+    DT_AUDIT,
+    DT_AUXILIARY,
+    DT_DEPAUDIT,
+    DT_FILTER,
+    DT_FLAGS_1,
+    DT_NEEDED,
+    DT_NULL,
+    DT_RPATH,
+    DT_RUNPATH,
+    DT_SONAME,
+    DT_STRTAB,
+    ET_DYN,
+    ET_EXEC,
+    PT_DYNAMIC,
+    PT_INTERP,
+    PT_LOAD,
+    Records,
+    records,
+)
 
 MAGIC = b"\x7fELF"
 UNKNOWN_ENCODING = "ELF file data encoding is unknown"
@@ -23,9 +44,14 @@ _MAX_DYNAMIC = 1 << 20  # bytes; the largest real table seen is a few KiB
 _MAX_STRING = 1 << 20  # bytes; a list of directories may be longer than PATH_MAX
 _MAX_STRINGS = 4 << 20  # bytes, of all strings of a file: they may overlap, and so be longer than the file
 _MAX_WANTS = 4096  # DT_NEEDED and the like; the most that was seen is some 200
-_TABLE_STEP = 1024
+_TABLE_STEP = 1 << 16
 _STRING_STEP = 256
+_NEAR = 1 << 15  # bytes; strings that are less apart are read in one go
+_BEYOND = 1 << 63  # where no file has an offset
 _PAGE = 4096
+
+_WANTED = (DT_NEEDED, DT_FILTER, DT_AUXILIARY)
+_STRINGS = (DT_SONAME, DT_RPATH, DT_RUNPATH, DT_AUDIT, DT_DEPAUDIT)
 
 _DF_1_NODEFLIB = 0x800
 _DF_1_PIE = 0x08000000
@@ -59,7 +85,7 @@ class Elf(NamedTuple):
     @property
     def is_program(self) -> bool:
         """Whether the kernel is meant to start it: PT_INTERP, ET_EXEC or static-pie."""
-        return self.interpreter is not None or self.type == records.ET_EXEC or self.pie
+        return self.interpreter is not None or self.type == ET_EXEC or self.pie
 
     @property
     def kind(self) -> tuple[int, bool, int]:
@@ -71,211 +97,229 @@ class _DamagedError(Exception):
     pass
 
 
+Loads = list[tuple[int, int, int, int]]  # of PT_LOAD: address, end of file bytes, end of memory, offset
+
+
 def read_elf(descriptor: int) -> Elf:
     """Read an open regular file (OSError if it cannot be read). No bytes make this raise anything else."""
     head = os.pread(descriptor, _HEAD, 0)
     if len(head) < _SHORTEST:
         return Elf(refused="file too short")
-    if head[:4] != MAGIC:
-        return Elf(refused="invalid ELF header")
-    bits = {1: 32, 2: 64}.get(head[4], -1)
-    if bits < 0:
-        return Elf(bits, refused=f"ELF class {head[4]}")
-    little = head[5] != 2
-    layout = records.RECORDS[bits, little]
-    header = dict(zip(layout.header_fields, layout.header.unpack_from(head), strict=True))
-    elf = Elf(bits, little, header["e_machine"], header["e_flags"], header["e_type"], _refusal(head, header))
+    ident = _ident(head[:16])
+    if isinstance(ident, Elf):
+        return ident
+    bits, little, refused, layout = ident
+    kind, machine, version, place, flags, size, count = layout.header.unpack_from(head)
+    if not refused and version != 1:
+        refused = WRONG_VERSION
+    said = (bits, little, machine, flags, kind, refused)
+    interpreter: str | None = None
+    unstartable = ""
     try:
-        return _Reader(descriptor, head, layout, header).read(elf)
-    except _DamagedError as error:
-        return elf._replace(damage=str(error))
-
-
-def _refusal(head: bytes, header: dict[str, int]) -> str:
-    """Return what open_verify refuses in a header, whatever its machine."""
-    if head[5] not in (1, 2):
-        return UNKNOWN_ENCODING
-    if head[6] != 1:
-        return "ELF file version ident does not match current one"
-    if head[7] not in (0, 3):  # System V, GNU
-        return "ELF file OS ABI invalid"
-    if head[8] != 0 and (head[7] == 0 or head[8] > 3):  # libc-abis: UNIQUE, IFUNC, ABSOLUTE
-        return "ELF file ABI version invalid"
-    if any(head[9:16]):
-        return "nonzero padding in e_ident"
-    if header["e_version"] != 1:
-        return WRONG_VERSION
-    return ""
-
-
-class _Reader:
-    """The reading of one file."""
-
-    def __init__(self, descriptor: int, head: bytes, layout: records.Records, header: dict[str, int]) -> None:
-        self.descriptor = descriptor
-        self.head = head
-        self.layout = layout
-        self.header = header
-        self.loads: list[tuple[int, int, int, int]] = []  # (address, end of file bytes, end of memory, offset)
-
-    def read(self, elf: Elf) -> Elf:
-        """Return `elf` with all that the program headers lead to."""
-        header = self.header
-        if elf.type not in (records.ET_EXEC, records.ET_DYN):
+        if kind != ET_DYN and kind != ET_EXEC:
             raise _DamagedError("only ET_DYN and ET_EXEC can be loaded")
-        segment = self.layout.segment
-        if header["e_phentsize"] != segment.size:
+        segment = layout.segment
+        if size != segment.size:
             raise _DamagedError("ELF file's phentsize not the expected size")
-        size = header["e_phnum"] * segment.size
+        size *= count
         if size > _MAX_HEADERS:
             raise _DamagedError("too many program headers")
-        table = self._bytes(header["e_phoff"], size, "program headers")
-        fields = self.layout.segment_fields
-        kind, offset, address, in_file, in_memory = (
-            fields.index(name) for name in ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
-        )
-        interpreter: str | None = None
-        unstartable = ""
-        dynamic: int | None = None
-        for entry in segment.iter_unpack(table):
-            if entry[kind] == records.PT_LOAD:
-                start = entry[address]
-                self.loads.append((start, start + entry[in_file], start + entry[in_memory], entry[offset]))
-            elif entry[kind] == records.PT_DYNAMIC:
-                if entry[in_file]:
-                    dynamic = entry[address]  # the last one counts
-            elif entry[kind] == records.PT_INTERP and interpreter is None:  # the first one
+        table = head[place : place + size] if place + size <= len(head) else _bytes(
+            descriptor, place, size, "program headers")
+        loads: Loads = []
+        dynamic: tuple[int, int] | None = None
+        for segment_type, offset, address, in_file, in_memory in segment.iter_unpack(table):
+            if segment_type == PT_LOAD:
+                loads.append((address, address + in_file, address + in_memory, offset))
+            elif segment_type == PT_DYNAMIC:
+                if in_file:
+                    dynamic = address, in_file  # the last one counts
+            elif segment_type == PT_INTERP and interpreter is None:  # the first one
                 try:
-                    interpreter = self._interpreter(entry[offset], entry[in_file])
+                    interpreter = _interpreter(descriptor, head, offset, in_file)
                 except _DamagedError as error:
                     interpreter, unstartable = "", str(error)
-        if not self.loads:
+        if not loads:
+            interpreter, unstartable = None, ""
             raise _DamagedError("object file has no loadable segments")
-        elf = elf._replace(interpreter=interpreter, unstartable=unstartable)
-        try:
-            return elf if dynamic is None else self._dynamic(elf, dynamic)
-        except _DamagedError as error:
-            return elf._replace(damage=str(error))
-
-    def _bytes(self, offset: int, size: int, what: str) -> bytes:
-        if offset + size <= len(self.head):
-            return self.head[offset : offset + size]
-        data = os.pread(self.descriptor, size, offset) if offset < 1 << 63 else b""
-        if len(data) < size:
-            raise _DamagedError(f"the file is too short for its {what}")
-        return data
-
-    def _interpreter(self, offset: int, size: int) -> str:
-        if not 2 <= size <= _MAX_INTERPRETER:
-            raise _DamagedError(f"the interpreter's name has {size} bytes")
-        name = self._bytes(offset, size, "interpreter's name")
-        if name[-1]:
-            raise _DamagedError("the interpreter's name has no end")
-        return os.fsdecode(name.partition(b"\0")[0])
-
-    def _place(self, address: int) -> tuple[int, int]:
-        """Return the file offset of an address, and how many bytes of the file are mapped from there on.
-
-        Segments are mapped by whole pages, later ones over earlier ones; what memory holds beyond the file's part
-        of a segment is zero.
-        """
-        for start, file_end, memory_end, offset in reversed(self.loads):
-            first = start - start % _PAGE
-            if first <= address < file_end:
-                place = offset + address - start
-                if place < 0:
-                    break
-                return place, file_end - address
-            if file_end <= address < memory_end:
-                return 0, 0
-        raise _DamagedError(f"no segment holds address {address:#x}")
-
-    def _dynamic(self, elf: Elf, address: int) -> Elf:
-        names: list[tuple[int, int]] = []
-        last: dict[int, int] = {}
-        wanted = (records.DT_NEEDED, records.DT_FILTER, records.DT_AUXILIARY)
-        for tag, value in self._entries(address):
-            if tag in wanted:
-                names.append((tag, value))
-            else:
-                last[tag] = value
-        if len(names) > _MAX_WANTS:
-            raise _DamagedError(f"it needs more than {_MAX_WANTS} libraries")
-        strings = (records.DT_SONAME, records.DT_RPATH, records.DT_RUNPATH, records.DT_AUDIT, records.DT_DEPAUDIT)
-        offsets = {value for _, value in names}
-        offsets.update(last[tag] for tag in strings if tag in last)
-        text: dict[int, str] = {}
-        if offsets:
-            if records.DT_STRTAB not in last:
-                raise _DamagedError("the dynamic section has no string table")
-            text = self._strings(last[records.DT_STRTAB], offsets)
-        soname, rpath, runpath, audit, depaudit = (text[last[tag]] if tag in last else None for tag in strings)
-        flags = last.get(records.DT_FLAGS_1, 0)
-        return elf._replace(
-            dynamic=True,
-            soname=soname,
-            wants=tuple((tag, text[value]) for tag, value in names),
-            rpath=rpath if runpath is None else None,
-            runpath=runpath,
-            audit=tuple(name for part in (audit, depaudit) if part for name in part.split(":") if name),
-            nodeflib=bool(flags & _DF_1_NODEFLIB),
-            pie=bool(flags & _DF_1_PIE),
+        if dynamic is None:
+            return Elf(*said, "", unstartable, interpreter)
+        soname, wants, rpath, runpath, audit, flags_1 = _dynamic(descriptor, loads, layout.dynamic, *dynamic)
+        return Elf(
+            *said, "", unstartable, interpreter, True, soname, wants,
+            rpath if runpath is None else None, runpath, audit,
+            bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
         )
+    except _DamagedError as error:
+        return Elf(*said, str(error), unstartable, interpreter)
 
-    def _entries(self, address: int) -> list[tuple[int, int]]:
-        """Return the dynamic entries before DT_NULL, which memory beyond the file's part of a segment reads as."""
-        place, mapped = self._place(address)
-        record = self.layout.dynamic
-        entries: list[tuple[int, int]] = []
-        step = _TABLE_STEP
-        done = 0
-        while done < mapped:
-            if done >= _MAX_DYNAMIC:
-                raise _DamagedError("the dynamic section has no end")
-            size = min(step, mapped - done)
-            table = self._bytes(place + done, size, "dynamic section")
-            for tag, value in record.iter_unpack(table[: size - size % record.size]):
-                if tag == records.DT_NULL:
-                    return entries
-                entries.append((tag, value))
-            if size < step:
+
+@cache
+def _ident(ident: bytes) -> tuple[int, bool, str, Records] | Elf:
+    """Return class, byte order, what open_verify refuses whatever the machine, and the records: from e_ident."""
+    if ident[:4] != MAGIC:
+        return Elf(refused="invalid ELF header")
+    bits = {1: 32, 2: 64}.get(ident[4], -1)
+    if bits < 0:
+        return Elf(bits, refused=f"ELF class {ident[4]}")
+    little = ident[5] != 2
+    return bits, little, _refusal(ident), records(bits, little)
+
+
+def _refusal(ident: bytes) -> str:
+    if ident[5] not in (1, 2):
+        return UNKNOWN_ENCODING
+    if ident[6] != 1:
+        return "ELF file version ident does not match current one"
+    if ident[7] not in (0, 3):  # System V, GNU
+        return "ELF file OS ABI invalid"
+    if ident[8] != 0 and (ident[7] == 0 or ident[8] > 3):  # libc-abis: UNIQUE, IFUNC, ABSOLUTE
+        return "ELF file ABI version invalid"
+    return "nonzero padding in e_ident" if any(ident[9:16]) else ""
+
+
+def _bytes(descriptor: int, offset: int, size: int, what: str) -> bytes:
+    data = os.pread(descriptor, size, offset) if offset < _BEYOND else b""
+    if len(data) < size:
+        raise _DamagedError(f"the file is too short for its {what}")
+    return data
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")  # os.fsdecode, whose checks take longer
+
+
+def _interpreter(descriptor: int, head: bytes, offset: int, size: int) -> str:
+    if not 2 <= size <= _MAX_INTERPRETER:
+        raise _DamagedError(f"the interpreter's name has {size} bytes")
+    name = head[offset : offset + size]
+    if offset + size > len(head):
+        name = _bytes(descriptor, offset, size, "interpreter's name")
+    if name[-1]:
+        raise _DamagedError("the interpreter's name has no end")
+    return _text(name.partition(b"\0")[0])
+
+
+def _place(loads: Loads, address: int) -> tuple[int, int]:
+    """Return the file offset of an address, and how many bytes of the file are mapped from there on.
+
+    Segments are mapped by whole pages, later ones over earlier ones; what memory holds beyond the file's part
+    of a segment is zero.
+    """
+    for start, file_end, memory_end, offset in reversed(loads):
+        if start - start % _PAGE <= address < file_end:
+            place = offset + address - start
+            if place < 0:
                 break
-            done += size
-            step *= 2
-        return entries
+            return place, file_end - address
+        if file_end <= address < memory_end:
+            return 0, 0
+    raise _DamagedError(f"no segment holds address {address:#x}")
 
-    def _strings(self, table: int, offsets: set[int]) -> dict[int, str]:
-        """Return the string at each offset of the string table at an address."""
-        first = min(offsets)
-        place, mapped = self._place(table + first)
-        most = max(offsets) - first
-        near = b""
-        if most < _HEAD * 16 and place < 1 << 63:
-            near = os.pread(self.descriptor, min(most + _STRING_STEP, mapped), place)
-        text = {}
-        total = 0
-        for offset in offsets:
+
+Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int]
+
+
+def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Dynamic:
+    """Return what the dynamic section says: SONAME, what it asks for, RPATH, RUNPATH, audit libraries, flags."""
+    tags, values = _entries(descriptor, loads, record, address, usual)
+    last = dict(zip(tags, values, strict=True))
+    names: list[tuple[int, int]] = []
+    if DT_FILTER in last or DT_AUXILIARY in last:
+        names = [entry for entry in zip(tags, values, strict=True) if entry[0] in _WANTED]
+    elif DT_NEEDED in last:
+        place = -1
+        for _ in range(tags.count(DT_NEEDED)):
+            place = tags.index(DT_NEEDED, place + 1)
+            names.append((DT_NEEDED, values[place]))
+    if len(names) > _MAX_WANTS:
+        raise _DamagedError(f"it needs more than {_MAX_WANTS} libraries")
+    offsets = [value for _, value in names]
+    offsets += [last[tag] for tag in _STRINGS if tag in last]
+    text: dict[int, str] = {}
+    if offsets:
+        if DT_STRTAB not in last:
+            raise _DamagedError("the dynamic section has no string table")
+        text = _strings(descriptor, loads, last[DT_STRTAB], offsets)
+    wants = tuple([(tag, text[value]) for tag, value in names])
+    soname = text[last[DT_SONAME]] if DT_SONAME in last else None
+    rpath = text[last[DT_RPATH]] if DT_RPATH in last else None
+    runpath = text[last[DT_RUNPATH]] if DT_RUNPATH in last else None
+    audit: tuple[str, ...] = ()
+    if DT_AUDIT in last or DT_DEPAUDIT in last:
+        lists = [text[last[tag]] for tag in (DT_AUDIT, DT_DEPAUDIT) if tag in last]
+        audit = tuple(name for one in lists for name in one.split(":") if name)
+    return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0)
+
+
+def _entries(
+    descriptor: int, loads: Loads, record: Struct, address: int, usual: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return tags and values of the dynamic entries before DT_NULL.
+
+    The loader goes on to DT_NULL, whatever size the program header tells, and reads zeros where memory is beyond the
+    file's part of a segment. `usual`, that size, is how much is read at first.
+    """
+    place, mapped = _place(loads, address)
+    data = b""
+    tags: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    step = min(usual, _TABLE_STEP)
+    while len(data) < mapped:
+        if len(data) >= _MAX_DYNAMIC:
+            raise _DamagedError("the dynamic section has no end")
+        if place >= _BEYOND:
+            raise _DamagedError("the file is too short for its dynamic section")
+        data += os.pread(descriptor, min(step, mapped - len(data)), place + len(data))
+        entries = _table(record, len(data) // record.size).unpack_from(data)
+        tags, values = entries[::2], entries[1::2]
+        if DT_NULL in tags:
+            end = tags.index(DT_NULL)
+            return tags[:end], values[:end]
+        if len(data) < step and len(data) < mapped:
+            raise _DamagedError("the file is too short for its dynamic section")
+        step = len(data)
+    return tags, values
+
+
+@lru_cache(64)
+def _table(record: Struct, count: int) -> Struct:
+    return Struct(record.format[0] + record.format[1:] * count)
+
+
+def _strings(descriptor: int, loads: Loads, table: int, offsets: list[int]) -> dict[int, str]:
+    """Return the string at each offset of the string table at an address."""
+    first = min(offsets)
+    place, mapped = _place(loads, table + first)
+    most = max(offsets) - first
+    near = b""
+    if most < _NEAR and place < _BEYOND:
+        near = os.pread(descriptor, min(most + _STRING_STEP, mapped), place)
+    text: dict[int, str] = {}
+    left = _MAX_STRINGS
+    for offset in offsets:
+        if offset not in text:
             end = near.find(b"\0", offset - first)
-            text[offset] = os.fsdecode(
-                near[offset - first : end] if end >= 0 else self._string(table + offset)
-            )
-            total += len(text[offset])
-            if total > _MAX_STRINGS:
+            data = near[offset - first : end] if end >= 0 else _string(descriptor, loads, table + offset)
+            text[offset] = data.decode("utf-8", "surrogateescape")
+            left -= len(data)
+            if left < 0:
                 raise _DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
-        return text
+    return text
 
-    def _string(self, address: int) -> bytes:
-        place, mapped = self._place(address)
-        if place >= 1 << 63:
-            raise _DamagedError("a string lies beyond the file")
-        step = _STRING_STEP
-        while True:
-            data = os.pread(self.descriptor, min(step, mapped), place)
-            end = data.find(b"\0")
-            if end >= 0:
-                return data[:end]
-            if len(data) < step:
-                raise _DamagedError("a string has no end")
-            if step >= _MAX_STRING:
-                raise _DamagedError(f"a string has more than {_MAX_STRING} bytes")
-            step *= 16
+
+def _string(descriptor: int, loads: Loads, address: int) -> bytes:
+    place, mapped = _place(loads, address)
+    if place >= _BEYOND:
+        raise _DamagedError("a string lies beyond the file")
+    step = _STRING_STEP
+    while True:
+        data = os.pread(descriptor, min(step, mapped), place)
+        end = data.find(b"\0")
+        if end >= 0:
+            return data[:end]
+        if len(data) < step:
+            raise _DamagedError("a string has no end")
+        if step >= _MAX_STRING:
+            raise _DamagedError(f"a string has more than {_MAX_STRING} bytes")
+        step *= 16

@@ -6,13 +6,15 @@ long as `struct` does on the same definitions.
 
 from __future__ import annotations
 
+from functools import cache
 from struct import Struct
 from typing import NamedTuple
 
-from elftools.elf.enums import ENUM_D_TAG, ENUM_E_MACHINE, ENUM_E_TYPE, ENUM_P_TYPE_BASE
-from elftools.elf.structs import ELFStructs
+from jailbuild import Deferred
 
-IDENT_SIZE = 16
+with Deferred("inspect", "pdb", "traceback"):  # for debugging aids; they take longer than all the rest of pyelftools
+    from elftools.elf.enums import ENUM_D_TAG, ENUM_E_MACHINE, ENUM_E_TYPE, ENUM_P_TYPE_BASE
+    from elftools.elf.structs import ELFStructs
 
 ET_EXEC: int = ENUM_E_TYPE["ET_EXEC"]
 ET_DYN: int = ENUM_E_TYPE["ET_DYN"]
@@ -33,47 +35,55 @@ DT_FILTER: int = ENUM_D_TAG["DT_FILTER"]
 DT_AUDIT: int = ENUM_D_TAG["DT_AUDIT"]
 DT_DEPAUDIT: int = ENUM_D_TAG["DT_DEPAUDIT"]
 
+# What is read of a record; both classes have these in this order.
+HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")
+SEGMENT = ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
+DYNAMIC = ("d_tag", "d_val")
+
 
 class Records(NamedTuple):
-    """The records of one class and byte order: unpacking gives the named fields as a tuple, in this order."""
+    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT and DYNAMIC."""
 
     header: Struct
-    header_fields: tuple[str, ...]
     segment: Struct
-    segment_fields: tuple[str, ...]
-    dynamic: Struct  # (d_tag, d_val)
+    dynamic: Struct
 
 
-def _flatten(record: object, order: str) -> tuple[Struct, tuple[str, ...]]:
-    """Return format and field names of a pyelftools record; e_ident stays one field of 16 bytes."""
-    formats = []
+def _flatten(record: object, order: str, wanted: tuple[str, ...]) -> Struct:
+    """Return the format of a pyelftools record, in which all but the `wanted` fields are passed over."""
+    formats = [order]
     names = []
     for field in record.subcons:  # type: ignore[attr-defined]
-        if hasattr(field, "subcons"):
-            formats.append(f"{field.sizeof()}s")
-        else:
-            plain = getattr(field, "subcon", field)
-            if not hasattr(plain, "packer"):  # a computed value, such as d_ptr, takes no bytes
-                continue
+        plain = getattr(field, "subcon", field)
+        if field.name in wanted:
             formats.append(plain.packer.format.lstrip("<>"))
-        names.append(field.name)
-    return Struct(order + "".join(formats)), tuple(names)
+            names.append(field.name)
+        elif hasattr(field, "subcons") or hasattr(plain, "packer"):  # else a computed value, such as d_ptr: no bytes
+            formats.append(f"{field.sizeof()}x")
+    if tuple(names) != wanted:
+        raise ImportError(f"pyelftools has the fields {names} where {wanted} are expected")
+    return Struct("".join(formats))
 
 
-def _records(little: bool, bits: int) -> Records:
+@cache
+def records(bits: int, little: bool) -> Records:
+    """Return the records of a class, 32 or 64, and byte order."""
     structs = ELFStructs(little_endian=little, elfclass=bits)
     structs.create_basic_structs()
     structs.create_advanced_structs()
     order = "<" if little else ">"
-    dynamic, _ = _flatten(structs.Elf_Dyn, order)
-    return Records(*_flatten(structs.Elf_Ehdr, order), *_flatten(structs.Elf_Phdr, order), dynamic)
+    return Records(
+        _flatten(structs.Elf_Ehdr, order, HEADER),
+        _flatten(structs.Elf_Phdr, order, SEGMENT),
+        _flatten(structs.Elf_Dyn, order, DYNAMIC),
+    )
 
 
-RECORDS = {(bits, little): _records(little, bits) for bits in (32, 64) for little in (True, False)}
-
-_MACHINE_NAMES = {number: name for name, number in ENUM_E_MACHINE.items()}
+@cache
+def _machine_names() -> dict[int, str]:
+    return {number: name for name, number in ENUM_E_MACHINE.items()}
 
 
 def machine_name(number: int) -> str:
     """Return the short name of an e_machine: "x86_64", "aarch64"; the number where there is none."""
-    return str(_MACHINE_NAMES.get(number, number)).removeprefix("EM_").lower()
+    return str(_machine_names().get(number, number)).removeprefix("EM_").lower()

@@ -6,11 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
 from jailbuild.loader.cache import Cache, CacheError, read_cache
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.loader.builtin import Facts
 
 _MAX_CACHE = 8 << 20  # bytes
 
@@ -26,17 +29,20 @@ class File(NamedTuple):
 class Files:
     """Files by path, for one root. `directory` is the current one, which relative paths start from."""
 
-    def __init__(self, root: Root, directory: str = "/", known: dict[tuple[int, int], File] | None = None) -> None:
+    def __init__(self, root: Root, directory: str = "/") -> None:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
-        self._known: dict[tuple[int, int], File] = {} if known is None else known
+        self.loaders: dict[tuple[int, int], Facts] = {}  # what loaders have built in, by identity
+        self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
         self._learned: Mapping[str, File] = {}
         self._caches: dict[str, Cache | None] = {}
 
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
-        return Files(root, "/", self._known)
+        files = Files(root)
+        files._known, files.loaders = self._known, self.loaders
+        return files
 
     def learn(self, files: Mapping[str, File]) -> None:
         """Take files that were read already, by canonical path; they are not opened again by any of their paths."""
@@ -67,10 +73,10 @@ class Files:
             return errno.ENOENT
         try:
             status = os.fstat(opened)
-            identity = (status.st_dev, status.st_ino)
+            device, inode = identity = status.st_dev, status.st_ino
             file = self._known.get(identity)
             if file is None:
-                file = self._known[identity] = File(*identity, self._read(opened, status.st_mode))
+                file = self._known[identity] = File(device, inode, self._read(opened, status.st_mode))
             return file
         except OSError as error:
             return error.errno or errno.EIO

@@ -12,11 +12,12 @@ import re
 
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
+from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
-from jailbuild.loader.search import Found, Scope, Search
+from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -44,6 +45,9 @@ class Loader:
         self.preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
+        self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
+        self._edges: dict[str, Edge] = {}
+        self._alike: dict[tuple[object, ...], Resolution] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -60,7 +64,44 @@ class Loader:
         interpreter = self._interpreter(elf)
         if isinstance(interpreter, Refusal):
             return Resolution(elf.interpreter, error=interpreter)
-        return _Walk(self, interpreter, path, file).run()
+        # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
+        if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
+            return self._walk(interpreter, path, file)
+        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        known = self._alike.get(key)
+        if known is not None:
+            return known.for_another(path)
+        resolution = self._walk(interpreter, path, file)
+        texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
+        if (
+            not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
+            and all(library.path != path for library in resolution.libraries)
+        ):
+            self._alike[key] = resolution
+        return resolution
+
+    def needed(self, path: str) -> Edge:
+        """Return the edge of what a library at `path` needs, one object for all who load it."""
+        edge = self._edges.get(path)
+        if edge is None:
+            edge = self._edges[path] = Edge(path, "needed")
+        return edge
+
+    def _walk(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
+        try:
+            walk = _Walk(self, interpreter, path, file)
+            walk.search.begin(path)
+            return walk.run()
+        except paths.TooLongError as error:
+            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter)
+
+    def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
+        """Return the directories of a list; `tokens` may be None where the text has no "$"."""
+        key = text, separators, tokens
+        known = self._lists.get(key)
+        if known is None:
+            known = self._lists[key] = paths.directories(text, separators, tokens or paths.Tokens(None, None, None))
+        return known
 
     def search(self, interpreter: BuiltIn, library_path: tuple[str, ...]) -> Search:
         """Return the search that one loader makes under one LD_LIBRARY_PATH, with what it remembers."""
@@ -72,10 +113,9 @@ class Loader:
 
     def _interpreter(self, elf: Elf) -> BuiltIn | Refusal:
         """Return the loader of a program, or why the kernel could not start it."""
-        name = elf.interpreter
-        machine = machines.machine(elf.kind)
-        path = name if name is not None else machine.loader
-        known = self._interpreters.get((path, elf.kind))
+        name, kind = elf.interpreter, elf.kind
+        path = name if name is not None else machines.machine(kind).loader
+        known = self._interpreters.get((path, kind))
         if known is not None:
             return known
         file = self.files.get(path)
@@ -120,43 +160,26 @@ def _preload_names(text: bytes) -> list[str]:
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
-_PLAIN = Scope((), (), False)
-
-
 class _Object:
     """A link map."""
 
-    __slots__ = ("absolute", "built_in", "done", "elf", "library", "listed", "path", "rpaths", "scope")
+    __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope")
 
-    def __init__(
-        self, path: str, absolute: str, elf: Elf, built_in: BuiltIn, parent: _Object | None, library: Library | None
-    ) -> None:
+    def __init__(self, walk: _Walk, path: str, elf: Elf, parent: _Object | None, library: Library | None) -> None:
         self.path = path
-        self.absolute = absolute  # where $ORIGIN starts
         self.elf = elf
-        self.built_in = built_in
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        self.rpaths: tuple[tuple[str, ...], ...] = parent.rpaths if parent is not None else ()
-        if elf.rpath is None and elf.runpath is None and not elf.nodeflib:  # as nearly all are
-            self.scope = Scope(self.rpaths, (), False) if self.rpaths else _PLAIN
+        above: Scope = PLAIN if parent is None else parent.below
+        self.below: Scope = above  # of the plain objects that it loads
+        self.scope: Scope = above
+        if elf.rpath is None and elf.runpath is None and not elf.nodeflib:
             return
-        own = paths.directories(elf.rpath or "", ":", self.tokens)
-        if own:
-            self.rpaths = (own, *self.rpaths)
-        runpath = paths.directories(elf.runpath or "", ":", self.tokens)
-        self.scope = Scope(() if elf.runpath is not None else self.rpaths, runpath, elf.nodeflib)
-
-    @property
-    def tokens(self) -> paths.Tokens:
-        """What tokens stand for in its strings."""
-        # not os.path.dirname, which drops more slashes than one
-        return paths.Tokens(self.absolute.rpartition("/")[0] or "/", self.built_in.lib, self.built_in.platform)
-
-    def expand(self, text: str) -> str | None:
-        """Return one of its strings with the tokens replaced; None if one has no value."""
-        return paths.expand(text, self.tokens) if "$" in text else text
+        if own := walk.directories(elf.rpath, self):
+            self.below = Scope((own, *above.rpaths), (), False)
+        runpath = walk.directories(elf.runpath, self)
+        self.scope = Scope(() if elf.runpath is not None else self.below.rpaths, runpath, elf.nodeflib)
 
 
 class _Walk:
@@ -165,12 +188,9 @@ class _Walk:
     def __init__(self, loader: Loader, interpreter: BuiltIn, path: str, file: File) -> None:
         self.loader = loader
         self.interpreter = interpreter
-        absolute = loader.files.absolute(path)
-        if file.elf.interpreter is not None:  # the kernel tells the loader a program's real path
-            absolute = loader.files.root.walk(absolute).real
-        self.main = _Object(path, absolute, file.elf, interpreter, None, None)
-        directories = paths.directories(loader.library_path, ":;", self.main.tokens)
-        self.search = loader.search(interpreter, directories)
+        self.main = _Object(self, path, file.elf, None, None)
+        self.needed = Edge(path, "needed")
+        self.search = loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
         self.objects: list[_Object] = []  # link map order, without the program
@@ -187,10 +207,30 @@ class _Walk:
         name = self.interpreter.name
         library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
         library.requests.clear()
-        loader = _Object(name, name, file.elf, self.interpreter, self.main, library)
+        loader = _Object(self, name, file.elf, self.main, library)
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
+
+    def tokens(self, object: _Object) -> paths.Tokens:
+        """Return what tokens stand for in an object's strings."""
+        absolute = self.loader.files.absolute(object.path)
+        if object.library is None and object.elf.interpreter is not None:  # the kernel tells a program's real path
+            absolute = self.loader.files.root.walk(absolute).real
+        # not os.path.dirname, which drops more slashes than one
+        return paths.Tokens(absolute.rpartition("/")[0] or "/", self.interpreter.lib, self.interpreter.platform)
+
+    def directories(self, text: str | None, object: _Object, separators: str = ":") -> tuple[str, ...]:
+        """Return the directories of a list that an object gives, or is given."""
+        return self.loader.directories(text, separators, self.tokens(object) if "$" in text else None) if text else ()
+
+    def expand(self, text: str, object: _Object) -> str | None:
+        """Return one of an object's strings with the tokens replaced; None if one has no value."""
+        if "$" not in text:
+            return text
+        expanded = paths.expand(text, self.tokens(object))
+        self.search.spend_text(expanded or "")
+        return expanded
 
     def run(self) -> Resolution:
         """Return what is loaded."""
@@ -202,10 +242,13 @@ class _Walk:
         except FatalError as fatal:
             error = fatal.refusal
         libraries = [object.library for object in self.objects if object.library is not None]
-        if error is None:
-            libraries += self._audit(libraries)
+        if error is None and self.main.elf.audit:
+            try:
+                libraries += self._audit(libraries)
+            except FatalError as fatal:
+                error = fatal.refusal
         missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter)
+        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")
@@ -225,24 +268,33 @@ class _Walk:
 
     def _load_all(self) -> None:
         """Go through the list breadth first; a filtee comes before its filter (_dl_map_object_deps)."""
+        names, queue = self.names, self.queue
         place = 0
-        while place < len(self.queue):
-            owner = self.queue[place]
+        while place < len(queue):
+            owner = queue[place]
             if owner.done:
                 place += 1
                 continue
             owner.done = True
-            needed = Edge(owner.path, "needed")
+            self.search.spend(len(owner.elf.wants))
+            needed = self.needed if owner is self.main else self.loader.needed(owner.path)
             for tag, text in owner.elf.wants:
-                name = owner.expand(text) if "$" in text else text
+                name = self.expand(text, owner) if "$" in text else text
+                if tag == DT_NEEDED and name in names:
+                    known = names[name]
+                    if known.listed:
+                        if known.library is not None:
+                            known.library.requests.append(needed)
+                        continue
                 if name is None:  # a token has no value: the loader passes over all but the optional, of all things
                     if tag == records.DT_AUXILIARY:
                         raise FatalError(text, "empty dynamic string token substitution")
                     continue
-                if tag == records.DT_NEEDED:
+                if tag == DT_NEEDED:
                     found = self._map(name, owner, needed)
                     if found is not None and not found.listed:
-                        self._list(found)
+                        found.listed = True
+                        queue.append(found)
                     continue
                 try:
                     found = self._map(name, owner, Edge(owner.path, _HOW[tag]))
@@ -270,8 +322,10 @@ class _Walk:
         """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
         known = self.names.get(name)
         if known is None:
-            path = owner.expand(name) if "/" in name else name  # a second time, if it was needed
-            outcome = self.search.find(path, owner.scope) if path is not None else None
+            path = self.expand(name, owner) if "/" in name else name  # a second time, if it was needed
+            outcome = self.search.plain.get(path) if path is not None and owner.scope is PLAIN else None
+            if outcome is None and path is not None:
+                outcome = self.search.find(path, owner.scope)
             if isinstance(outcome, FatalError):
                 raise outcome
             if outcome is None:
@@ -296,13 +350,12 @@ class _Walk:
         elf = found.file.elf
         if elf.pie:
             raise FatalError(found.path, "cannot dynamically load position-independent executable")
-        if elf.type == records.ET_EXEC:
+        if elf.type == ET_EXEC:
             raise FatalError(found.path, "cannot dynamically load executable")
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
         library = Library(name, found.path, found.found_by, found.file, request)
-        absolute = self.loader.files.absolute(found.path)
-        loaded = _Object(found.path, absolute, elf, self.interpreter, owner, library)
+        loaded = _Object(self, found.path, elf, owner, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
         for known_as in (name, found.path, elf.soname):

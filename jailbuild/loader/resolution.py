@@ -27,6 +27,12 @@ class Library:
         self.file = file
         self.requests = [request]
 
+    def asked_by(self, requests: list[Edge]) -> Library:
+        """Return the same object, asked for by others."""
+        library = Library(self.name, self.path, self.found_by, self.file, requests[0])
+        library.requests = requests
+        return library
+
 
 class Missing(NamedTuple):
     """A search that failed: for what, where in order, for whom; and the files that were passed over, with why."""
@@ -45,14 +51,53 @@ class Refusal(NamedTuple):
     text: str
 
 
-class Resolution(NamedTuple):
+class Resolution:
     """What a program loads."""
 
-    interpreter: str | None
-    libraries: tuple[Library, ...] = ()
-    missing: tuple[Missing, ...] = ()
-    error: Refusal | None = None
-    built_in: BuiltIn | None = None  # of the loader that decided; None where none was asked
+    __slots__ = ("_libraries", "_missing", "asker", "built_in", "error", "interpreter", "like")
+
+    def __init__(
+        self, interpreter: str | None, libraries: tuple[Library, ...] = (), missing: tuple[Missing, ...] = (),
+        error: Refusal | None = None, built_in: BuiltIn | None = None, asker: Edge | None = None,
+    ) -> None:
+        self.interpreter = interpreter
+        self.error = error
+        self.built_in = built_in  # of the loader that decided; None where none was asked
+        self.asker = asker  # in the edges of what the program itself needs: this very object
+        self.like: Resolution | None = None  # where another program loads the same, and only the asker is another
+        self._libraries: tuple[Library, ...] | None = libraries
+        self._missing: tuple[Missing, ...] | None = missing
+
+    def for_another(self, path: str) -> Resolution:
+        """Return what the program at `path` loads, which asks for the same."""
+        other = Resolution(self.interpreter, error=self.error, built_in=self.built_in, asker=Edge(path, "needed"))
+        other.like = self
+        other._libraries = other._missing = None  # made when they are wanted
+        return other
+
+    @property
+    def libraries(self) -> tuple[Library, ...]:
+        """What is loaded, in the loader's order."""
+        if self._libraries is None:
+            assert self.like is not None
+            self._libraries = tuple([
+                library.asked_by(self._asked(library.requests)) if self.like.asker in library.requests else library
+                for library in self.like.libraries
+            ])
+        return self._libraries
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """The searches that failed."""
+        if self._missing is None:
+            assert self.like is not None
+            self._missing = tuple([one._replace(requests=self._asked(one.requests)) for one in self.like.missing])
+        return self._missing
+
+    def _asked(self, edges: list[Edge]) -> list[Edge]:
+        assert self.like is not None
+        assert self.asker is not None
+        return [self.asker if edge is self.like.asker else edge for edge in edges]
 
 
 def unreadable(path: str, why: str) -> Refusal:
@@ -66,3 +111,7 @@ class FatalError(Exception):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.refusal = unreadable(path, why)
+
+
+class TooMuchError(FatalError):
+    """A program asks for more than anybody would wait for."""

@@ -11,7 +11,10 @@ from jailbuild.elf.reader import UNKNOWN_ENCODING, WRONG_VERSION, Elf
 from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Missing
+from jailbuild.loader.resolution import Edge, FatalError, Missing, TooMuchError
+
+_MOST_STEPS = 100_000  # for one program; half a second. The most that was seen is some 3000
+_TEXT_STEP = 128  # bytes of a report that count as a step
 
 
 class Scope(NamedTuple):
@@ -31,6 +34,8 @@ class Found(NamedTuple):
 
 
 Outcome = Found | FatalError | None
+PLAIN = Scope((), (), False)  # of an object that neither has search paths of its own nor inherits any
+
 
 class Search:
     """Looking for a name on disk, as one loader does. The same name in the same scope is searched once."""
@@ -40,19 +45,43 @@ class Search:
         self.interpreter = interpreter
         self.library_path = library_path
         self.abi = machines.abi(interpreter.kind, interpreter.file.elf.flags if interpreter.file else 0)
-        self._outcomes: dict[tuple[str, Scope], Outcome] = {}
+        self.plain: dict[str, Outcome] = {}  # what was found, or not, by name in the scope PLAIN
+        self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self.plain}
+        self._steps = 0
+        self._program = ""  # whose steps they are
+        self._there: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
+        self._searched: dict[Scope, tuple[str, ...]] = {}
         self._passed_over: dict[str, str] = {}  # candidates of another machine, with what they are for
 
+    def begin(self, program: str) -> None:
+        """Count the steps of a program from now on."""
+        self._steps = 0
+        self._program = program
+
+    def spend(self, steps: int) -> None:
+        """Count steps (TooMuchError beyond _MOST_STEPS): a file may ask for millions, which ld.so would wait for."""
+        self._steps += steps
+        if self._steps > _MOST_STEPS:
+            raise TooMuchError(self._program, f"what it loads cannot be found in {_MOST_STEPS} steps")
+
+    def spend_text(self, *texts: str) -> None:
+        """Count the steps that text of a report, or of a name, is worth (TooMuchError)."""
+        self.spend(1 + sum(map(len, texts)) // _TEXT_STEP)
+
     def find(self, name: str, scope: Scope) -> Outcome:
-        """Return what the search for `name` (tokens expanded) gives an object of this scope."""
-        key = (name, scope)
-        if key in self._outcomes:
-            return self._outcomes[key]
+        """Return what the search for `name` (tokens expanded) gives an object of this scope (TooMuchError)."""
+        if scope is not PLAIN:
+            self.spend(sum([len(directories) for directories in scope.rpaths]) + len(scope.runpath))
+        outcomes = self.plain if scope is PLAIN else self._outcomes.setdefault(scope, {})
+        if name in outcomes:
+            return outcomes[name]
         try:
             outcome: Outcome = self._by_path(name) if "/" in name else self._by_name(name, scope)
+        except TooMuchError:
+            raise
         except FatalError as error:
             outcome = error
-        self._outcomes[key] = outcome
+        outcomes[name] = outcome
         return outcome
 
     def _by_path(self, name: str) -> Found | None:
@@ -81,19 +110,37 @@ class Search:
         return steps
 
     def _in_list(self, name: str, directories: tuple[str, ...], found_by: str) -> Found | None:
-        for directory in directories:
-            for below in (*self.interpreter.subdirectories, ""):
+        for directory, subdirectories in self._there.get(directories) or self._look(directories):
+            self.spend(len(subdirectories))
+            file: File | int = 0
+            for below in subdirectories:
                 path = directory + below + name
                 file = self._open(path)
                 if not isinstance(file, int):
                     return Found(path, found_by, file)
             # Something is there and readable in principle, but broken: the loader leaves this list, not the search.
-            # It takes a relative directory to be there without looking.
-            if file not in (errno.ENOENT, errno.EACCES) and (
-                not directory.startswith("/") or self.files.is_directory(directory)
-            ):
+            if file not in (errno.ENOENT, errno.EACCES):
                 return None
         return None
+
+    def _look(self, directories: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+        """Return those directories of a list that are there, each with what is tried below it, "" being the last.
+
+        As the loader does, which remembers where nothing is, and takes a relative directory to be there.
+        """
+        self.spend(len(directories))
+        there = []
+        for directory in directories:
+            if not directory.startswith("/"):
+                there.append((directory, (*self.interpreter.subdirectories, "")))
+            elif self.files.is_directory(directory):
+                tops = {name.partition("/")[0] for name in self.interpreter.subdirectories}
+                tops = {top for top in tops if self.files.is_directory(directory + top)}
+                below = [name for name in self.interpreter.subdirectories
+                         if name.partition("/")[0] in tops and self.files.is_directory(directory + name)]
+                there.append((directory, (*below, "")))
+        self._there[directories] = there
+        return there
 
     def _in_cache(self, name: str, scope: Scope) -> Found | None:
         cache = self.interpreter.cache
@@ -138,14 +185,19 @@ class Search:
         return errno.ENOENT
 
     def missing(self, name: str, scope: Scope, request: Edge) -> Missing:
-        """Return the report of a search that failed."""
+        """Return the report of a search that failed (TooMuchError)."""
         if "/" in name:
+            self.spend_text(name, name)
             return Missing(name, (f"path {name}",), [request], tuple(self._passed_over.values()))
-        searched = []
-        for found_by, directories in self._lists(scope):
-            if found_by == "cache":
-                searched.append("cache")
-            searched += [f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
-                         for directory in directories]
+        searched = self._searched.get(scope)
+        if searched is None:
+            lines: list[str] = []
+            for found_by, directories in self._lists(scope):
+                if found_by == "cache":
+                    lines.append("cache")
+                lines += [f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
+                          for directory in directories]
+            searched = self._searched[scope] = tuple(dict.fromkeys(lines))
+        self.spend_text(*searched)
         over = [said for path, said in self._passed_over.items() if os.path.basename(path) == name]
-        return Missing(name, tuple(dict.fromkeys(searched)), [request], tuple(over))
+        return Missing(name, searched, [request], tuple(over))

@@ -12,6 +12,8 @@ from jailbuild.names import shown
 # what every program of glibc loads, and nobody asks about
 _FAMILY = re.compile(r"(?:ld-linux.*|ld64|lib(?:c|m|dl|pthread|rt|util|resolv|nsl|anl|mvec))\.so\.\d+")
 
+_DEEPEST = 60  # levels; what is below stands in a tree of its own
+
 
 def tree(program: Program, *, verbose: bool = False) -> str:
     """Return the tree: each library below the first that asked for it, with how it was found.
@@ -27,6 +29,7 @@ class _Tree:
         self.program = program
         self.folded: list[Library] = []
         self.drawn: set[str] = set()
+        self.later: list[str] = []  # what was too deep to be drawn out where it was met
         self.children: dict[str, list[tuple[str, Library | Missing]]] = {}
         askers = {edge.by for missing in program.missing for edge in missing.requests}
         for library in program.libraries:
@@ -49,7 +52,11 @@ class _Tree:
         for part in program.parts:
             if part.path != program.path and self.children.get(part.path):
                 yield part.path
-            yield from self._below(part.path, "")
+            yield from self._below(part.path, "", 1)
+            for path in self.later:  # which grows meanwhile
+                yield path
+                yield from self._below(path, "", 1)
+            self.later.clear()
         if self.folded:
             yield f"and {', '.join(library.name for library in self.folded)} (-v shows where)"
         if program.error is not None:
@@ -63,7 +70,7 @@ class _Tree:
             return "  [static]" if program.is_static else "  [needs nothing]"
         return ""
 
-    def _below(self, path: str, indent: str) -> Iterator[str]:
+    def _below(self, path: str, indent: str, depth: int) -> Iterator[str]:
         children = self.children.get(path, [])
         for place, (how, child) in enumerate(children):
             last = place == len(children) - 1
@@ -81,4 +88,7 @@ class _Tree:
                 continue
             self.drawn.add(child.path)
             yield f"{indent}{branch}{by}{child.name} => {child.path} [{child.found_by}]"
-            yield from self._below(child.path, indent + below)
+            if depth < _DEEPEST:
+                yield from self._below(child.path, indent + below, depth + 1)
+            elif self.children.get(child.path):
+                self.later.append(child.path)

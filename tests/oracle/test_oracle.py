@@ -120,6 +120,58 @@ def test_every_program_loads_what_the_loader_lists_in_its_order(
     assert len(programs) > 100
 
 
+def _all_libraries() -> list[str]:
+    """Return each library of this machine's loader below /usr/lib, once for each file; programs and objects not."""
+    found: dict[tuple[int, int], str] = {}
+    for directory, _, names in os.walk("/usr/lib"):
+        for name in names:
+            path = f"{directory}/{name}"
+            if ".so" not in name or not os.path.isfile(path):
+                continue
+            status = os.stat(path)
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                elf = read_elf(opened)
+            finally:
+                os.close(opened)
+            if elf.kind == (64, True, 62) and elf.dynamic and not elf.is_program:
+                found.setdefault((status.st_dev, status.st_ino), path)
+    return sorted(found.values())
+
+
+def _loaded(lines: list[str]) -> list[tuple[str, str]]:
+    """Return name and path of what `ld.so --list` says; where it names one alone, it was asked for by its path."""
+    found = [match for line in lines if (match := re.fullmatch(r"\t(?:(.+) => )?(/.+) \(0x[0-9a-f]+\)", line))]
+    return [(match[1] or match[2], match[2]) for match in found if match[2] != LOADER]
+
+
+def test_every_library_loads_what_the_loader_lists_in_its_order() -> None:
+    """`ld.so --list` stops where one is missing: then deps names what is missing, and no more is compared."""
+    paths = _all_libraries()
+    assert len(paths) > 100
+    found = {one["path"]: one for one in objects(run("deps", "--json", *paths))}
+    assert paths == list(found)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LD_")}
+    different: dict[str, object] = {}
+    whole = 0
+    for path in paths:
+        done = subprocess.run([LOADER, "--list", path], capture_output=True, text=True, check=False, cwd="/",
+                              env=environment, timeout=60)
+        theirs = _loaded(done.stdout.splitlines())
+        library = found[path]
+        ours = [(one["name"], one["path"]) for one in library["libraries"] if one["found_by"] != "interpreter"]
+        if done.returncode:
+            if not (library["missing"] or library["error"]):
+                different[path] = (ours, done.stderr)
+            continue
+        whole += 1
+        if (ours, library["missing"], library["error"]) != (theirs, [], None):
+            different[path] = (ours, theirs)
+    print(f"{len(paths) - len(different)} of {len(paths)} agree, {whole} of them with nothing missing")  # noqa: T201
+    assert not different
+    assert whole > len(paths) / 2
+
+
 class _Enter:
     """Become a process with a box as its root and the host's /proc in it, from which the loader learns $ORIGIN."""
 

@@ -157,27 +157,31 @@ def test_every_elf_file_of_the_machine_reads_as_with_plain_pyelftools() -> None:
     assert count > 500
 
 
-def test_the_flat_records_are_those_of_pyelftools() -> None:
+@pytest.mark.parametrize("little", [True, False], ids=["little", "big"])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_flat_records_are_those_of_pyelftools(bits: int, little: bool) -> None:
     """Unpacking with one `struct` gives, field by field, what pyelftools' own parser gives."""
-    for (bits, little), layout in records.RECORDS.items():
-        generator = random.Random(bits + little)
-        structs = ELFStructs(little_endian=little, elfclass=bits)
-        structs.create_basic_structs()
-        structs.create_advanced_structs()
-        for flat, fields, theirs in (
-            (layout.header, layout.header_fields, structs.Elf_Ehdr),
-            (layout.segment, layout.segment_fields, structs.Elf_Phdr),
-        ):
-            assert flat.size == theirs.sizeof()
-            data = generator.randbytes(flat.size)
-            if fields[0] == "e_ident":
-                data = b"\x7fELF\1\1\1".ljust(16, b"\0") + data[16:]
-            parsed = theirs.parse(data)
-            for name, value in zip(fields, flat.unpack(data), strict=True):
-                if name != "e_ident" and isinstance(parsed[name], int):  # enumerations have names
-                    assert parsed[name] == value, name
-        data = generator.randbytes(layout.dynamic.size)
-        assert layout.dynamic.unpack(data)[1] == structs.Elf_Dyn.parse(data).d_val
+    generator = random.Random(bits + little)
+    layout = records.records(bits, little)
+    structs = ELFStructs(little_endian=little, elfclass=bits)
+    structs.create_basic_structs()
+    structs.create_advanced_structs()
+    for flat, fields, theirs in (
+        (layout.header, records.HEADER, structs.Elf_Ehdr),
+        (layout.segment, records.SEGMENT, structs.Elf_Phdr),
+        (layout.dynamic, records.DYNAMIC, structs.Elf_Dyn),
+    ):
+        assert flat.size == theirs.sizeof()
+        data = generator.randbytes(flat.size)
+        if "e_type" in fields:
+            data = b"\x7fELF\1\1\1".ljust(16, b"\0") + data[16:]
+        parsed = theirs.parse(data)
+        compared = 0
+        for name, value in zip(fields, flat.unpack(data), strict=True):
+            if isinstance(parsed[name], int):  # enumerations have names
+                assert parsed[name] == value, name
+                compared += 1
+        assert compared
 
 
 # forged files: what the loader reads is what counts
@@ -458,25 +462,28 @@ numbers = st.one_of(
 )
 
 
+# file header and program header, by class
+PLAUSIBLE = {1: ("16sHHIIIIIHHHHHH", "IIIIIIII"), 2: ("16sHHIQQQIHHHHHH", "IIQQQQQQ")}
+
+
 @st.composite
 def plausible(draw: st.DrawFn) -> bytes:
     """Bytes that begin as an ELF file does, so that the reading goes on."""
     bits, order = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2)]))
     ident = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
-    layout = records.RECORDS[32 * bits, order == 1]
+    layout = records.records(32 * bits, order == 1)
+    sign = "<>"[order - 1]
+    header, segment = PLAUSIBLE[bits]
     limit = (1 << 32 * bits) - 1
     count = draw(st.integers(0, 5))
-    values: dict[str, Any] = {
-        "e_ident": ident, "e_type": draw(st.sampled_from([2, 3])), "e_machine": 62, "e_version": 1, "e_entry": 0,
-        "e_phoff": layout.header.size, "e_shoff": 0, "e_flags": 0, "e_ehsize": layout.header.size,
-        "e_phentsize": layout.segment.size, "e_phnum": count, "e_shentsize": 0, "e_shnum": 0, "e_shstrndx": 0,
-    }
-    data = layout.header.pack(*(values[name] for name in layout.header_fields))
+    data = struct.pack(
+        sign + header, ident, draw(st.sampled_from([2, 3])), 62, 1, 0, layout.header.size, 0, 0, layout.header.size,
+        layout.segment.size, count, 0, 0, 0,
+    )
     kinds = st.sampled_from([PT_LOAD, PT_DYNAMIC, PT_INTERP])
     for _ in range(count):
-        segment = {name: draw(numbers) & limit for name in layout.segment_fields}
-        segment["p_type"], segment["p_flags"] = draw(kinds), 4
-        data += layout.segment.pack(*(segment[name] for name in layout.segment_fields))
+        data += struct.pack(sign + segment, draw(kinds), *(draw(numbers) & 0xFFFFFFFF if code == "I" else draw(numbers)
+                                                           for code in segment[1:]))
     tags = st.sampled_from([0, 1, 5, 10, 14, 15, 29, 0x6FFFFFFB])
     for _ in range(draw(st.integers(0, 6))):
         data += layout.dynamic.pack(draw(tags), draw(numbers) & limit)

@@ -300,7 +300,8 @@ def test_every_name_of_deps_may_be_other_bytes_than_utf_8() -> None:
     resolution = Resolution(f"{ODD}/ld.so", libraries(), (missing,))
     program = Program(ODD, "elf", (), (Part(ODD, resolution),))
     script = Program(ODD, "script", (Interpreter("/bin/\udcff", "\udcfe"), Interpreter("/bin/sh", None)))
-    text = "".join(jsonlines.line(jsonlines.program(one)) for one in (program, script))
+    lines = jsonlines.Programs()
+    text = "".join(lines.line(one) for one in (program, script))
     first, second = hold("deps", text)
     assert first["path"] == "/opt/na\N{REPLACEMENT CHARACTER}ve"
     assert first["path_b64"] == "L29wdC9uYe92ZQ=="
