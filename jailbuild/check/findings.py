@@ -59,12 +59,6 @@ CODES = {
         "make the box and every directory above it root's own, writable for nobody else"),
     "stale": Code(
         ERROR, "the source root has something else for it now (--stale)", "jailbuild update brings the box up to it"),
-    "vanished-program": Code(
-        WARNING, "the source root no longer has a program that the box has (--stale)",
-        "remove it from the box, or install it again"),
-    "not-compared": Code(
-        NOTE, "put in by path, which is not believed: it cannot be compared with its source (--stale)",
-        "jailbuild update --file SRC:DST names its source again"),
     "unrecorded-capability": Code(
         WARNING, "a listed file has capabilities, which the manifest does not record",
         "setcap -r takes them away; --ignore unrecorded-capability:PATH if they were kept on purpose"),
@@ -97,6 +91,9 @@ CODES = {
         "check as the owner, or name a copy with --manifest"),
     "no-program": Code(
         WARNING, "the root has no program at all", "jailbuild add puts programs in"),
+    "vanished-program": Code(
+        WARNING, "the source root no longer has a program that the box has (--stale)",
+        "remove it from the box, or install it again"),
     "privileged-file": Code(
         NOTE, "it is set-id as the manifest has it; or set-id or with capabilities, and there is no manifest",
         "chmod u-s,g-s and setcap -r take the privileges away"),
@@ -106,6 +103,9 @@ CODES = {
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",
         "nothing, if it is yours: jailbuild neither changes nor removes it"),
+    "not-compared": Code(
+        NOTE, "put in by path, which is not believed: it cannot be compared with its source (--stale)",
+        "jailbuild update --file SRC:DST names its source again"),
 }
 
 
