@@ -112,7 +112,8 @@ def _without_exchange() -> None:
     def cannot(*_: object) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    syscalls.rename_new = syscalls.exchange = cannot
+    for name in ("rename_new", "exchange"):
+        setattr(syscalls, name, cannot)
 
 
 TINFO = f"/{tiny.LIBRARIES}/libtinfo.so.6.4"
@@ -154,9 +155,9 @@ class World:
     def run(self, die_at: str | int = "") -> Done:
         """Make the change."""
         verb, *words = self.change.command
-        where = {"add": ["--into", self.box], "remove": ["--from", self.box], "update": [self.box]}[verb]
-        root = [] if verb == "remove" else ["--sysroot", self.sysroot]
-        return forked(verb, *words, *where, *root, "--no-sync", die_at=die_at, prepare=self.change.prepare)
+        words += {"add": ["--into"], "remove": ["--from"], "update": []}[verb]
+        root = [] if verb == "remove" else ["--sysroot", str(self.sysroot)]
+        return forked(verb, *words, self.box, *root, "--no-sync", die_at=die_at, prepare=self.change.prepare)
 
     def recover(self, die_at: str | int = "") -> Done:
         """Do what every command does first with a box that a killed one has left."""
@@ -263,19 +264,19 @@ def test_kills_at_random_times(sysroot: Path, box: Path) -> None:
     dice = random.Random(4)
     killed = 0
     for number in range(36):
-        command = (("add", "editor", "ls", "--into", box), ("update", box), ("remove", "editor", "--from", box))[number % 3]
-        if command[0] == "update":
+        verb, *words = (("add", "editor", "ls", "--into"), ("update",), ("remove", "editor", "--from"))[number % 3]
+        if verb == "update":
             tiny.library(libraries / "libpcre.so.8.1", soname="libpcre.so.8", value=number)
-        root = () if command[0] == "remove" else ("--sysroot", sysroot)
-        process = subprocess.Popen([sys.executable, "-m", "jailbuild", *command, *root], stderr=subprocess.PIPE, text=True,
-                                   stdout=subprocess.DEVNULL)
+        root = [] if verb == "remove" else ["--sysroot", str(sysroot)]
+        process = subprocess.Popen([sys.executable, "-m", "jailbuild", verb, *words, box, *root],
+                                   stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:
             process.wait(dice.uniform(0.1, 0.5))
         except subprocess.TimeoutExpired:
             process.kill()
-        _, words = process.communicate()
+        _, said = process.communicate()
         killed += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL) or "never added" in words, words
+        assert process.returncode in (0, -signal.SIGKILL) or "never added" in said, said
         assert forked(box, call="recover").returncode == 0
         assert settled(box) is not None
         assert forked("check", box, "--strict").returncode == 0, number
@@ -346,9 +347,8 @@ def test_a_disk_that_fills_after_the_commit(sysroot: Path, tmp_path: Path) -> No
     box.parent.mkdir()
     with image.open("wb") as file:
         file.truncate(8 << 20)
-    for command in (["mkfs.ext4", "-q", "-b", "1024", "-O", "^has_journal", "-m", "0", image],
-                    ["mount", "-o", "loop", image, box.parent]):
-        if subprocess.run(command, capture_output=True, check=False).returncode:
+    for setting_up in (f"mkfs.ext4 -q -b 1024 -O ^has_journal -m 0 {image}", f"mount -o loop {image} {box.parent}"):
+        if subprocess.run(setting_up.split(), capture_output=True, check=False).returncode:
             pytest.skip("a small ext4 takes mkfs.ext4 and a loop device")
     try:
         put(box, "bash", root=sysroot)
@@ -356,7 +356,7 @@ def test_a_disk_that_fills_after_the_commit(sysroot: Path, tmp_path: Path) -> No
         for name in names:
             tiny.script(sysroot / "usr/bin" / name, "#!/bin/bash")
         before = settled(box)
-        command = ("add", *names, "--into", box, "--sysroot", sysroot, "--no-sync")
+        command = ("add", *names, "--into", str(box), "--sysroot", str(sysroot), "--no-sync")
         assert forked(*command, die_at="commit:1").returncode == -signal.SIGKILL
         with contextlib.suppress(OSError), (box.parent / "filler").open("wb", buffering=0) as file:
             while True:
@@ -510,8 +510,11 @@ def test_a_lock_that_is_none_is_refused(sysroot: Path, box: Path, what: str) -> 
         assert (box.parent / "of the host").read_text() == "precious"
 
 
-@pytest.mark.parametrize("words", [b"", b"\xff\x00garbage", b"[" * 5000, b'{"pid": "x"}', b'{"pid": 1e999, "command": 1}',
-                                   b'{"pid": 1, "command": "\\u001b[31mred\\nline"}', b"[1]", b'{"pid": ' + b"9" * 5000])
+@pytest.mark.parametrize(
+    "words",
+    [b"", b"\xff\x00garbage", b"[" * 5000, b'{"pid": "x"}', b'{"pid": 1e999, "command": 1}', b"[1]",
+     b'{"pid": 1, "command": "\\u001b[31mred\\nline"}', b'{"pid": ' + b"9" * 5000],
+)
 def test_garbage_in_the_lock_does_no_harm(sysroot: Path, box: Path, words: bytes) -> None:
     """It is held by somebody, whatever it says; and free when nobody holds it."""
     put(box, "bash", root=sysroot)
@@ -525,6 +528,12 @@ def test_garbage_in_the_lock_does_no_harm(sysroot: Path, box: Path, words: bytes
     assert forked("add", "ls", "--into", box, "--sysroot", sysroot).returncode == 0
 
 
+def _as_nobody() -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
 def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> None:
     """A box that somebody else than root has begun is finished by root: its owners are merely intended."""
     shared = tmp_path / "shared"
@@ -533,7 +542,7 @@ def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> 
     for directory in [made.parent, tmp_path, *tmp_path.parents][:4]:
         directory.chmod(0o755)
     done = forked("add", "bash", "ls", "--into", shared / "box", "--sysroot", made, die_at="commit:1",
-                  prepare=lambda: (os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)))  # type: ignore[func-returns-value]
+                  prepare=_as_nobody)
     assert done.returncode == -signal.SIGKILL, done
     assert forked(shared / "box", call="recover").stdout.count("\n") == 1
     put(tmp_path / "fresh", "bash", "ls", root=made)
@@ -554,12 +563,13 @@ def _order(trace: str) -> list[str]:
             seen.append(name)
         elif name.startswith("rename"):
             into = words[1].rpartition("/")[2]
-            seen.append({"journal": "commit", "manifest.jsonl": "end"}.get(into, "take" if len(into) == 40 else "place"))
+            last = "take" if len(into) == 40 else "place"
+            seen.append({"journal": "commit", "manifest.jsonl": "end"}.get(into, last))
         elif name.startswith("mkdir"):
             seen.append("record" if words[0] in (".jailbuild", "staging") else "mkdir")
         elif name == "openat" and "O_CREAT" in call and words[0] != "lock":
             seen.append("next" if words[0] == "manifest.next" else "stage")
-        elif name.startswith("symlink") or name.startswith("link"):
+        elif name.startswith(("symlink", "link")):
             seen.append("stage")
         elif name.startswith("unlink") and "lock" not in words:
             seen.append("remove")
