@@ -19,7 +19,10 @@ PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 
 class Action(NamedTuple):
-    """What happens to one path of the box: "add", "replace", "keep", "remove" or "conflict"; a conflict says why."""
+    """What happens to one path of the box: "add", "replace", "keep", "remove" or "conflict".
+
+    A conflict says why, and so does a keep of what the user changed.
+    """
 
     kind: str
     entry: Entry
@@ -192,7 +195,7 @@ class _Deciding:
 
     def _spared(self, entry: Entry, what: str) -> Action:
         self.notes.append(f"{entry.path} was changed in the box ({what}), and stays as it is")
-        return Action("keep", entry)
+        return Action("keep", entry, f"was changed in the box ({what})")
 
     def _file(self, entry: Entry, listed: Entry | None, status: os.stat_result) -> Action:
         there = self._digest(entry.path)
