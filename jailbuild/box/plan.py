@@ -119,6 +119,7 @@ def make_plan(
     deciding = _Deciding(draft, source, before, box, frozenset(replace), spare)
     actions = [deciding.decide(entry) for entry in draft.entries.values()]
     if before is not None:
+        actions = deciding.renewed(actions)
         actions += deciding.removals(before)
         actions.sort(key=lambda action: action.entry.path)
     return Plan(draft, tuple(actions), before, tuple(deciding.notes))
@@ -213,12 +214,12 @@ class _Deciding:
             return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
         changed = self._change(listed, status, there)
         same = entry.path in self.draft.made or _attributes(entry) == _attributes(listed)
+        if changed and self.spare and same and wanted == listed.sha256:
+            return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
             return Action("keep", entry)
         if not changed:
             return Action("replace", entry)
-        if self.spare and same and wanted == listed.sha256:
-            return self._spared(entry, f"other {changed}")
         return self._refused(entry, "was changed in the box since")
 
     def _wanted(self, entry: Entry) -> str:
@@ -249,6 +250,26 @@ class _Deciding:
         if listed.type == "file":
             return status.st_size == listed.size and not self._change(listed, status, self._digest(listed.path))
         return True
+
+    def renewed(self, actions: list[Action]) -> list[Action]:
+        """Return the actions with those files replaced that are one with others now where the record says otherwise.
+
+        A family of hard links may have changed in the source while no byte of it did.
+        """
+        kept = [action.entry for action in actions if action.kind == "keep" and not action.why
+                and action.entry.type == "file" and action.entry.path not in self.draft.carried
+                and action.entry.path in self.listed]
+        if all(entry.hardlink == self.listed[entry.path].hardlink for entry in kept):
+            return actions
+        inodes: dict[str, tuple[int, int]] = {}  # by family
+        families: dict[tuple[int, int], str] = {}
+        wrong = set()
+        for entry in kept:
+            status = lstat_in(self.box, entry.path)
+            family, inode = entry.hardlink or entry.path, (status.st_dev, status.st_ino)
+            if inodes.setdefault(family, inode) != inode or families.setdefault(inode, family) != family:
+                wrong.add(entry.path)
+        return [action._replace(kind="replace") if action.entry.path in wrong else action for action in actions]
 
     def removals(self, before: Manifest) -> list[Action]:
         """Return what is to happen to what is listed and no longer wanted, deepest first decided."""

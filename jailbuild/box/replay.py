@@ -18,7 +18,7 @@ from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, kind_of, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record
-from jailbuild.box.stage import finish_directory, given_up, staged_name
+from jailbuild.box.stage import RENEWED, finish_directory, given_up, staged_name
 from jailbuild.errors import reason
 
 _SAVED = "jailbuild-saved"
@@ -123,7 +123,7 @@ class Replay:
             return
         with open_parent(self.box, entry.path) as (parent, name):
             if not self.fresh:
-                if self._is(entry, parent, name):
+                if self._is(entry, parent, name) and self._is_renewed(name_staged, parent, name):
                     self._dispose(entry.path, name_staged, entry)
                     return
                 if not self._is(entry, staging, name_staged):  # came out of a place that was changed again since
@@ -209,6 +209,14 @@ class Replay:
                 raise
             if name_staged in self.staged:  # taken before, and its directory went away since
                 self._dispose(entry.path, name_staged, entry)
+
+    def _is_renewed(self, name_staged: str, parent: int, name: str) -> bool:
+        """Say whether a place has the very file that was staged, where the bytes would not tell."""
+        second = name_staged + RENEWED
+        if second not in self.staged:
+            return True
+        new = os.stat(second, dir_fd=self.record.staging, follow_symlinks=False)
+        return os.path.samestat(new, os.stat(name, dir_fd=parent, follow_symlinks=False))
 
     def _is(self, entry: Entry, directory: int, name: str) -> bool:
         """Say whether what is under a name is the entry, owner only where it could be set."""

@@ -24,6 +24,7 @@ from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
 GIVEN = "given.jsonl"  # in the staging: what of the user's may go, by --replace
+RENEWED = ".new"
 _MAX_GIVEN = 64 << 20  # bytes
 
 
@@ -55,6 +56,8 @@ class Staging:
             if action.kind != "remove" and action.entry.type != "directory":
                 try:
                     self._make(action.entry)
+                    if action.kind == "replace" and action.entry.type == "file":
+                        self._mark_renewed(action.entry)
                 except OSError as error:
                     raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
                 step("stage")
@@ -119,6 +122,13 @@ class Staging:
                 self.digests[entry.path] = self._fill(entry, target)
             finally:
                 os.close(target)
+
+    def _mark_renewed(self, entry: Entry) -> None:
+        """Give a file that may have the bytes of what it replaces a second name, by which it is known afterwards."""
+        listed = self.plan.before.entries.get(entry.path) if self.plan.before is not None else None
+        if listed is not None and listed.hardlink != entry.hardlink:
+            name, staging = staged_name(entry.path), self.record.staging
+            os.link(name, name + RENEWED, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
 
     def _link_to_family(self, entry: Entry, name: str) -> bool:
         """Make a file that is one with another a link to it; False if it is the first of them."""

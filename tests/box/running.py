@@ -77,8 +77,8 @@ def forked(
             )
             faults._WANTED = str(die_at)
             faults._reached.clear()
-            syscalls.syncfs = lambda _: None
-            os.fsync = lambda _: None
+            syscalls.syncfs = lambda _: None  # type: ignore[assignment]
+            os.fsync = lambda _: None  # type: ignore[assignment]
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # whose default is to end the process
             prepare()
             sys.argv = ["jailbuild", *map(str, arguments)]

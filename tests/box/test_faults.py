@@ -103,6 +103,22 @@ def _family(box: Path, sysroot: Path) -> None:
     put(box, "git-log", "bash", root=sysroot)
 
 
+def _joined(box: Path, sysroot: Path) -> None:
+    _family(box, sysroot)
+    _box("bash", "env", "git", "git-show")(box, sysroot)
+    for name, other in (("env", "bash"), ("git-show", "")):
+        path = sysroot / "usr/bin" / name
+        whole = path.read_bytes()
+        path.unlink()
+        if other:
+            os.link(sysroot / "usr/bin" / other, path)
+        else:
+            path.write_bytes(whole)
+            path.chmod(0o755)
+        os.utime(path, ns=(tiny.TIME * 10**9,) * 2)
+    os.utime(sysroot / "usr/bin/git-show", ns=((sysroot / "usr/bin/git").stat().st_mtime_ns,) * 2)
+
+
 def _given_up(box: Path, sysroot: Path) -> None:
     _bumped("editor")(box, sysroot)
     (box / tiny.LIBRARIES / "libtinfo.so.6.4").write_text("mine, and may go")
@@ -127,6 +143,7 @@ CHANGES = {
     "a removal from a family": Change(_family, ("remove", "git-log")),
     "an update": Change(_bumped("editor"), ("update",)),
     "an update of modes": Change(_modes, ("update",)),
+    "an update of families alone": Change(_joined, ("update",)),
     "an update over what was given up": Change(_given_up, ("update", "--replace", TINFO)),
     "an update where nothing can be exchanged": Change(_bumped("editor"), ("update",), _without_exchange),
     "a removal where nothing can be exchanged": Change(_box("bash", "editor"), ("remove", "editor"), _without_exchange),

@@ -40,10 +40,6 @@ def _update(*words: str | Path, root: Path, status: int = 0) -> Done:
     return done
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
 def _append(path: Path, data: bytes = b"upgraded") -> None:
     with path.open("ab") as file:
         file.write(data)
@@ -109,6 +105,11 @@ def _link_for_file(root: Path) -> None:
     (root / "usr/bin/ls").symlink_to("ls.real")
 
 
+def _much(root: Path) -> None:
+    for change in (_bump, _glibc, _relink, _move):
+        change(root)
+
+
 CHANGES: dict[str, Callable[[Path], None]] = {
     "nothing": lambda root: None,
     "a library": _bump,
@@ -121,7 +122,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "one file for two": _join,
     "a file for a link": _file_for_link,
     "a link for a file": _link_for_file,
-    "much": lambda root: [change(root) for change in (_bump, _glibc, _relink, _move)][0],
+    "much": _much,
 }
 NAMES = ("bash", "editor", "env", "ls", "sh", "work")
 
@@ -129,7 +130,7 @@ _WORK = """
 #include <stdio.h>
 #include <string.h>
 const char *work(void);
-int main(void) {{ puts(work()); return strlen(work()) == 5 ? 0 : 1; }}
+int main(void) { puts(work()); return strlen(work()) == 5 ? 0 : 1; }
 """
 
 
@@ -144,9 +145,8 @@ def _work(root: Path, version: int) -> None:
     libraries = root / tiny.LIBRARIES
     text = f'const char *work(void) {{ return "work{version}"; }}'
     _hosted(text, libraries / f"libwork.so.1.{version}", "-shared", "-fPIC", "-Wl,-soname,libwork.so.1")
-    for link in (libraries / "libwork.so.1",):
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"libwork.so.1.{version}")
+    (libraries / "libwork.so.1").unlink(missing_ok=True)
+    (libraries / "libwork.so.1").symlink_to(f"libwork.so.1.{version}")
     (libraries / f"libwork.so.1.{3 - version}").unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ def real(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tiny.clone(made, tmp_path_factory.mktemp("real") / "root")
     shutil.copy(os.path.realpath("/lib/x86_64-linux-gnu/libc.so.6"), root / tiny.LIBRARIES / "libc.so.6")
     _work(root, 1)
-    _hosted(_WORK.replace("{{", "{").replace("}}", "}"), root / "usr/bin/work", root / tiny.LIBRARIES / "libwork.so.1")
+    _hosted(_WORK, root / "usr/bin/work", root / tiny.LIBRARIES / "libwork.so.1")
     tiny.backdate(root)
     return root
 
@@ -206,7 +206,7 @@ def test_the_loader_and_the_c_library_change_back_to_back(root: Path, box: Path)
                 file.write(f"{staged}\n")
             exchange(staging, staged, parent, name)
 
-        syscalls.exchange = noted
+        syscalls.exchange = noted  # type: ignore[assignment]
 
     assert forked("update", box, "--sysroot", root, prepare=watch).returncode == 0
     order = log.read_text().splitlines()
@@ -342,7 +342,7 @@ def test_a_users_file_that_comes_late_is_kept(root: Path, box: Path, what: str, 
             commit(self)
             come()
 
-        record.Record.commit = late
+        record.Record.commit = late  # type: ignore[method-assign]
 
     if killed:
         assert forked("update", box, "--sysroot", root, die_at="commit:1").returncode < 0
@@ -466,16 +466,17 @@ def test_one_file_becomes_two(root: Path, box: Path) -> None:
 
 # A family of hard links, interpreted programs, alternatives, other names of one program, static and set-id ones.
 SAMPLE = (
-    "awk", "bash", "bunzip2", "bzcat", "bzip2", "cat", "chmod", "cp", "dash", "date", "dpkg", "env", "find", "gawk", "git",
-    "git-receive-pack", "git-shell", "git-upload-archive", "git-upload-pack", "grep", "gunzip", "gzip", "id", "ldd", "ls",
-    "mawk", "mount", "nawk", "openssl", "pager", "passwd", "perl", "perlbug", "pod2man", "prove", "python3", "sed", "sh",
-    "sort", "su", "tar", "touch", "vi", "which", "xz", "xzcat", "zcat",
+    "awk", "bash", "bunzip2", "bzcat", "bzip2", "cat", "chmod", "cp", "dash", "date", "dpkg", "env", "find",
+    "gawk", "git", "git-receive-pack", "git-shell", "git-upload-archive", "git-upload-pack", "grep", "gunzip",
+    "gzip", "id", "ldd", "ls", "mawk", "mount", "nawk", "openssl", "pager", "passwd", "perl", "perlbug",
+    "pod2man", "prove", "python3", "sed", "sh", "sort", "su", "tar", "touch", "vi", "which", "xz", "xzcat",
+    "zcat",
 )
 
 
 @pytest.mark.parametrize("names", [SAMPLE, *([None] if ALL else [])], ids=["a sample", "all"][: 1 + ALL])
 def test_of_everything_in_usr_bin_only_bash_stays(memory: Path, names: tuple[str, ...] | None) -> None:
-    """Added, updated, and all but bash removed: exactly what a fresh add of bash makes, but for times of directories."""
+    """Added, updated, all but bash removed: exactly what a fresh add of bash makes, but for times of directories."""
     box = memory / "box"
     there = sorted(name for name in os.listdir("/usr/bin") if names is None or name in names)
     while True:
@@ -486,7 +487,7 @@ def test_of_everything_in_usr_bin_only_bash_stays(memory: Path, names: tuple[str
                    if line.startswith("jailbuild: cannot add")}
         assert refused & set(there), done.stderr
         there = [name for name in there if name not in refused]
-    assert len(there) >= 25
+    assert len(there) >= (900 if names is None else 30)
     assert forked("update", box, "--no-sync").returncode == 0
     put(memory / "fresh", "bash")
     done = forked("list", box, "--json")
