@@ -18,19 +18,23 @@ from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
-from jailbuild.box.record import Record
+from jailbuild.box.record import BoxChangedError, Record
 from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
 GIVEN = "given.jsonl"  # in the staging: what of the user's may go, by --replace
-RENEWED = ".new"
+RENEWED = ".new"  # in the staging: the second name of what replaces something
 _MAX_GIVEN = 64 << 20  # bytes
 
 
 def staged_name(path: str) -> str:
     """Return the name in the staging of what is to stand at a path of the box."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:40]
+
+
+class SourceChangedError(BoxChangedError):
+    """A source is not what the plan saw any more, or changed while it was copied: a new plan may fit."""
 
 
 class Staging:
@@ -56,8 +60,8 @@ class Staging:
             if action.kind != "remove" and action.entry.type != "directory":
                 try:
                     self._make(action.entry)
-                    if action.kind == "replace" and action.entry.type == "file":
-                        self._mark_renewed(action.entry)
+                    if action.kind == "replace":
+                        self._name_again(action.entry)
                 except OSError as error:
                     raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
                 step("stage")
@@ -123,12 +127,14 @@ class Staging:
             finally:
                 os.close(target)
 
-    def _mark_renewed(self, entry: Entry) -> None:
-        """Give a file that may have the bytes of what it replaces a second name, by which it is known afterwards."""
-        listed = self.plan.before.entries.get(entry.path) if self.plan.before is not None else None
-        if listed is not None and listed.hardlink != entry.hardlink:
-            name, staging = staged_name(entry.path), self.record.staging
+    def _name_again(self, entry: Entry) -> None:
+        """Give what may look like what it replaces a second name in the staging, by which it is known afterwards."""
+        name, staging = staged_name(entry.path), self.record.staging
+        try:
             os.link(name, name + RENEWED, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # no second names for links, or for anything
+                raise
 
     def _link_to_family(self, entry: Entry, name: str) -> bool:
         """Make a file that is one with another a link to it; False if it is the first of them."""
@@ -165,7 +171,12 @@ class Staging:
             except OSError as error:
                 raise JailError(f"cannot read {self.source.host_path(entry.path)}: {reason(error)}") from None
         try:
+            status = os.fstat(source)
+            if made is None and (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+                raise SourceChangedError(f"cannot copy {entry.path}: it changed meanwhile", "try again")
             return copy_file(source, target, entry, self.keep_privileges)
+        except JailError as error:
+            raise SourceChangedError(error.causes, error.hint) from None
         finally:
             os.close(source)
             self.progress(entry.size or 0)

@@ -613,3 +613,108 @@ def test_writes_and_syncs_keep_their_order(sysroot: Path, box: Path) -> None:
     assert order[7:-5] == [what for what in order[7:-5] if what in ("place", "remove", "take")]
     assert {"place", "remove", "take"} <= set(order[7:-5])
     assert order[-4:] == ["syncfs", "end", "remove", "fsync"]
+
+
+@pytest.mark.parametrize("is_ever", [False, True])
+def test_a_source_that_changes_meanwhile_is_planned_anew(sysroot: Path, box: Path, is_ever: bool) -> None:
+    """Between the plan and the copy; one that never rests is refused in the end, and nothing stays."""
+    program = sysroot / "usr/bin/ls"
+
+    def change() -> None:
+        changes = itertools.count()
+
+        def mark(name: str) -> None:
+            if name == "locked" and (next(changes) == 0 or is_ever):
+                with program.open("ab") as file:
+                    file.write(b"upgraded")
+
+        setattr(apply, "step", mark)  # noqa: B010
+
+    done = forked("add", "ls", "bash", "--into", box, "--sysroot", sysroot, prepare=change)
+    if is_ever:
+        assert "/usr/bin/ls" in complaint(done)
+        assert not box.exists()
+    else:
+        assert done.returncode == 0, done
+        put(box.with_name("fresh"), "ls", "bash", root=sysroot)
+        assert settled(box.with_name("fresh")) == settled(box)
+
+
+@pytest.mark.parametrize("change", ["an add", "an update", "a removal"])
+def test_somebody_else_than_root_is_served_alike(made: Path, memory: Path, change: str) -> None:
+    """Killed, and recovered, without a privilege."""
+    for directory in [made.parent, memory, *memory.parents][:5]:
+        directory.chmod(0o755)
+    world = World(CHANGES[change], tiny.clone(made, memory / "sysroot"), memory)
+    for path in (world.place, world.kept):
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", path], check=True)
+    world.before = settled(world.box)
+    world.change = world.change._replace(prepare=_as_nobody)
+    assert world.run().returncode == 0
+    after = settled(world.box)
+    outcomes = set()
+    for step in itertools.count(1, 3):
+        world.restore()
+        if world.run(step).returncode == 0:
+            break
+        assert world.recover().returncode == 0
+        assert settled(world.box) in (world.before, after)
+        outcomes.add(settled(world.box) == after)
+    assert outcomes == {False, True}
+
+
+def test_a_read_only_box_with_a_journal_waits(sysroot: Path, small: Callable[[str], Path]) -> None:
+    """One line; and it is finished when it may be written again."""
+    place = small("size=4m")
+    box = place / "box"
+    _bumped("editor")(box, sysroot)
+    assert forked("update", box, "--sysroot", sysroot, die_at="exchange:1").returncode == -signal.SIGKILL
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    assert "Read-only file system" in complaint(forked("update", box, "--sysroot", sysroot))
+    subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+    assert forked("update", box, "--sysroot", sysroot).returncode == 0
+    (box / MINE).unlink()
+    put(place / "fresh", "editor", root=sysroot)
+    assert settled(place / "fresh") == settled(box)
+
+
+@pytest.mark.parametrize("journal", [b"", b"garbage", b"[" * 100_000, None])
+def test_a_journal_that_cannot_be_believed_is_refused(made: Path, box: Path, journal: bytes | None) -> None:
+    """In one line, and nothing in the box is touched."""
+    put(box, "bash", root=made)
+    path = box / ".jailbuild/journal"
+    if journal is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(journal)
+    before = dump(box, contents=True, record=journal is not None)
+    complaint(forked("add", "ls", "--into", box, "--sysroot", made))
+    now = dump(box, contents=True, record=journal is not None)
+    assert {**before, "/.jailbuild/lock": "", "/.jailbuild/staging": ""} == {
+        **now, "/.jailbuild/lock": "", "/.jailbuild/staging": ""}
+
+
+def test_a_staging_of_somebody_elses_making_does_no_harm(made: Path, box: Path) -> None:
+    """Links in it lead nowhere, directories in it go with what is in them, what they point at stays."""
+    put(box, "bash", root=made)
+    staging = box / ".jailbuild/staging"
+    (staging / "deep/er").mkdir(parents=True)
+    (staging / "deep/er/file").write_text("")
+    (staging / "link").symlink_to(box.parent / "precious")
+    (staging / "deep/link").symlink_to(box.parent / "precious")
+    os.mkfifo(staging / "fifo")
+    (box.parent / "precious").mkdir()
+    (box.parent / "precious/file").write_text("precious")
+    before = settled_but_for_staging(box)
+    assert forked(box, call="recover").returncode == 0
+    assert before == settled(box)
+    assert (box.parent / "precious/file").read_text() == "precious"
+
+
+def settled_but_for_staging(box: Path) -> dict[str, str] | None:
+    """Return what `settled` would if there were no staging."""
+    staging = box / ".jailbuild/staging"
+    staging.rename(box.parent / "staging")
+    found = settled(box)
+    (box.parent / "staging").rename(staging)
+    return found
