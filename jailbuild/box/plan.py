@@ -19,7 +19,10 @@ PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 
 class Action(NamedTuple):
-    """What happens to one path of the box: "add", "replace", "keep", "remove" or "conflict"; a conflict says why."""
+    """What happens to one path of the box: "add", "replace", "keep", "remove" or "conflict".
+
+    A conflict says why, and so does a keep of what the user changed.
+    """
 
     kind: str
     entry: Entry
@@ -116,6 +119,7 @@ def make_plan(
     deciding = _Deciding(draft, source, before, box, frozenset(replace), spare)
     actions = [deciding.decide(entry) for entry in draft.entries.values()]
     if before is not None:
+        actions = deciding.renewed(actions)
         actions += deciding.removals(before)
         actions.sort(key=lambda action: action.entry.path)
     return Plan(draft, tuple(actions), before, tuple(deciding.notes))
@@ -192,7 +196,7 @@ class _Deciding:
 
     def _spared(self, entry: Entry, what: str) -> Action:
         self.notes.append(f"{entry.path} was changed in the box ({what}), and stays as it is")
-        return Action("keep", entry)
+        return Action("keep", entry, f"was changed in the box ({what})")
 
     def _file(self, entry: Entry, listed: Entry | None, status: os.stat_result) -> Action:
         # of another size, it is neither; and somebody inside may have made it larger than anybody can read
@@ -212,12 +216,12 @@ class _Deciding:
             return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
         changed = self._change(listed, status, there)
         same = entry.path in self.draft.made or _attributes(entry) == _attributes(listed)
+        if changed and self.spare and same and wanted == listed.sha256:
+            return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
             return Action("keep", entry)
         if not changed:
             return Action("replace", entry)
-        if self.spare and same and wanted == listed.sha256:
-            return self._spared(entry, f"other {changed}")
         return self._refused(entry, "was changed in the box since")
 
     def _wanted(self, entry: Entry) -> str:
@@ -248,6 +252,26 @@ class _Deciding:
         if listed.type == "file":
             return status.st_size == listed.size and not self._change(listed, status, self._digest(listed.path))
         return True
+
+    def renewed(self, actions: list[Action]) -> list[Action]:
+        """Return the actions with those files replaced that are one with others now where the record says otherwise.
+
+        A family of hard links may have changed in the source while no byte of it did.
+        """
+        kept = [action.entry for action in actions if action.kind == "keep" and not action.why
+                and action.entry.type == "file" and action.entry.path not in self.draft.carried
+                and action.entry.path in self.listed]
+        if all(entry.hardlink == self.listed[entry.path].hardlink for entry in kept):
+            return actions
+        inodes: dict[str, tuple[int, int]] = {}  # by family
+        families: dict[tuple[int, int], str] = {}
+        wrong = set()
+        for entry in kept:
+            status = lstat_in(self.box, entry.path)
+            family, inode = entry.hardlink or entry.path, (status.st_dev, status.st_ino)
+            if inodes.setdefault(family, inode) != inode or families.setdefault(inode, family) != family:
+                wrong.add(entry.path)
+        return [action._replace(kind="replace") if action.entry.path in wrong else action for action in actions]
 
     def removals(self, before: Manifest) -> list[Action]:
         """Return what is to happen to what is listed and no longer wanted, deepest first decided."""

@@ -72,14 +72,14 @@ def _differences(program: Program, found: Program) -> list[tuple[str, str]]:
 
 
 def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:
-    """Return the box as it would be after the plan."""
+    """Return the box as it would be after the plan, but for the user's own changes: those are not for us to judge."""
     files: dict[str, Callable[[], int]] = {}
     links: dict[str, str] = {}
     directories = []
     gone = []
     for action in plan.actions:
         entry = action.entry
-        if action.kind in ("conflict", "keep"):
+        if action.kind == "conflict" or (action.kind == "keep" and not action.why):
             continue
         if action.kind == "remove":
             gone.append(entry.path)

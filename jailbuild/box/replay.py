@@ -10,15 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
-from jailbuild.box.look import fingerprint, kind_of, open_parent
+from jailbuild.box.look import fingerprint, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record
-from jailbuild.box.stage import finish_directory, given_up, staged_name
+from jailbuild.box.stage import RENEWED, finish_directory, given_up, staged_name
 from jailbuild.errors import reason
 
 _SAVED = "jailbuild-saved"
@@ -44,7 +43,6 @@ class Replay:
         self.after = after
         self.fresh = fresh
         self.given = given_up(record)
-        self.owned = os.fstat(record.directory).st_uid == 0  # who was at it could set owners
         self.staged = set(os.listdir(record.staging))
         self.reports: list[str] = []
 
@@ -123,10 +121,10 @@ class Replay:
             return
         with open_parent(self.box, entry.path) as (parent, name):
             if not self.fresh:
-                if self._is(entry, parent, name):
+                if self._is_new(entry, parent, name):
                     self._dispose(entry.path, name_staged, entry)
                     return
-                if not self._is(entry, staging, name_staged):  # came out of a place that was changed again since
+                if not self._is_new(entry, staging, name_staged):  # came out of a place that was changed again since
                     self._dispose(entry.path, name_staged, entry)
                     self.reports.append(f"{entry.path} is not what was to be written")
                     return
@@ -177,7 +175,7 @@ class Replay:
         """Report what was put in its place before, and is not there any more."""
         try:
             with open_parent(self.box, entry.path) as (parent, name):
-                if self._is(entry, parent, name):
+                if fingerprint(parent, name) == _fingerprint(entry):
                     return
         except OSError:
             pass
@@ -210,19 +208,19 @@ class Replay:
             if name_staged in self.staged:  # taken before, and its directory went away since
                 self._dispose(entry.path, name_staged, entry)
 
-    def _is(self, entry: Entry, directory: int, name: str) -> bool:
-        """Say whether what is under a name is the entry, owner only where it could be set."""
+    def _is_new(self, entry: Entry, directory: int, name: str) -> bool:
+        """Say whether what is under a name is what was staged: that very file where it may look like what it replaces.
+
+        Not by modes, owners and times: not every file system keeps what it was given.
+        """
+        second = staged_name(entry.path) + RENEWED
+        if second not in self.staged:
+            return fingerprint(directory, name) == _fingerprint(entry)
         try:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            there = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        if kind_of(status.st_mode) != entry.type or fingerprint(directory, name) != _fingerprint(entry):
-            return False
-        if entry.mode is not None and stat.S_IMODE(status.st_mode) != entry.mode:
-            return False
-        if entry.mtime_ns is not None and status.st_mtime_ns != entry.mtime_ns:
-            return False
-        return not self.owned or (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+        return os.path.samestat(os.stat(second, dir_fd=self.record.staging, follow_symlinks=False), there)
 
 
 def _facts(entry: Entry | None) -> tuple[object, ...] | None:

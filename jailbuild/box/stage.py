@@ -26,6 +26,7 @@ from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
 GIVEN = "given.jsonl"  # in the staging: what of the user's may go, by --replace
+RENEWED = ".new"  # in the staging: the second name of what replaces something
 _MAX_GIVEN = 64 << 20  # bytes
 _WORTH_THREADS = 32 << 20  # bytes; less is copied before a second thread has begun
 
@@ -61,6 +62,10 @@ class Staging:
                 with _saying(entry):
                     self._make_link(entry)
                 step("stage")
+        for action in self.plan.changes:
+            if action.kind == "replace" and action.entry.type != "directory":
+                with _saying(action.entry):
+                    self._name_again(action.entry)
         self._note_given()
         after = manifest_after(self.plan, self.digests)
         self.record.write_next(after)
@@ -111,6 +116,15 @@ class Staging:
         name = staged_name(entry.path)
         os.symlink(entry.target or "", name, dir_fd=self.record.staging)
         _finish_link(self.record.staging, name, entry)
+
+    def _name_again(self, entry: Entry) -> None:
+        """Give what may look like what it replaces a second name in the staging, by which it is known afterwards."""
+        name, staging = staged_name(entry.path), self.record.staging
+        try:
+            os.link(name, name + RENEWED, src_dir_fd=staging, dst_dir_fd=staging, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # no second names for links, or for anything
+                raise
 
     def _make_files(self, entries: Iterable[Entry]) -> None:
         """Copy what is to be copied, and link to it what is one file with it."""

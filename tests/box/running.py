@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -62,46 +61,49 @@ def forked(
 ) -> Done:
     """Run jailbuild in a child of this process, which has all modules already; killed at a step if `die_at` names one.
 
-    `call` names a function of jailbuild.box.apply to be called instead, and `prepare` is called in the child before. What
-    the disk does is not waited for: a kill does not lose what was written.
+    `call` names a function of jailbuild.box.apply to be called instead, and `prepare` is called in the child before.
+    What the disk does is not waited for: a kill does not lose what was written.
     """
     for name in COMMANDS:
         importlib.import_module(f"jailbuild.cli.{name}")
-    words = [tempfile.TemporaryFile() for _ in range(2)]
+    words = [os.memfd_create(name) for name in ("stdout", "stderr")]
     child = os.fork()
     if not child:
         try:
             for number, file in enumerate(words, 1):
-                os.dup2(file.fileno(), number)
+                os.dup2(file, number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            for number in (1, 2):
-                setattr(sys, ("stdout", "stderr")[number - 1],
-                        open(number, "w", encoding="utf-8", errors="surrogateescape", closefd=False))
+            sys.stdout, sys.stderr = (
+                io.TextIOWrapper(io.FileIO(number, "w"), encoding="utf-8", errors="surrogateescape")
+                for number in (1, 2)
+            )
             faults._WANTED = str(die_at)
             faults._reached.clear()
-            syscalls.syncfs = os.fsync = lambda _: None
+            syscalls.syncfs = lambda _: None  # type: ignore[assignment]
+            os.fsync = lambda _: None  # type: ignore[assignment]
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)  # whose default is to end the process
             prepare()
             sys.argv = ["jailbuild", *map(str, arguments)]
             if call:
-                print(*getattr(apply, call)(*map(str, arguments), None), sep="\n")
+                sys.stdout.writelines(f"{line}\n" for line in getattr(apply, call)(*map(str, arguments), None))
             else:
                 main()
         except SystemExit as left:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(left.code if isinstance(left.code, int) else int(left.code is not None))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a child must never go on as the parent
             traceback.print_exc()
+            sys.stderr.flush()
             os._exit(70)
         sys.stdout.flush()
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said = []
     for file in words:
-        file.seek(0)
-        said.append(file.read().decode("utf-8", "surrogateescape"))
-        file.close()
+        os.lseek(file, 0, os.SEEK_SET)
+        with os.fdopen(file, "rb") as opened:
+            said.append(opened.read().decode("utf-8", "surrogateescape"))
     assert "Traceback" not in said[1], said[1]
     return Done(list(map(str, arguments)), status, said[0], said[1])
 

@@ -103,6 +103,22 @@ def _family(box: Path, sysroot: Path) -> None:
     put(box, "git-log", "bash", root=sysroot)
 
 
+def _joined(box: Path, sysroot: Path) -> None:
+    _family(box, sysroot)
+    _box("bash", "env", "git", "git-show")(box, sysroot)
+    for name, other in (("env", "bash"), ("git-show", "")):
+        path = sysroot / "usr/bin" / name
+        whole = path.read_bytes()
+        path.unlink()
+        if other:
+            os.link(sysroot / "usr/bin" / other, path)
+        else:
+            path.write_bytes(whole)
+            path.chmod(0o755)
+        os.utime(path, ns=(tiny.TIME * 10**9,) * 2)
+    os.utime(sysroot / "usr/bin/git-show", ns=((sysroot / "usr/bin/git").stat().st_mtime_ns,) * 2)
+
+
 def _given_up(box: Path, sysroot: Path) -> None:
     _bumped("editor")(box, sysroot)
     (box / tiny.LIBRARIES / "libtinfo.so.6.4").write_text("mine, and may go")
@@ -112,7 +128,8 @@ def _without_exchange() -> None:
     def cannot(*_: object) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    syscalls.rename_new = syscalls.exchange = cannot
+    for name in ("rename_new", "exchange"):
+        setattr(syscalls, name, cannot)
 
 
 TINFO = f"/{tiny.LIBRARIES}/libtinfo.so.6.4"
@@ -126,6 +143,7 @@ CHANGES = {
     "a removal from a family": Change(_family, ("remove", "git-log")),
     "an update": Change(_bumped("editor"), ("update",)),
     "an update of modes": Change(_modes, ("update",)),
+    "an update of families alone": Change(_joined, ("update",)),
     "an update over what was given up": Change(_given_up, ("update", "--replace", TINFO)),
     "an update where nothing can be exchanged": Change(_bumped("editor"), ("update",), _without_exchange),
     "a removal where nothing can be exchanged": Change(_box("bash", "editor"), ("remove", "editor"), _without_exchange),
@@ -154,9 +172,9 @@ class World:
     def run(self, die_at: str | int = "") -> Done:
         """Make the change."""
         verb, *words = self.change.command
-        where = {"add": ["--into", self.box], "remove": ["--from", self.box], "update": [self.box]}[verb]
-        root = [] if verb == "remove" else ["--sysroot", self.sysroot]
-        return forked(verb, *words, *where, *root, "--no-sync", die_at=die_at, prepare=self.change.prepare)
+        words += {"add": ["--into"], "remove": ["--from"], "update": []}[verb]
+        root = [] if verb == "remove" else ["--sysroot", str(self.sysroot)]
+        return forked(verb, *words, self.box, *root, "--no-sync", die_at=die_at, prepare=self.change.prepare)
 
     def recover(self, die_at: str | int = "") -> Done:
         """Do what every command does first with a box that a killed one has left."""
@@ -263,19 +281,19 @@ def test_kills_at_random_times(sysroot: Path, box: Path) -> None:
     dice = random.Random(4)
     killed = 0
     for number in range(36):
-        command = (("add", "editor", "ls", "--into", box), ("update", box), ("remove", "editor", "--from", box))[number % 3]
-        if command[0] == "update":
+        verb, *words = (("add", "editor", "ls", "--into"), ("update",), ("remove", "editor", "--from"))[number % 3]
+        if verb == "update":
             tiny.library(libraries / "libpcre.so.8.1", soname="libpcre.so.8", value=number)
-        root = () if command[0] == "remove" else ("--sysroot", sysroot)
-        process = subprocess.Popen([sys.executable, "-m", "jailbuild", *command, *root], stderr=subprocess.PIPE, text=True,
-                                   stdout=subprocess.DEVNULL)
+        root = [] if verb == "remove" else ["--sysroot", str(sysroot)]
+        process = subprocess.Popen([sys.executable, "-m", "jailbuild", verb, *words, box, *root],
+                                   stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:
             process.wait(dice.uniform(0.1, 0.5))
         except subprocess.TimeoutExpired:
             process.kill()
-        _, words = process.communicate()
+        _, said = process.communicate()
         killed += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL) or "never added" in words, words
+        assert process.returncode in (0, -signal.SIGKILL) or "never added" in said, said
         assert forked(box, call="recover").returncode == 0
         assert settled(box) is not None
         assert forked("check", box, "--strict").returncode == 0, number
@@ -346,9 +364,8 @@ def test_a_disk_that_fills_after_the_commit(sysroot: Path, tmp_path: Path) -> No
     box.parent.mkdir()
     with image.open("wb") as file:
         file.truncate(8 << 20)
-    for command in (["mkfs.ext4", "-q", "-b", "1024", "-O", "^has_journal", "-m", "0", image],
-                    ["mount", "-o", "loop", image, box.parent]):
-        if subprocess.run(command, capture_output=True, check=False).returncode:
+    for setting_up in (f"mkfs.ext4 -q -b 1024 -O ^has_journal -m 0 {image}", f"mount -o loop {image} {box.parent}"):
+        if subprocess.run(setting_up.split(), capture_output=True, check=False).returncode:
             pytest.skip("a small ext4 takes mkfs.ext4 and a loop device")
     try:
         put(box, "bash", root=sysroot)
@@ -356,7 +373,7 @@ def test_a_disk_that_fills_after_the_commit(sysroot: Path, tmp_path: Path) -> No
         for name in names:
             tiny.script(sysroot / "usr/bin" / name, "#!/bin/bash")
         before = settled(box)
-        command = ("add", *names, "--into", box, "--sysroot", sysroot, "--no-sync")
+        command = ("add", *names, "--into", str(box), "--sysroot", str(sysroot), "--no-sync")
         assert forked(*command, die_at="commit:1").returncode == -signal.SIGKILL
         with contextlib.suppress(OSError), (box.parent / "filler").open("wb", buffering=0) as file:
             while True:
@@ -510,8 +527,11 @@ def test_a_lock_that_is_none_is_refused(sysroot: Path, box: Path, what: str) -> 
         assert (box.parent / "of the host").read_text() == "precious"
 
 
-@pytest.mark.parametrize("words", [b"", b"\xff\x00garbage", b"[" * 5000, b'{"pid": "x"}', b'{"pid": 1e999, "command": 1}',
-                                   b'{"pid": 1, "command": "\\u001b[31mred\\nline"}', b"[1]", b'{"pid": ' + b"9" * 5000])
+@pytest.mark.parametrize(
+    "words",
+    [b"", b"\xff\x00garbage", b"[" * 5000, b'{"pid": "x"}', b'{"pid": 1e999, "command": 1}', b"[1]",
+     b'{"pid": 1, "command": "\\u001b[31mred\\nline"}', b'{"pid": ' + b"9" * 5000],
+)
 def test_garbage_in_the_lock_does_no_harm(sysroot: Path, box: Path, words: bytes) -> None:
     """It is held by somebody, whatever it says; and free when nobody holds it."""
     put(box, "bash", root=sysroot)
@@ -525,6 +545,12 @@ def test_garbage_in_the_lock_does_no_harm(sysroot: Path, box: Path, words: bytes
     assert forked("add", "ls", "--into", box, "--sysroot", sysroot).returncode == 0
 
 
+def _as_nobody() -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
 def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> None:
     """A box that somebody else than root has begun is finished by root: its owners are merely intended."""
     shared = tmp_path / "shared"
@@ -533,7 +559,7 @@ def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> 
     for directory in [made.parent, tmp_path, *tmp_path.parents][:4]:
         directory.chmod(0o755)
     done = forked("add", "bash", "ls", "--into", shared / "box", "--sysroot", made, die_at="commit:1",
-                  prepare=lambda: (os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)))  # type: ignore[func-returns-value]
+                  prepare=_as_nobody)
     assert done.returncode == -signal.SIGKILL, done
     assert forked(shared / "box", call="recover").stdout.count("\n") == 1
     put(tmp_path / "fresh", "bash", "ls", root=made)
@@ -554,12 +580,13 @@ def _order(trace: str) -> list[str]:
             seen.append(name)
         elif name.startswith("rename"):
             into = words[1].rpartition("/")[2]
-            seen.append({"journal": "commit", "manifest.jsonl": "end"}.get(into, "take" if len(into) == 40 else "place"))
+            last = "take" if len(into) == 40 else "place"
+            seen.append({"journal": "commit", "manifest.jsonl": "end"}.get(into, last))
         elif name.startswith("mkdir"):
             seen.append("record" if words[0] in (".jailbuild", "staging") else "mkdir")
         elif name == "openat" and "O_CREAT" in call and words[0] != "lock":
             seen.append("next" if words[0] == "manifest.next" else "stage")
-        elif name.startswith("symlink") or name.startswith("link"):
+        elif name.startswith(("symlink", "link")):
             seen.append("stage")
         elif name.startswith("unlink") and "lock" not in words:
             seen.append("remove")
@@ -586,3 +613,108 @@ def test_writes_and_syncs_keep_their_order(sysroot: Path, box: Path) -> None:
     assert order[7:-5] == [what for what in order[7:-5] if what in ("place", "remove", "take")]
     assert {"place", "remove", "take"} <= set(order[7:-5])
     assert order[-4:] == ["syncfs", "end", "remove", "fsync"]
+
+
+@pytest.mark.parametrize("is_ever", [False, True])
+def test_a_source_that_changes_meanwhile_is_planned_anew(sysroot: Path, box: Path, is_ever: bool) -> None:
+    """Between the plan and the copy; one that never rests is refused in the end, and nothing stays."""
+    program = sysroot / "usr/bin/ls"
+
+    def change() -> None:
+        changes = itertools.count()
+
+        def mark(name: str) -> None:
+            if name == "locked" and (next(changes) == 0 or is_ever):
+                with program.open("ab") as file:
+                    file.write(b"upgraded")
+
+        setattr(apply, "step", mark)  # noqa: B010
+
+    done = forked("add", "ls", "bash", "--into", box, "--sysroot", sysroot, prepare=change)
+    if is_ever:
+        assert "/usr/bin/ls" in complaint(done)
+        assert not box.exists()
+    else:
+        assert done.returncode == 0, done
+        put(box.with_name("fresh"), "ls", "bash", root=sysroot)
+        assert settled(box.with_name("fresh")) == settled(box)
+
+
+@pytest.mark.parametrize("change", ["an add", "an update", "a removal"])
+def test_somebody_else_than_root_is_served_alike(made: Path, memory: Path, change: str) -> None:
+    """Killed, and recovered, without a privilege."""
+    for directory in [made.parent, memory, *memory.parents][:5]:
+        directory.chmod(0o755)
+    world = World(CHANGES[change], tiny.clone(made, memory / "sysroot"), memory)
+    for path in (world.place, world.kept):
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", path], check=True)
+    world.before = settled(world.box)
+    world.change = world.change._replace(prepare=_as_nobody)
+    assert world.run().returncode == 0
+    after = settled(world.box)
+    outcomes = set()
+    for step in itertools.count(1, 3):
+        world.restore()
+        if world.run(step).returncode == 0:
+            break
+        assert world.recover().returncode == 0
+        assert settled(world.box) in (world.before, after)
+        outcomes.add(settled(world.box) == after)
+    assert outcomes == {False, True}
+
+
+def test_a_read_only_box_with_a_journal_waits(sysroot: Path, small: Callable[[str], Path]) -> None:
+    """One line; and it is finished when it may be written again."""
+    place = small("size=4m")
+    box = place / "box"
+    _bumped("editor")(box, sysroot)
+    assert forked("update", box, "--sysroot", sysroot, die_at="exchange:1").returncode == -signal.SIGKILL
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    assert "Read-only file system" in complaint(forked("update", box, "--sysroot", sysroot))
+    subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+    assert forked("update", box, "--sysroot", sysroot).returncode == 0
+    (box / MINE).unlink()
+    put(place / "fresh", "editor", root=sysroot)
+    assert settled(place / "fresh") == settled(box)
+
+
+@pytest.mark.parametrize("journal", [b"", b"garbage", b"[" * 100_000, None])
+def test_a_journal_that_cannot_be_believed_is_refused(made: Path, box: Path, journal: bytes | None) -> None:
+    """In one line, and nothing in the box is touched."""
+    put(box, "bash", root=made)
+    path = box / ".jailbuild/journal"
+    if journal is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(journal)
+    before = dump(box, contents=True, record=journal is not None)
+    complaint(forked("add", "ls", "--into", box, "--sysroot", made))
+    now = dump(box, contents=True, record=journal is not None)
+    assert {**before, "/.jailbuild/lock": "", "/.jailbuild/staging": ""} == {
+        **now, "/.jailbuild/lock": "", "/.jailbuild/staging": ""}
+
+
+def test_a_staging_of_somebody_elses_making_does_no_harm(made: Path, box: Path) -> None:
+    """Links in it lead nowhere, directories in it go with what is in them, what they point at stays."""
+    put(box, "bash", root=made)
+    staging = box / ".jailbuild/staging"
+    (staging / "deep/er").mkdir(parents=True)
+    (staging / "deep/er/file").write_text("")
+    (staging / "link").symlink_to(box.parent / "precious")
+    (staging / "deep/link").symlink_to(box.parent / "precious")
+    os.mkfifo(staging / "fifo")
+    (box.parent / "precious").mkdir()
+    (box.parent / "precious/file").write_text("precious")
+    before = settled_but_for_staging(box)
+    assert forked(box, call="recover").returncode == 0
+    assert before == settled(box)
+    assert (box.parent / "precious/file").read_text() == "precious"
+
+
+def settled_but_for_staging(box: Path) -> dict[str, str] | None:
+    """Return what `settled` would if there were no staging."""
+    staging = box / ".jailbuild/staging"
+    staging.rename(box.parent / "staging")
+    found = settled(box)
+    (box.parent / "staging").rename(staging)
+    return found
