@@ -44,9 +44,13 @@ def names_in(box: Root, path: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_parent(box: Root, path: str) -> Iterator[tuple[int, str]]:
-    """Open the directory that holds a path of the box; give its descriptor, and the name in it (OSError)."""
+    """Open the directory that holds a path of the box; give its descriptor, and the name in it (OSError).
+
+    EXDEV if it is on something mounted in the box, which is not the box's.
+    """
     parent, _, name = path.rpartition("/")
-    opened = open_beneath(box.descriptor, parent.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    opened = open_beneath(box.descriptor, parent.lstrip("/") or ".", flags, one_mount=True)
     try:
         yield opened, name
     finally:

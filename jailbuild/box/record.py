@@ -159,7 +159,7 @@ def _own_directory(parent: int, name: str) -> tuple[int, bool]:
     except FileExistsError:
         is_new = False
     try:
-        return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY), is_new
+        return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY, one_mount=True), is_new
     except OSError as error:
         if error.errno == errno.EACCES:
             raise
