@@ -155,7 +155,12 @@ class Staging:
             except OSError as error:
                 raise JailError(f"cannot read {self.source.host_path(entry.path)}: {reason(error)}") from None
         try:
-            return copy_file(source, target, entry, self.keep_privileges)
+            if stat.S_ISREG(os.fstat(source).st_mode):
+                digest = copy_file(source, target, entry, self.keep_privileges)
+                status = os.fstat(source)
+                if made is not None or (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns):
+                    return digest
+            raise JailError(f"cannot copy {entry.path}: it changed since it was looked at", "try again")
         finally:
             os.close(source)
             self.progress(entry.size or 0)
