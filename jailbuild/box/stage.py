@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from jailbuild import syscalls
 from jailbuild.box.copy import copy_file, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import digest_in, fingerprint, open_parent
+from jailbuild.box.look import digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -171,7 +171,7 @@ class Staging:
         for action in self.plan.changes:
             if action.given:
                 with open_parent(self.box, action.entry.path) as (parent, name):
-                    there = fingerprint(parent, name)
+                    there = identity(parent, name)
                 lines.append(json.dumps({**to_json("path", action.entry.path), **to_json("there", there)}) + "\n")
         if lines:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -189,7 +189,7 @@ class Staging:
 
 
 def given_up(record: Record) -> dict[str, str]:
-    """Return what the user gave up before the commit: fingerprints by path. What cannot be read is not given up."""
+    """Return what the user gave up before the commit: identities by path. What cannot be read is not given up."""
     found: dict[str, str] = {}
     try:
         opened = open_beneath(record.staging, GIVEN, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
