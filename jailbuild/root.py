@@ -30,17 +30,19 @@ def _error(number: int, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
-def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
+def open_beneath(directory: int, path: str, flags: int, mode: int = 0, *, one_mount: bool = False) -> int:
     """Open the relative `path` below `directory`, through real directories only (OSError ELOOP at a link).
 
-    The last component is not followed either; with O_PATH | O_NOFOLLOW a link itself can be had.
+    The last component is not followed either; with O_PATH | O_NOFOLLOW a link itself can be had. With `one_mount`
+    not into what is mounted below (OSError EXDEV; before Linux 5.6 only if it is another file system).
     """
     from jailbuild import syscalls  # ctypes: not for look-ups on the host
 
     try:
         return syscalls.openat2(
             directory, path, flags,
-            syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS, mode,
+            syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+            | (syscalls.RESOLVE_NO_XDEV if one_mount else 0), mode,
         )
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):  # EPERM: sandboxes that do not know the call
@@ -54,6 +56,8 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
             below = os.open(parent, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = below
+            if one_mount and os.fstat(here).st_dev != os.fstat(directory).st_dev:
+                raise _error(errno.EXDEV, path)
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=here)
     finally:
         os.close(here)

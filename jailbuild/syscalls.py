@@ -9,11 +9,14 @@ import os
 _OPENAT2 = 437  # the same on every architecture but alpha (unistd.h)
 
 # openat2(2), how.resolve
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
 _AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_IMMUTABLE, _APPEND_ONLY = 0x10, 0x20  # statx(2), stx_attributes
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 
@@ -77,6 +80,21 @@ def _renameat2(old_directory: int, old: str, new_directory: int, new: str, flags
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), new) from None
     if renameat2(old_directory, os.fsencode(old), new_directory, os.fsencode(new), flags) < 0:
         raise _fail(new)
+
+
+def is_fixed(directory: int, name: str) -> bool:
+    """Say whether a file may be neither removed nor replaced by anybody, as chattr(1) +i and +a make it: statx(2).
+
+    False where the file system or the C library does not tell. OSError if there is no such file.
+    """
+    try:
+        statx = _libc.statx
+    except AttributeError:
+        return False
+    told = (ctypes.c_uint64 * 32)()  # struct statx; the second word are the attributes
+    if statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, 0, told) < 0:
+        raise _fail(name)
+    return bool(told[1] & (_IMMUTABLE | _APPEND_ONLY))
 
 
 class _Timespec(ctypes.Structure):

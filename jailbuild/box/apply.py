@@ -173,7 +173,8 @@ def _recover(record: Record, root: Root, box: str) -> list[str]:
     names = os.listdir(record.directory)
     if JOURNAL in names:
         after = read_manifest(root, box, JOURNAL)
-        assert after is not None
+        if after is None:  # somebody has taken it away
+            return []
         record.open_staging()
         reports = _replay(record, read_manifest(root, box), after, True, fresh=False)
         return [f"{box}: finished a change that was cut short", *reports]

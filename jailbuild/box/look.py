@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
@@ -44,33 +44,49 @@ def names_in(box: Root, path: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_parent(box: Root, path: str) -> Iterator[tuple[int, str]]:
-    """Open the directory that holds a path of the box; give its descriptor, and the name in it (OSError)."""
+    """Open the directory that holds a path of the box; give its descriptor, and the name in it (OSError).
+
+    EXDEV if it is on something mounted in the box, which is not the box's.
+    """
     parent, _, name = path.rpartition("/")
-    opened = open_beneath(box.descriptor, parent.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    opened = open_beneath(box.descriptor, parent.lstrip("/") or ".", flags, one_mount=True)
     try:
         yield opened, name
     finally:
         os.close(opened)
 
 
-def fingerprint(directory: int, name: str) -> str | None:
+def fingerprint(directory: int, name: str, sizes: Collection[int | None] | None = None) -> str | None:
     """Return what is under a name, in a way to be compared: "file SHA256", "link TARGET", else its type.
 
-    None if nothing is (OSError if it cannot be read).
+    None if nothing is (OSError if it cannot be read). With `sizes` a file of another size is not read: somebody
+    inside may have made it larger than anybody can read.
     """
     try:
-        kind = kind_of(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
+    kind = kind_of(status.st_mode)
     if kind == "link":
         return f"link {os.readlink(name, dir_fd=directory)}"
-    if kind != "file":
+    if kind != "file" or (sizes is not None and status.st_size not in sizes):
         return kind
     opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
     try:
         return f"file {digest(opened)}"
     finally:
         os.close(opened)
+
+
+def identity(directory: int, name: str) -> str | None:
+    """Return what tells the thing under a name from others and from itself when it was changed, unread."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    kind = kind_of(status.st_mode)
+    return kind if kind == "directory" else f"{kind} {status.st_ino}, {status.st_size} bytes, {status.st_mtime_ns}"
 
 
 def kind_of(mode: int) -> str:

@@ -202,7 +202,7 @@ def _own_directory(parent: int, name: str) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
         try:
-            return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY)
+            return open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY, one_mount=True)
         except FileNotFoundError:  # its writer has taken it back
             continue
         except OSError as error:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
-from jailbuild.box.look import fingerprint, open_parent
+from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record
 from jailbuild.box.stage import RENEWED, finish_directory, given_up, staged_name
@@ -141,10 +141,10 @@ class Replay:
     def _dispose(self, path: str, name_staged: str, entry: Entry | None) -> None:
         """Remove what came out of a place, or if it is the user's save it beside what is there now."""
         staging = self.record.staging
-        there = fingerprint(staging, name_staged)
+        ours = [one for one in (self.before.get(path), entry) if one is not None]
+        there = fingerprint(staging, name_staged, {one.size for one in ours})
         if there is not None:
-            known = {_fingerprint(self.before.get(path)), _fingerprint(entry), self.given.get(path)}
-            if there in known:
+            if there in map(_fingerprint, ours) or identity(staging, name_staged) == self.given.get(path):
                 os.unlink(name_staged, dir_fd=staging)
             else:
                 self._save(path, name_staged)
@@ -191,8 +191,9 @@ class Replay:
                 if name_staged not in self.staged:
                     _rename_new(parent, name, self.record.staging, name_staged)
                     step("taken")
-                there = fingerprint(self.record.staging, name_staged)
-                if there in (_fingerprint(entry), self.given.get(entry.path)):
+                staging = self.record.staging
+                there = fingerprint(staging, name_staged, {entry.size})
+                if there == _fingerprint(entry) or identity(staging, name_staged) == self.given.get(entry.path):
                     os.unlink(name_staged, dir_fd=self.record.staging)
                     return
                 try:

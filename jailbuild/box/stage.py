@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import digest_in, fingerprint, open_parent
+from jailbuild.box.look import digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -88,29 +88,32 @@ class Staging:
 
     def _look_at_parents(self) -> None:
         """Refuse what could not be done after the commit (JailError): renames need one file system, and permission."""
-        device = os.fstat(self.box.descriptor).st_dev
         seen = set()
         for action in self.plan.changes:
             parent = action.entry.path.rpartition("/")[0]
-            if parent in seen:
+            if parent in seen and action.kind == "add":
                 continue
-            seen.add(parent)
             try:
-                opened = open_beneath(self.box.descriptor, parent.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+                with open_parent(self.box, action.entry.path) as (opened, name):
+                    if parent not in seen and not os.access(
+                        ".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True
+                    ):
+                        raise JailError(
+                            f"cannot write {action.entry.path} in the box: no permission to write in {parent or '/'}")
+                    for one in ("." if parent not in seen else "", name if action.kind != "add" else ""):
+                        if one and syscalls.is_fixed(opened, one):
+                            raise JailError(f"cannot write {action.entry.path} in the box: it is made unchangeable",
+                                            "chattr -i, or chattr -a, lets it be changed")
             except FileNotFoundError:
-                continue
+                pass
             except OSError as error:
-                raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
-            try:
-                if os.fstat(opened).st_dev != device:
+                if error.errno == errno.EXDEV:
                     raise JailError(
-                        f"cannot write {action.entry.path} in the box: {parent} is on another file system than the box",
-                        "unmount what is mounted in the box",
-                    )
-                if not os.access(".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True):
-                    raise JailError(f"cannot write {action.entry.path} in the box: no permission to write in {parent}")
-            finally:
-                os.close(opened)
+                        f"cannot write {action.entry.path} in the box: {parent} is on something mounted in the box",
+                        "unmount it",
+                    ) from None
+                raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None
+            seen.add(parent)
 
     def _make_link(self, entry: Entry) -> None:
         name = staged_name(entry.path)
@@ -200,7 +203,7 @@ class Staging:
         for action in self.plan.changes:
             if action.given:
                 with open_parent(self.box, action.entry.path) as (parent, name):
-                    there = fingerprint(parent, name)
+                    there = identity(parent, name)
                 lines.append(json.dumps({**to_json("path", action.entry.path), **to_json("there", there)}) + "\n")
         if lines:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -220,7 +223,7 @@ class Staging:
 
 
 def given_up(record: Record) -> dict[str, str]:
-    """Return what the user gave up before the commit: fingerprints by path. What cannot be read is not given up."""
+    """Return what the user gave up before the commit: identities by path. What cannot be read is not given up."""
     found: dict[str, str] = {}
     try:
         opened = open_beneath(record.staging, GIVEN, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -258,7 +261,7 @@ def _finish_link(directory: int, name: str, entry: Entry) -> None:
 
 def finish_directory(box: Root, entry: Entry, more: int = 0) -> None:
     """Give a directory owner and mode, with `more` bits as long as something is to be put into it (OSError)."""
-    made = open_beneath(box.descriptor, entry.path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
+    made = open_beneath(box.descriptor, entry.path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, one_mount=True)
     try:
         finish(made, entry._replace(mode=(entry.mode or 0) | more, mtime_ns=None))
     finally:
@@ -274,7 +277,7 @@ def remove_directories(box: Root, paths: Iterable[str]) -> None:
             step("rmdir")
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP,
-                                   errno.EBUSY):
+                                   errno.EBUSY, errno.EXDEV):
                 raise
 
 

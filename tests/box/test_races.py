@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from jailbuild.box import apply
+from jailbuild.box.manifest import read_manifest
 from tests.box import tiny
 from tests.box.running import Answer, everything, here
 
@@ -136,8 +139,12 @@ def test_whatever_stands_in_a_box_nothing_outside_is_touched(
         assert _is_answer(answer), answer
     if not place.startswith((".jailbuild/journal", ".jailbuild/staging")):  # these every command would clean up
         assert within == everything(box)
+    is_done = False
     for arguments in _writing(box, made, newer):
+        if is_done and "--replace" in arguments:
+            continue  # it was done without
         answer = here(*arguments)
+        is_done = not answer.status
         assert _is_answer(answer), (arguments, answer)
         assert before == everything(outside), arguments
         assert _has_secret(box, outside) == [], arguments
@@ -237,3 +244,69 @@ def test_what_is_swapped_in_the_staging_is_not_written_through(
     monkeypatch.undo()
     assert answer.errors, answer
     assert before == everything(victim)
+
+
+@pytest.mark.parametrize("when", ["before", "after the commit"])
+def test_a_file_larger_than_anybody_can_read_holds_nothing_up(
+    newer: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Nobody reads it to its end to see that it is not ours: not in the plan, nor once it took the place of ours."""
+    box = tiny.clone(plain, tmp_path / "box")
+    place = box / "usr/bin/bash"
+
+    def grow(name: str = "commit") -> None:
+        if name == "commit":
+            place.unlink()
+            place.touch(0o755)
+            os.truncate(place, 1 << 43)
+
+    options = ("--sysroot", newer, "--no-sync")
+    if when == "before":
+        grow()
+        for arguments in (("update", box, *options), ("add", "bash", "--into", box, *options),
+                          ("remove", "bash", "--from", box, "--no-sync"), ("check", box)):
+            assert here(*arguments).status in (1, 3)
+        assert here("update", box, *options, "--replace", "/usr/bin/bash").status == 0
+    else:
+        monkeypatch.setattr(apply, "step", grow)
+        answer = here("update", box, *options)
+        monkeypatch.undo()
+        assert answer.status == 1, answer
+        assert "bash.jailbuild-saved" in answer.words
+        assert (box / "usr/bin/bash.jailbuild-saved").stat().st_size == 1 << 43
+        (box / "usr/bin/bash.jailbuild-saved").unlink()
+    assert place.stat().st_size == (newer / "usr/bin/bash").stat().st_size
+    assert here("check", box).status == 0
+
+
+def test_a_lock_that_somebody_has_and_signed_as_he_liked_is_waited_for_in_words(
+    made: Path, plain: Path, tmp_path: Path
+) -> None:
+    """Whatever it says."""
+    box = tiny.clone(plain, tmp_path / "box")
+    lock = box / ".jailbuild/lock"
+    for words in (b'{"pid": Infinity, "command": "x"}', b'{"pid": 1e999}', b'{"pid": NaN, "command": 1}', b"[" * 900,
+                  b'{"pid": 1, "command": "\\u001b[2J\\ud800"}', b"\xff" * 2000, b"[]", b"null", b""):
+        lock.write_bytes(words)
+        with lock.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            answer = here("add", "ls", "--into", box, "--sysroot", made, "--no-sync", "--no-wait")
+        assert "is writing to it" in answer.errors[0]
+        assert lock.read_bytes() == words
+
+
+def test_a_journal_that_is_taken_away_while_it_is_read_is_no_traceback(
+    made: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone needs no recovery."""
+    box = tiny.clone(plain, tmp_path / "box")
+    journal = box / ".jailbuild/journal"
+    shutil.copy(box / ".jailbuild/manifest.jsonl", journal)
+
+    def take_away(*arguments: Any) -> Any:
+        journal.unlink(missing_ok=True)
+        return read_manifest(*arguments)
+
+    monkeypatch.setattr(apply, "read_manifest", take_away)
+    assert here("add", "ls", "--into", box, "--sysroot", made, "--no-sync").status == 0
+    assert here("check", box).status == 0
