@@ -22,7 +22,7 @@ def settle(box: str) -> None:
             say(f"note: {line}")
     except JailError as error:
         for cause in error.causes:
-            say(f"warning: {cause}")
+            say(f"warning: a change of {box} was cut short, and is not finished: {cause}")
 
 
 def manifest_of(box: str, verb: str) -> Manifest:
