@@ -28,6 +28,7 @@ PLACES = [
     "etc", "etc/alternatives", "tmp", ".jailbuild", ".jailbuild/manifest.jsonl", ".jailbuild/lock",
     ".jailbuild/journal", ".jailbuild/staging",
 ]
+FILES = ["usr/bin/bash", f"{tiny.LIBRARIES}/libtinfo.so.6.4", ".jailbuild/manifest.jsonl", ".jailbuild/lock"]
 KINDS = ["absolute", "relative", "dangling", "looping", "dotted", "FIFO", "socket", "device", "directory", "hard link",
          "hard link to the same"]
 
@@ -124,8 +125,10 @@ def _is_answer(answer: Answer) -> bool:
     return answer.status in (0, 1, 3) and all(cause.startswith("cannot ") for cause in answer.errors)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [(place, kind) for place in PLACES for kind in KINDS if kind != "hard link to the same" or place in FILES],
+)
 def test_whatever_stands_in_a_box_nothing_outside_is_touched(
     made: Path, newer: Path, plain: Path, outside: Path, tmp_path: Path, place: str, kind: str
 ) -> None:
@@ -138,12 +141,13 @@ def test_whatever_stands_in_a_box_nothing_outside_is_touched(
         answer = here(*reading)
         assert _is_answer(answer), answer
     assert within == everything(box)
-    answer = None
+    refused = False
     for arguments in _writing(box, made, newer):
-        if answer is not None and not answer.status and "--replace" in arguments:
+        if "--replace" in arguments and not refused:
             continue  # it was done without
         answer = here(*arguments)
         assert _is_answer(answer), (arguments, answer)
+        refused = answer.status != 0
         assert before == everything(outside), arguments
         assert _has_secret(box, outside) == [], arguments
         if within != everything(box):
