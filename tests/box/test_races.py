@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -10,12 +11,13 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jailbuild import syscalls
 from jailbuild.box import apply
 from jailbuild.box.manifest import read_manifest
 from tests.box import tiny
@@ -312,3 +314,40 @@ def test_a_journal_that_is_taken_away_while_it_is_read_is_no_traceback(
     monkeypatch.setattr(apply, "read_manifest", take_away)
     assert here("add", "ls", "--into", box, "--sysroot", made, "--no-sync").status == 0
     assert here("check", box).status == 0
+
+
+@pytest.mark.parametrize(("place", "kind"), [
+    ("usr", "absolute"), ("usr/bin", "absolute"), ("usr/bin/bash", "absolute"), ("usr/bin/bash", "hard link"),
+    (".jailbuild", "absolute"), (".jailbuild/staging", "absolute"), ("usr/bin", "FIFO"),
+])
+def test_an_older_kernel_or_a_poorer_file_system_is_as_tight(
+    made: Path, newer: Path, plain: Path, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str,
+    kind: str,
+) -> None:
+    """Without openat2(2), and without the flags of renameat2(2): at rest, and while it is swapped."""
+
+    def lacks(number: int) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    monkeypatch.setattr(syscalls, "openat2", lacks(errno.ENOSYS))
+    for call in ("rename_new", "exchange", "utime_open"):
+        monkeypatch.setattr(syscalls, call, lacks(errno.EINVAL))
+    before = everything(outside)
+    box = tiny.clone(plain, tmp_path / "box")
+    for arguments in (*_writing(box, made, newer), ("check", box)):  # all is well without it
+        assert here(*arguments).status == 0, arguments
+    shutil.rmtree(box)
+    tiny.clone(plain, box)
+    twin = box / f"{place}.twin"
+    if not (box / place).exists():
+        (box / place).mkdir()
+    _plant(twin, place, kind, outside)
+    with _swapping(box / place, twin):
+        for arguments in [*_writing(box, made, newer), ("check", box)] * 3:
+            answer = here(*arguments)
+            assert _is_answer(answer), (arguments, answer)
+    assert before == everything(outside)
+    assert _has_secret(box, outside) == []
