@@ -151,10 +151,10 @@ def _with_listings_as_old_as_descriptors() -> None:
     def as_it_was(place: str | int) -> list[str]:
         return there[place] if isinstance(place, int) else now(place)
 
-    for module, name, put in (
+    for module, name, other in (
         (syscalls, "openat2", noting(syscalls.openat2)), (os, "open", noting(os.open)), (os, "listdir", as_it_was),
     ):
-        setattr(module, name, put)
+        setattr(module, name, other)
 
 
 TINFO = f"/{tiny.LIBRARIES}/libtinfo.so.6.4"
