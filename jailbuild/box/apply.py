@@ -24,6 +24,7 @@ from jailbuild.box.record import (
     Record,
     is_blank,
     is_unfinished,
+    names_now,
     open_record,
 )
 from jailbuild.box.replay import Replay
@@ -170,7 +171,7 @@ def _settle(root: Root, box: str, wait: Callable[[str], None] | None, signals: _
 
 
 def _recover(record: Record, root: Root, box: str) -> list[str]:
-    names = os.listdir(record.directory)
+    names = names_now(record.directory)
     if JOURNAL in names:
         after = read_manifest(root, box, JOURNAL)
         if after is None:  # somebody has taken it away

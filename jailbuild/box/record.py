@@ -57,7 +57,7 @@ class Record:
                 self.staging = open_beneath(self.directory, STAGING, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
                 return
-        for name in os.listdir(self.staging):
+        for name in names_now(self.staging):
             _remove(name, self.staging)
             step("clear")
         os.rmdir(STAGING, dir_fd=self.directory)
@@ -83,7 +83,7 @@ class Record:
 
         Before the lock is let go, so that who waits for it looks again.
         """
-        if set(os.listdir(self.directory)) - {LOCK}:
+        if set(names_now(self.directory)) - {LOCK}:
             return
         os.unlink(LOCK, dir_fd=self.directory)
         step("unlocked")
@@ -105,6 +105,18 @@ class Record:
             pass
         os.close(self.lock)
         os.close(self.directory)
+
+
+def names_now(directory: int) -> list[str]:
+    """Return the names in an open directory (OSError).
+
+    It is opened once more: some file systems (btrfs) list what was there when a descriptor was made.
+    """
+    again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.listdir(again)
+    finally:
+        os.close(again)
 
 
 def is_unfinished(box: Root) -> bool:

@@ -16,7 +16,7 @@ from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
-from jailbuild.box.record import Record
+from jailbuild.box.record import Record, names_now
 from jailbuild.box.stage import RENEWED, finish_directory, given_up, staged_name
 from jailbuild.errors import reason
 
@@ -43,7 +43,7 @@ class Replay:
         self.after = after
         self.fresh = fresh
         self.given = given_up(record)
-        self.staged = set(os.listdir(record.staging))
+        self.staged = set(names_now(record.staging))
         self.reports: list[str] = []
 
     def run(self) -> list[str]:
