@@ -334,7 +334,7 @@ def refused_by_the_kernel_too(found: dict[str, list[int]], column: int) -> set[s
 
 # With every capability the kernel says EFAULT, EINVAL or EBADF to these calls; what it has given up says ENOSYS.
 GIVEN_UP = set(DENIED[-1].calls.split())
-LACKED_BY_SOME_KERNELS = {"fchmodat2", "vm86", "vm86old", "modify_ldt"}
+LACKED_BY_SOME_KERNELS = {"fchmodat2", "vm86", "vm86old", "modify_ldt", "socket"}
 
 
 @on_x86
