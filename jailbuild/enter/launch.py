@@ -200,9 +200,7 @@ def _stop(number: int, relay: Relay, watch: Watch, channel: _socket.socket) -> N
     group, setpgid(2)) nothing stops us, and the command goes on.
     """
     relay.flush()
-    if relay.restore() and number in STOPS:
-        os.killpg(0, number)
-    watch.stop(number)
+    watch.stop(number, with_group=relay.restore() and number in STOPS)
     if signal.SIGCONT not in signal.sigpending():
         relay.raw()
         _tell(channel, signal.SIGCONT, to_group=True)
