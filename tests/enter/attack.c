@@ -186,10 +186,10 @@ static void descriptors(void)
     }
 }
 
-/* PID ADDRESS LENGTH */
+/* PID ADDRESS LENGTH; with PID 0 our parent */
 static void trace(void)
 {
-    pid_t victim = number(0);
+    pid_t victim = number(0) ? number(0) : getppid();
     unsigned long address = strtoul(argument[1], NULL, 0);
     size_t length = (size_t)number(2);
     char path[64], buffer[4096] = "";
@@ -325,6 +325,19 @@ static void one_program(const char *process)
         say(target);
 }
 
+static void one_command(const char *process)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/cmdline", process);
+    show_path(path);
+}
+
+/* the arguments of other processes */
+static void other_commands(void)
+{
+    each_process(one_command);
+}
+
 /* what other processes run; and the mode of our parent's, which is the launcher or PID 1, changed */
 static void other_programs(void)
 {
@@ -388,6 +401,15 @@ static void receive(void)
     }
     memcpy(&file, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof file);
     show(file, "descriptor");
+}
+
+/* a socket of a family that network namespaces do not separate */
+static void vsock(void)
+{
+    if (socket(AF_VSOCK, SOCK_STREAM, 0) >= 0)
+        say("vsock");
+    else
+        failed("socket");
 }
 
 /* PORT: on the loopback */
@@ -637,6 +659,12 @@ static void mounts(void)
         failed("bind");
     if (mount(NULL, "/tmp/mount", NULL, MS_SHARED, NULL) == 0)
         say("shared");
+    if (syscall(SYS_fsopen, "tmpfs", 0) >= 0)
+        say("fsopen");
+    if (syscall(SYS_open_tree, AT_FDCWD, "/", 1) >= 0) /* OPEN_TREE_CLONE */
+        say("open_tree");
+    if (syscall(SYS_pivot_root, "/tmp/mount", "/tmp/mount") == 0)
+        say("pivot_root");
 }
 
 /* new namespaces by each of the calls */
@@ -764,8 +792,8 @@ int main(int count, char **words)
         {"second-chroot", second_chroot, 1}, {"moved-directory", moved_directory, 2}, {"descriptors", descriptors, 1},
         {"trace", trace, 3}, {"signal", send_signal, 2}, {"make-node", make_node, 3}, {"open", open_each, 1},
         {"process-roots", process_roots, 1}, {"other-environments", other_environments, 0},
-        {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
-        {"loopback", loopback, 1}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
+        {"other-commands", other_commands, 0}, {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
+        {"loopback", loopback, 1}, {"vsock", vsock, 0}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
         {"write", write_each, 1}, {"type", type, 1}, {"resize", resize, 1}, {"set-id", set_id, 1},
         {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0},
         {"modes", modes, 2}, {"mounts", mounts, 1}, {"namespaces", namespaces, 0}, {"keyring", keyring, 1},

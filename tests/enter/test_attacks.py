@@ -288,6 +288,21 @@ def test_a_directory_that_the_caller_had_open_does_not_get_in(world: World, how:
 
 
 @promise(2)
+def test_the_descriptor_of_the_status_does_not_get_in(world: World, how: str) -> None:
+    reading, status = os.pipe()
+    try:
+        proof = f"open {status}\n"
+        option = ("--status-fd", str(status))
+        ran = world.only_plain(
+            how, "descriptors", "/nowhere", proof=proof, control="chroot", pass_fds=(status,), options=option,
+        )
+        assert ran.said == ""
+    finally:
+        os.close(reading)
+        os.close(status)
+
+
+@promise(2)
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
 def test_a_directory_as_standard_stream_does_not_get_in(world: World, how: str, stream: str) -> None:
     """Python refuses it before jailbuild can, which would say 125."""
@@ -331,6 +346,12 @@ def test_a_process_of_the_host_cannot_be_traced_or_read(world: World, how: str) 
         assert world.attack(how, *words).said == ""
 
 
+@promise(3, 4)
+def test_pid_1_cannot_be_traced(world: World, how: str) -> None:
+    """It is the parent of the command; of the plain one it is the launcher."""
+    world.only_plain(how, "trace", 0, 0, 1, proof="seized")
+
+
 @promise(3)
 def test_a_process_of_the_host_cannot_be_signalled(world: World, how: str) -> None:
     with victim(world, how) as (process, _):
@@ -371,6 +392,11 @@ def test_shared_memory_of_the_host_cannot_be_read(world: World, how: str) -> Non
 def test_environments_of_other_processes_cannot_be_read(world: World, how: str) -> None:
     environment = world.tools.environment | {"PASSWORD": world.token}
     assert world.only_plain(how, "other-environments", env=environment).said == ""
+
+
+@promise(4)
+def test_arguments_of_the_launcher_cannot_be_read(world: World, how: str) -> None:
+    world.only_plain(how, "other-commands", world.token)
 
 
 @promise(4)
@@ -512,7 +538,7 @@ def test_modes_of_files_in_proc_cannot_be_changed(world: World, how: str) -> Non
 def test_nothing_can_be_mounted(world: World, how: str) -> None:
     kinds = ("tmpfs", "proc", "sysfs", "cgroup2", "devpts", "mqueue", "ramfs")
     said = world.attack("plain", "mounts", *kinds).said.split()
-    assert {"tmpfs", "proc", "sysfs", "bind"} <= set(said)
+    assert {"tmpfs", "proc", "sysfs", "bind", "fsopen", "open_tree"} <= set(said)
     assert world.attack(how, "mounts", *kinds).said == ""
 
 
@@ -692,6 +718,18 @@ def test_with_net_none_no_abstract_socket_passes_a_descriptor_in(world: World, h
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             giver.join(PATIENCE)
+
+
+@promise(13)
+def test_with_net_none_there_are_no_sockets_that_namespaces_do_not_separate(world: World, how: str) -> None:
+    """A vsock reaches the hypervisor, if the kernel has it."""
+    try:
+        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
+        has_vsock = True
+    except OSError:
+        has_vsock = False
+    assert ("vsock" in world.attack("plain", "vsock").said) == has_vsock
+    assert world.attack(how, "vsock", options=("--net", "none")).said == ""
 
 
 @promise(13)
