@@ -26,7 +26,6 @@ void _start(void)
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -169,6 +168,12 @@ static void moved_directory(void)
         file = openat(directory, argument[0], O_RDONLY);
     show(file, argument[0]);
     climb(held, argument[1]);
+}
+
+/* SECRET: from the working directory */
+static void here(void)
+{
+    climb(open(".", O_PATH | O_DIRECTORY), argument[0]);
 }
 
 /* SECRET: through any descriptor that we were started with */
@@ -585,23 +590,9 @@ static void set_id(void)
 /* PATH: a set-id program that is there already, its content replaced */
 static void replace(void)
 {
-    char byte = '#', *page;
-    int file = open(argument[0], O_RDWR);
-    struct stat before;
-    if (file < 0 || fstat(file, &before) < 0) {
+    int file = open(argument[0], O_WRONLY);
+    if (file < 0 || pwrite(file, "#", 1, 0) != 1)
         failed(argument[0]);
-        return;
-    }
-    if (argument[1]) {
-        page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (page == MAP_FAILED) {
-            failed("mmap");
-            return;
-        }
-        page[0] = byte;
-        msync(page, 4096, MS_SYNC);
-    } else if (pwrite(file, &byte, 1, 0) != 1)
-        failed("write");
 }
 
 /* PATH: cap_setuid, permitted and effective */
@@ -789,7 +780,7 @@ int main(int count, char **words)
         void (*attack)(void);
         int least;
     } attacks[] = {
-        {"second-chroot", second_chroot, 1}, {"moved-directory", moved_directory, 2}, {"descriptors", descriptors, 1},
+        {"second-chroot", second_chroot, 1}, {"moved-directory", moved_directory, 2}, {"descriptors", descriptors, 1}, {"here", here, 1},
         {"trace", trace, 3}, {"signal", send_signal, 2}, {"make-node", make_node, 3}, {"open", open_each, 1},
         {"process-roots", process_roots, 1}, {"other-environments", other_environments, 0},
         {"other-commands", other_commands, 0}, {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
