@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jailbuild.cli import complain, say
-from jailbuild.cli.options import write
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
 from jailbuild.enter.start import ExecError, StepError
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted, shown
 from jailbuild.root import Overlay, Root
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
     status = run(box, arguments, options, passed, started)
     if status is None:
         return 0
-    return ended(status)
+    ended(status)
+    os._exit(status)  # all has been written; Python's own tidying would take as long as the box did
 
 
 def _isolated(
@@ -111,7 +111,7 @@ def _isolated(
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:
-        write("".join(f"{line}\n" for line in setup.lines()))
+        _print(setup.lines())
         return None
     _refuse(refusal.before(root, box, rootless, bool(wanted.binds)), box)
     for note in notes(root, wanted, ids):
@@ -143,12 +143,12 @@ def _plain(
     limits = tuple(map(settings.read_limit, options["limit"]))
     directory = _directory(options["workdir"])
     if os.geteuid() != 0:
-        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {shlex.quote(box)}")
+        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
     steps = plain_steps(root, account, limits, directory)
     if options["explain"]:
-        write("".join(f"{step.what}\n" for step in steps))
+        _print([step.what for step in steps])
         return None
     owner = os.fstat(root.descriptor).st_uid
     if owner != 0:
@@ -165,6 +165,12 @@ def _plain(
     return status
 
 
+def _print(lines: list[str]) -> None:
+    from jailbuild.cli.options import write
+
+    write("".join(f"{shown(line)}\n" for line in lines))
+
+
 def _command(
     root: Root, box: str, arguments: tuple[str, ...], options: dict[str, Any],
 ) -> tuple[Account, Command, str]:
@@ -175,7 +181,7 @@ def _command(
         if shell is None:
             raise JailError(
                 f"cannot enter {box}: there is no shell in it",
-                f"jailbuild add bash --into {shlex.quote(box)}, or name a command",
+                f"jailbuild add bash --into {quoted(box)}, or name a command",
             )
         arguments = (shell,)
     given = settings.read_environment(options["env"])
@@ -211,10 +217,10 @@ def _passed(options: dict[str, Any]) -> tuple[int, ...]:
     return tuple(sorted({number for number in options["pass_fd"] if number > 2}))
 
 
-def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[int], int]]:
+def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """Return what tells of the start, and what tells of the end if the start was told; JailError."""
     if number is None:
-        return lambda _: None, lambda status: status
+        return lambda _: None, lambda _: None
     import fcntl
 
     try:
@@ -229,10 +235,9 @@ def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[
         told.append(process)
         _write_line(number, f'{{"kind": "started", "pid": {process}}}\n')
 
-    def ended(status: int) -> int:
+    def ended(status: int) -> None:
         if told:
             _write_line(number, f'{{"kind": "ended", "status": {status}}}\n')
-        return status
 
     return started, ended
 
@@ -250,7 +255,7 @@ def _open(box: str) -> Root:
         return Root(box)
     except JailError as error:
         why = error.causes[0].removeprefix(f"cannot open {box}: ")
-        hint = error.hint if os.path.lexists(box) else f"jailbuild add bash --into {shlex.quote(box)} makes a box"
+        hint = error.hint if os.path.lexists(box) else f"jailbuild add bash --into {quoted(box)} makes a box"
         raise JailError(f"cannot enter {box}: {why}", hint) from None
 
 
@@ -307,7 +312,7 @@ def _not_started(error: OSError, root: Root, box: str, name: str, made: Command,
     asked = os.fsdecode(made.arguments[0])
     message = f"cannot start {asked or repr(asked)} in {box}: {reason(error)}"
     if error.errno == errno.ENOENT and asked.startswith("-"):
-        complain([message], f"options stand before BOX: jailbuild enter {shlex.quote(asked)} {shlex.quote(box)}")
+        complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
     elif has_binds or error.errno == errno.ELOOP:
         complain([message])
     elif error.errno != errno.EACCES and asked and (why := _explain(root, name, box, made)):  # EACCES: it is there
@@ -315,7 +320,7 @@ def _not_started(error: OSError, root: Root, box: str, name: str, made: Command,
     elif error.errno == errno.EACCES and (denied := _why_denied(root, name, made)):
         complain([f"{message}: {denied}"], f"chmod and mount say who may execute what; so does ls -l below {box}")
     elif error.errno == errno.ENOENT and asked and "/" not in asked:
-        complain([message], f"jailbuild add {shlex.quote(asked)} --into {shlex.quote(box)}")
+        complain([message], f"jailbuild add {quoted(asked)} --into {quoted(box)}")
     else:
         complain([message])
     return _NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from typing import NamedTuple
 
 from jailbuild.enter.account import Account
@@ -44,7 +43,7 @@ def plan_ids(account: Account, uid: int, gid: int) -> Ids:
             f"{who}: {name} has no range of ids in /etc/subuid and /etc/subgid",
             f"{_WITHOUT_ROOT}; or usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}",
         )
-    if not shutil.which("newuidmap") or not shutil.which("newgidmap"):
+    if _find("newuidmap") is None or _find("newgidmap") is None:
         raise JailError(f"{who}: newuidmap and newgidmap are not here", f"{_WITHOUT_ROOT}; or install uidmap")
     for number, ranges, kind in ((account.uid, uids, "uid"), (account.gid, gids, "gid")):
         if number > sum(count for _, count in ranges):
@@ -80,7 +79,7 @@ def _map(own: int, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int, int],
 
 
 def _run(name: str, process: int, maps: tuple[tuple[int, int, int], ...]) -> None:
-    program = shutil.which(name)
+    program = _find(name)
     if program is None:
         raise OSError(errno.ENOENT, "it is not here any more", name)
     arguments = [name, str(process), *(str(number) for line in maps for number in line)]
@@ -88,6 +87,12 @@ def _run(name: str, process: int, maps: tuple[tuple[int, int, int], ...]) -> Non
     _, status = os.waitpid(child, 0)
     if status:
         raise OSError(errno.EPERM, f"{name} has refused them", name)
+
+
+def _find(name: str) -> str | None:
+    import shutil
+
+    return shutil.which(name)
 
 
 def _own_name(uid: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import gc
 import os
 import signal
 import struct
@@ -60,6 +61,7 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
             ends = os.pipe()
             ours[number], place.pipes[number] = ends if number else ends[::-1]
         child = 0
+        gc.disable()  # a collection writes to every page, and each would be copied for the children first
         try:
             child = _clone(setup.namespaces)
             if child == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from jailbuild.enter.capabilities import NUMBERS
 from jailbuild.enter.mounts import Bind
 from jailbuild.enter.start import StepError
 from jailbuild.errors import reason
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _DENIED = (errno.EPERM, errno.EACCES)
@@ -43,7 +43,7 @@ def before(root: Root, box: str, rootless: bool, has_binds: bool) -> Refusal | N
     if flags & os.ST_NOEXEC and not has_binds:
         return Refusal(
             "its file system is mounted noexec, so nothing in it can be executed",
-            f"mount -o remount,exec {shlex.quote(mount_point(root.path))}",
+            f"mount -o remount,exec {quoted(mount_point(root.path))}",
         )
     if not rootless and not has_capability("SYS_ADMIN"):
         return Refusal("root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers",
@@ -68,7 +68,7 @@ def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusa
     within = [*(other.target for other in others if other is not wanted), "/dev", "/proc"]
     if any(f"{wanted.target}/".startswith(f"{place}/") for place in within):
         return None  # what is there is not the root's
-    place = shlex.quote(root.host_path(wanted.target))
+    place = quoted(root.host_path(wanted.target))
     make = f"mkdir -p {place}" if source else f"touch {place}"
     try:
         target = stat.S_ISDIR(root.stat(wanted.target).st_mode)
@@ -85,7 +85,7 @@ def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusa
 def way_out(failed: StepError, targets: list[str], box: str) -> str:
     """Return a hint for a step that failed for a reason of the box's own."""
     if failed.error.errno in (errno.ENOENT, errno.ENOTDIR) and failed.error.filename in targets:
-        return f"mkdir -p {shlex.quote(box.rstrip('/') + failed.error.filename)}"
+        return f"mkdir -p {quoted(box.rstrip('/') + failed.error.filename)}"
     return ""
 
 
@@ -127,9 +127,9 @@ def _forbidden(box: str, sysctls: str) -> Refusal | None:
 def other_mode(box: str, rootless: bool) -> str:
     """Return the command that enters the box in the mode that is left."""
     if has_capability("SYS_CHROOT") and os.geteuid() == 0:
-        return f"jailbuild enter --plain {shlex.quote(box)} works, and is no boundary against root"
+        return f"jailbuild enter --plain {quoted(box)} works, and is no boundary against root"
     if rootless:
-        return f"sudo jailbuild enter {shlex.quote(box)}"
+        return f"sudo jailbuild enter {quoted(box)}"
     return "enter from outside the container"
 
 
