@@ -18,10 +18,14 @@ import pytest
 import jailbuild
 from tests.enter.attacks.world import USER, Tools, World
 
+# Not the place of tmp_path, which is pytest's user's alone, nor /tmp, which may be mounted nosuid and nodev: there the
+# controls would fail.
+PLACE = "/var/tmp"
+
 
 @pytest.fixture(scope="session")
 def tools() -> Iterator[Tools]:
-    with tempfile.TemporaryDirectory(prefix="jailbuild-attacks-") as name:
+    with tempfile.TemporaryDirectory(prefix="jailbuild-attacks-", dir=PLACE) as name:
         directory = Path(name)
         directory.chmod(0o755)
         source = Path(__file__).with_name("attack.c")
@@ -55,7 +59,7 @@ def world(tools: Tools) -> Iterator[World]:
         return [os.stat(f"/dev/{name}").st_mode for name in ("null", "zero", "full", "random", "urandom", "tty")]
 
     before = devices()
-    with tempfile.TemporaryDirectory(prefix="jailbuild-world-") as name:
+    with tempfile.TemporaryDirectory(prefix="jailbuild-world-", dir=PLACE) as name:
         Path(name).chmod(0o755)
         try:
             yield World(Path(name), tools)
