@@ -18,6 +18,7 @@ void _start(void)
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -636,6 +637,18 @@ static void rights(void)
     got = 1;
 }
 
+/* the ids of somebody else */
+static void identities(void)
+{
+    gid_t group = 1;
+    if (setgroups(1, &group) == 0)
+        say("groups");
+    if (setresgid(1, 1, 1) == 0)
+        say("gid");
+    if (setresuid(1, 1, 1) == 0)
+        say("uid");
+}
+
 /* TYPE...: file systems that can be mounted */
 static void mounts(void)
 {
@@ -786,7 +799,7 @@ int main(int count, char **words)
         {"other-commands", other_commands, 0}, {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
         {"loopback", loopback, 1}, {"vsock", vsock, 0}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
         {"write", write_each, 1}, {"type", type, 1}, {"resize", resize, 1}, {"set-id", set_id, 1},
-        {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0},
+        {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0}, {"identities", identities, 0},
         {"modes", modes, 2}, {"mounts", mounts, 1}, {"namespaces", namespaces, 0}, {"keyring", keyring, 1},
         {"shared-memory", shared_memory, 1}, {"calls", calls, 0}, {"stay", stay, 1}, {"become", become, 1},
         {"nothing", nothing, 0},

@@ -113,3 +113,16 @@ def test_root_of_a_rootless_box_has_the_rights_of_the_caller(world: World) -> No
     assert world.attack("rootless", "open", "/private/file", **lent).said == ""
     assert world.attack("rootless", "modes", 0o666, "/private/file", **lent).said == ""
     assert world.attack("rootless", "write", "/private", **lent).said == ""
+
+
+@promise(21)
+def test_what_a_rootless_box_leaves_is_the_caller_s(world: World) -> None:
+    """The attack makes a directory first."""
+    assert (world.attack("isolated", "second-chroot", world.secret).box / "tmp/deeper").stat().st_uid == 0
+    assert (world.attack("rootless", "second-chroot", world.secret).box / "tmp/deeper").stat().st_uid == USER
+
+
+@promise(21)
+def test_root_of_a_rootless_box_can_be_nobody_else(world: World) -> None:
+    assert world.attack("isolated", "identities").said.split() == ["groups", "gid", "uid"]
+    assert world.attack("rootless", "identities").said == ""
