@@ -32,6 +32,19 @@ def test_the_capabilities_are_those_of_the_promise_in_every_set(world: World, ho
     assert (uid, [int(one, 16) for one in sets], no_new_privs) == ("0", [KEPT, KEPT, 0, KEPT, 0], "1")
 
 
+@promise(5)
+def test_capabilities_that_the_caller_hands_on_do_not_get_in(world: World) -> None:
+    """Inheritable and ambient ones, for root and for another user (CVE-2022-24769)."""
+    handed = "+chown,+sys_admin"
+    hand_on = (f"set -- setpriv --inh-caps={handed} --ambient-caps={handed} \"$@\"",)
+    _, _, _, inheritable, _, ambient, _ = world.attack("plain", "rights", before=hand_on).said.split()
+    assert int(inheritable, 16) == int(ambient, 16) == 1 | 1 << 21
+    _, *sets, _ = world.attack("isolated", "rights", before=hand_on).said.split()
+    assert [int(one, 16) for one in sets] == [KEPT, KEPT, 0, KEPT, 0]
+    user = world.attack("isolated", "rights", before=hand_on, options=("--user", "1000:1000")).said
+    assert user == "1000 0 0 0 0 0 1\n"
+
+
 @promise(5, 10)
 def test_a_set_id_program_of_the_box_gives_no_rights(world: World) -> None:
     def prepare(box: Path) -> None:
