@@ -204,7 +204,7 @@ def _passed(options: dict[str, Any]) -> tuple[int, ...]:
     for number in {0, 1, 2, *options["pass_fd"]}:
         try:
             mode = os.fstat(number).st_mode
-        except (OSError, OverflowError):
+        except (OSError, OverflowError, ValueError):
             if number in options["pass_fd"]:
                 raise JailError(f"cannot use --pass-fd {number}: no such descriptor is open",
                                 f"jailbuild enter --pass-fd {number} … {number}<file") from None
@@ -226,7 +226,7 @@ def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[
     try:
         if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "")
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):
         raise JailError(f"cannot use --status-fd {number}: no such descriptor is open for writing",
                         f"jailbuild enter --status-fd {number} … {number}>file") from None
     told = []

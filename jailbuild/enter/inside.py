@@ -22,7 +22,7 @@ from jailbuild.enter.capabilities import NUMBERS
 from jailbuild.enter.command import Command
 from jailbuild.enter.mounts import Operation, Place
 from jailbuild.enter.rights import MagicLink, forget, hide, renounce
-from jailbuild.enter.start import EXEC, exec_command
+from jailbuild.enter.start import EXEC, HOST_PROGRAM, exec_command
 from jailbuild.enter.terminal import Wiring, dress
 
 _SET_PDEATHSIG = 1  # prctl(2)
@@ -210,7 +210,7 @@ def _be_second(plan: Plan, place: Place, doing: list[int]) -> NoReturn:
         doing[0] = EXEC
         exec_command(plan.command)
     except MagicLink as error:
-        _fail(place.report, EXEC, error)
+        _fail(place.report, HOST_PROGRAM, error)
     except OSError as error:
         _fail(place.report, doing[0], error)
     finally:

@@ -19,7 +19,7 @@ from jailbuild.enter.ids import write_ids
 from jailbuild.enter.inside import MESSAGE, be_first
 from jailbuild.enter.isolated import Setup
 from jailbuild.enter.mounts import Place
-from jailbuild.enter.start import EXEC, ExecError, StepError
+from jailbuild.enter.start import EXEC, HOST_PROGRAM, ExecError, StepError
 from jailbuild.enter.terminal import Relay
 from jailbuild.enter.wait import FROM_TERMINAL, SI_KERNEL, STOPS, Watch
 
@@ -121,6 +121,9 @@ def _read_report(setup: Setup, reports: int) -> None:
     error = OSError(int(number), os.strerror(int(number)), os.fsdecode(path) or None)
     if int(step) == EXEC:
         raise ExecError(error)
+    if int(step) == HOST_PROGRAM:
+        why = "by /proc/self/exe it is jailbuild's own program, which is none of the box"
+        raise ExecError(OSError(errno.ELOOP, why, os.fsdecode(path)))
     raise StepError(setup.plan.at(int(step)), error)
 
 

@@ -68,8 +68,10 @@ def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusa
     within = [*(other.target for other in others if other is not wanted), "/dev", "/proc"]
     if any(f"{wanted.target}/".startswith(f"{place}/") for place in within):
         return None  # what is there is not the root's
-    place = quoted(root.host_path(wanted.target))
-    make = f"mkdir -p {place}" if source else f"touch {place}"
+    place = root.host_path(wanted.target)
+    make = f"mkdir -p {quoted(place if source else os.path.dirname(place))}"
+    if not source:
+        make += f" && touch {quoted(place)}"
     try:
         target = stat.S_ISDIR(root.stat(wanted.target).st_mode)
     except OSError as error:

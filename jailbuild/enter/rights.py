@@ -107,7 +107,7 @@ def _refuse_ourselves(file: bytes, deepest: int) -> None:
         opened = syscalls.openat2(-100, os.fsdecode(file), flags, syscalls.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         if error.errno == errno.ELOOP and os.path.exists(file):  # no mere circle of links
-            raise MagicLink(errno.ELOOP, "it leads to jailbuild's own program by /proc", os.fsdecode(file)) from None
+            raise MagicLink(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(file)) from None
         return  # execve will say it better
     try:
         first = os.read(opened, _LONGEST_LINE)

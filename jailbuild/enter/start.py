@@ -16,6 +16,7 @@ from jailbuild.enter.command import Command
 from jailbuild.errors import reason
 
 EXEC = -1
+HOST_PROGRAM = -2  # what would be executed is the launcher's own
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter for itself, not by the caller
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # execvp(3), glibc
 _NO_MORE_DESCRIPTORS = 1 << 20  # fs.nr_open as Linux has it
