@@ -2,7 +2,7 @@
 
    What an attack gets hold of it writes to stdout: the content of a file of the host, or one word for each thing that
    it could open or do. The exit status is 0 where there was something to write, 1 where everything failed, 2 for wrong
-   usage. Built static: the box needs nothing else. Nothing here writes to what it opened. */
+   usage. Built static: the box needs nothing else. What is opened outside of the box is not written to. */
 
 #ifdef AS_LOADER /* built with -nostdlib: the loader of the box, which changes the program that it is to load */
 void _start(void)
@@ -153,7 +153,7 @@ static void second_chroot(void)
     climb(kept, argument[0]);
 }
 
-/* NAME: a directory in the box that, when we have said "ready", is moved out; then the file NAME beside it */
+/* NAME SECRET: from a directory of the box that is moved out when we have said "ready", the file NAME above it */
 static void moved_directory(void)
 {
     char line[8];
@@ -344,7 +344,7 @@ static void other_commands(void)
     each_process(one_command);
 }
 
-/* what other processes run; and the mode of our parent's, which is the launcher or PID 1, changed */
+/* what other processes run, and the mode of our parent's, which is the launcher or PID 1, changed */
 static void other_programs(void)
 {
     char path[64];

@@ -117,9 +117,7 @@ class World:
         arguments: dict[str, Any] = {
             "stdin": subprocess.DEVNULL, "env": self.tools.environment, "cwd": self.directory, **self.user(how), **more,
         }
-        ended = subprocess.run(
-            command, capture_output=True, timeout=PATIENCE, **arguments,
-        )
+        ended = subprocess.run(command, capture_output=True, timeout=PATIENCE, **arguments)
         ran = Ran(ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"), ended.returncode, box)
         assert ran.status in statuses, ran
         return ran
