@@ -61,6 +61,7 @@ _SET_ID = 0o6000
 _CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: without them open(2) has no mode, and its register holds anything
 _TYPE, _CHARACTER, _BLOCK = 0o170000, 0o020000, 0o060000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
+_SNAPSHOT, _SNAPSHOT_2 = 0x50009401, 0x50009417  # BTRFS_IOC_SNAP_CREATE, BTRFS_IOC_SNAP_CREATE_V2, linux/btrfs.h
 _VSOCK, _QIPCRTR = 40, 42  # address families, linux/socket.h
 _SOCKETCALL_SOCKET = 1  # linux/net.h
 # personality(2): asking, Linux, 32 bits, an old version's number, no randomisation (debuggers, setarch -R)
@@ -86,6 +87,8 @@ DENIED = (
     Denial("mknodat", EPERM, "a device node is the device: a disk is every file on it",
            (equal(2, _CHARACTER, _BLOCK, mask=_TYPE),), unless="MKNOD"),
     Denial("iopl ioperm", EPERM, "the machine's ports: disks and memory without the kernel", unless="SYS_RAWIO"),
+    Denial("ioctl", EPERM, "until Linux 6.8 a btrfs snapshot of any directory was one of its whole subvolume",
+           (equal(1, _SNAPSHOT, _SNAPSHOT_2),), unless="SYS_ADMIN"),
 
     # the caller's terminal, where the box has it (--no-pty)
     Denial("ioctl", EPERM, "TIOCSTI types into the terminal, TIOCLINUX pastes into it: the caller's shell would run it",

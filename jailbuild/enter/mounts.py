@@ -126,7 +126,8 @@ class ProcReadOnly(NamedTuple):
     """What is in /proc beside processes cannot be written.
 
     These files are the host's, and uid 0 needs no capability for most of them: a core_pattern of one's own, or a
-    usermode helper, is a program run by the host's root. What can be written is asked of the kernel, not listed here.
+    usermode helper, is a program run by the host's root. Those that only can be read are among them: uid 0 owns them
+    too, and the kernel keeps a mode that they are given for every /proc that is ever mounted.
     """
 
     def __str__(self) -> str:
@@ -138,7 +139,7 @@ class ProcReadOnly(NamedTuple):
             if name.isdecimal() or name in MASKED:
                 continue
             mode = os.stat(name, dir_fd=listing, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
                 _cover(place.proc, name, syscalls.open_tree(place.proc, name), MOUNT_ATTR_RDONLY)
         os.close(listing)
 

