@@ -60,3 +60,10 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: one byte
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def quoted(name: str) -> str:
+    """Return a word of sh(1) for a name: shlex.quote, which is imported where something is to be said."""
+    import shlex
+
+    return shlex.quote(name)

@@ -4,28 +4,60 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jailbuild.cli import complain, say
-from jailbuild.enter.account import read_account
-from jailbuild.enter.command import SEARCH_PATH, find_shell, make_command
-from jailbuild.enter.plain import run_plain
+from jailbuild.enter import refusal, settings
+from jailbuild.enter.account import Account, read_account
+from jailbuild.enter.command import Command, find_shell, make_command
 from jailbuild.enter.start import ExecError, StepError
 from jailbuild.errors import JailError, reason
-from jailbuild.root import Root
+from jailbuild.names import quoted, shown
+from jailbuild.root import Overlay, Root
+
+if TYPE_CHECKING:
+    from jailbuild.enter.isolated import Options
 
 _NOT_FOUND = 127
 _NOT_EXECUTED = 126
 
+# What the plain mode has nothing to do with.
+_NOT_PLAIN = ("bind", "tmpfs", "read_only", "hostname", "cap_keep")
 
-@click.command(context_settings={"allow_interspersed_args": False})
+
+@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
 @click.option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
+@click.option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
+@click.option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
+@click.option("--keep-env", is_flag=True, help="Keep the caller's environment.")
+@click.option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
+@click.option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
+              help="Show a file or directory of the host at DST, which the box must have.")
+@click.option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
+@click.option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
+@click.option("--hostname", metavar="NAME", help="The host name inside.")
+@click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
+              help="The host's network, or none but a loopback.")
+@click.option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
+@click.option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
+@click.option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
+              help="Refuse dangerous system calls, or none.")
+@click.option("--pty/--no-pty", default=None,
+              help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
+@click.option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
+@click.option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
+@click.option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
 @click.argument("box", metavar="BOX", type=click.UNPROCESSED)
 @click.argument("arguments", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
-def command(plain: bool, box: str, arguments: tuple[str, ...]) -> int:
+def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
     """Run a command, by default a shell that the box has, inside BOX.
+
+    Root gets the isolated mode: namespaces, a mount tree of its own, few capabilities, a filter for system calls.
+    Others get the same in a user namespace.
 
     Everything after BOX is the command's own; one -- directly after BOX is dropped. BOX is any directory that holds
     a root. The exit status is the command's, 128+n for a signal, 127 where it is not found, 126 where it cannot be
@@ -33,46 +65,221 @@ def command(plain: bool, box: str, arguments: tuple[str, ...]) -> int:
     """
     if arguments[:1] == ("--",):
         arguments = arguments[1:]
+    started, ended = _status_lines(options["status_fd"])
+    passed = _passed(options)
+    run = _plain if options["plain"] else _isolated
+    status = run(box, arguments, options, passed, started)
+    if status is None:
+        return 0
+    ended(status)
+    os._exit(status)  # all has been written; Python's own tidying would take as long as the box did
+
+
+def _isolated(
+    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    started: Callable[[int], None],
+) -> int | None:
+    """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
+    from jailbuild.enter.ids import plan_ids
+    from jailbuild.enter.isolated import Options, make_setup, notes
+    from jailbuild.enter.launch import hold_standard, run_isolated
+    from jailbuild.enter.seccomp import filter_program
+    from jailbuild.enter.terminal import plan_wiring
+
+    closed = hold_standard()
+    cap_keep = tuple(settings.read_capability(text) for text in options["cap_keep"])
+    private = options["net"] == "none"
+    wanted = Options(
+        tuple(settings.read_bind(text, os.getcwd()) for text in options["bind"]),
+        tuple(map(settings.read_tmpfs, options["tmpfs"])),
+        tuple(map(settings.read_limit, options["limit"])),
+        options["read_only"],
+        settings.read_hostname(options["hostname"]) if options["hostname"] is not None else None,
+        private,
+        cap_keep,
+        _directory(options["workdir"]),
+        passed,
+        None if options["seccomp"] == "none" else filter_program(kept=cap_keep, private_network=private),
+    )
     root = _open(box)
-    account = read_account(root)
+    rootless = os.geteuid() != 0
+    account, made, name = _command(root, box, arguments, options)
+    ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
+    _refuse(refusal.capabilities(cap_keep, rootless), box)
+    for bind in wanted.binds:
+        _refuse(refusal.bind(root, box, bind, wanted.binds), box)
+    wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
+    setup = make_setup(root, account, made, wanted, ids, wiring, closed)
+    if options["explain"]:
+        _print(setup.lines())
+        return None
+    _refuse(refusal.before(root, box, rootless, bool(wanted.binds)), box)
+    for note in notes(root, wanted, ids):
+        say(f"jailbuild: {note}")
+    try:
+        status = run_isolated(setup, started)
+    except StepError as failed:
+        _refuse(refusal.after(failed, box, rootless), box)
+        raise JailError(f"cannot enter {box}: {failed}", _way_out(failed, wanted, box)) from None
+    except ExecError as failed:
+        return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
+    if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
+        complain([why[0]], why[1])
+    return status
+
+
+def _plain(
+    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    started: Callable[[int], None],
+) -> int | None:
+    """Enter as chroot(1) does; return the exit status, None where it was only explained."""
+    from jailbuild.enter.plain import plain_steps, run_plain
+
+    for option in _NOT_PLAIN:
+        if options[option]:
+            raise JailError(f"cannot use --{option.replace('_', '-')} with --plain", "the isolated mode has it")
+    if options["net"] == "none" or options["pty"]:
+        raise JailError("cannot use --pty or --net none with --plain", "the isolated mode has it")
+    limits = tuple(map(settings.read_limit, options["limit"]))
+    directory = _directory(options["workdir"])
+    if os.geteuid() != 0:
+        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
+    root = _open(box)
+    account, made, name = _command(root, box, arguments, options)
+    steps = plain_steps(root, account, limits, directory)
+    if options["explain"]:
+        _print([step.what for step in steps])
+        return None
+    owner = os.fstat(root.descriptor).st_uid
+    if owner != 0:
+        say(f"jailbuild: {box} belongs to uid {owner}, who may have put anything into it;"
+            " the plain mode is no boundary against what runs as root inside")
+    try:
+        status = run_plain(steps, made, passed, started)
+    except StepError as failed:
+        raise JailError(f"cannot enter {box}: {failed}", _hint_for(failed)) from None
+    except ExecError as failed:
+        return _not_started(failed.error, root, box, name, made, False)
+    if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
+        complain([why[0]], why[1])
+    return status
+
+
+def _print(lines: list[str]) -> None:
+    from jailbuild.cli.options import write
+
+    write("".join(f"{shown(line)}\n" for line in lines))
+
+
+def _command(
+    root: Root, box: str, arguments: tuple[str, ...], options: dict[str, Any],
+) -> tuple[Account, Command, str]:
+    """Return who runs what in the root, and the command's path or name as seen from /."""
+    account = read_account(root, options["user"])
     shell = find_shell(root, account)
     if not arguments:
         if shell is None:
             raise JailError(
                 f"cannot enter {box}: there is no shell in it",
-                f"jailbuild add bash --into {shlex.quote(box)}, or name a command",
+                f"jailbuild add bash --into {quoted(box)}, or name a command",
             )
         arguments = (shell,)
-    if not plain:
-        say(f"jailbuild: entering {box} in plain mode, no boundary against root inside (--plain: without this line)")
+    given = settings.read_environment(options["env"])
+    made = make_command(arguments, account, shell, os.environ, given, options["keep_env"])
+    name = arguments[0]
+    return account, made, os.path.join(_directory(options["workdir"]), name) if "/" in name else name
+
+
+def _directory(path: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise JailError(f"cannot use --workdir {path}: it is not absolute", "--workdir /a/directory/of/the/box")
+    return path
+
+
+def _passed(options: dict[str, Any]) -> tuple[int, ...]:
+    """Return the descriptors that the command is to have beside 0 to 2 (JailError).
+
+    None of all these may be a directory: with one, all that is above and below it could be reached.
+    """
+    for number in {0, 1, 2, *options["pass_fd"]}:
+        try:
+            mode = os.fstat(number).st_mode
+        except (OSError, OverflowError, ValueError):
+            if number in options["pass_fd"]:
+                raise JailError(f"cannot use --pass-fd {number}: no such descriptor is open",
+                                f"jailbuild enter --pass-fd {number} … {number}<file") from None
+            continue
+        if stat.S_ISDIR(mode) and not options["plain"]:
+            raise JailError(f"cannot enter: descriptor {number} is a directory, and a way out of the box",
+                            "--bind shows a directory inside")
+    if options["status_fd"] in options["pass_fd"]:
+        raise JailError("cannot use one descriptor for --status-fd and --pass-fd", "the status is for outside")
+    return tuple(sorted({number for number in options["pass_fd"] if number > 2}))
+
+
+def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return what tells of the start, and what tells of the end if the start was told; JailError."""
+    if number is None:
+        return lambda _: None, lambda _: None
+    import fcntl
+
     try:
-        status = run_plain(root, account, make_command(arguments, account, shell, os.environ))
-    except StepError as failed:
-        raise JailError(f"cannot enter {box}: {failed}", _hint_for(failed)) from None
-    except ExecError as failed:
-        _complain_of(failed.error, root, box, arguments[0])
-        return _NOT_FOUND if failed.error.errno == errno.ENOENT else _NOT_EXECUTED
-    if status == _NOT_FOUND and (why := _explain(_again(root), arguments[0], box)):
-        complain([why[0]], why[1])
-    return status
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "")
+    except (OSError, OverflowError, ValueError):
+        raise JailError(f"cannot use --status-fd {number}: no such descriptor is open for writing",
+                        f"jailbuild enter --status-fd {number} … {number}>file") from None
+    told = []
+
+    def started(process: int) -> None:
+        told.append(process)
+        _write_line(number, f'{{"kind": "started", "pid": {process}}}\n')
+
+    def ended(status: int) -> None:
+        if told:
+            _write_line(number, f'{{"kind": "ended", "status": {status}}}\n')
+
+    return started, ended
+
+
+def _write_line(number: int, line: str) -> None:
+    try:
+        os.write(number, line.encode())
+    except OSError as error:  # the command runs all the same, and its end is waited for
+        say(f"jailbuild: cannot write to descriptor {number}: {reason(error)}")
 
 
 def _open(box: str) -> Root:
-    """Return the box as a root that this process may enter (JailError)."""
-    if os.geteuid() != 0:
-        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {shlex.quote(box)}")
+    """Return the box as a root (JailError)."""
     try:
         return Root(box)
     except JailError as error:
         why = error.causes[0].removeprefix(f"cannot open {box}: ")
-        hint = error.hint if os.path.lexists(box) else f"jailbuild add bash --into {shlex.quote(box)} makes a box"
+        hint = error.hint if os.path.lexists(box) else f"jailbuild add bash --into {quoted(box)} makes a box"
         raise JailError(f"cannot enter {box}: {why}", hint) from None
+
+
+def _refuse(why: refusal.Refusal | None, box: str) -> None:
+    if why is not None:
+        raise JailError(f"cannot enter {box}: {why.why}", why.hint)
+
+
+def _way_out(failed: StepError, wanted: Options, box: str) -> str:
+    targets = [wanted.directory, *(bind.target for bind in wanted.binds), *(tmpfs.target for tmpfs in wanted.tmpfs)]
+    return refusal.way_out(failed, targets, box)
 
 
 def _hint_for(failed: StepError) -> str:
     if failed.error.errno == errno.EPERM:
         return "root here lacks a capability for it (CAP_SYS_CHROOT, CAP_SETGID): enter from outside the container"
     return ""
+
+
+def _seen(root: Root) -> Root:
+    """Return the root as the isolated modes show it: with a /proc, if there is a place for one."""
+    if not root.is_directory("/proc"):
+        return root
+    return Overlay(root, {"/proc/self/exe": lambda: os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)})
 
 
 def _again(root: Root) -> Root:
@@ -83,7 +290,7 @@ def _again(root: Root) -> Root:
         return root
 
 
-def _explain(root: Root, name: str, box: str) -> tuple[str, str] | None:
+def _explain(root: Root, name: str, box: str, made: Command) -> tuple[str, str] | None:
     """Return message and hint of what is missing in the box for the command to start, None if nothing is.
 
     The status is already decided, so a box in which this cannot be found out changes nothing. This process has
@@ -92,29 +299,36 @@ def _explain(root: Root, name: str, box: str) -> tuple[str, str] | None:
     from jailbuild.closure.explain import explain_start
 
     try:
-        return explain_start(root, os.path.join("/", name) if "/" in name else name, box, SEARCH_PATH)
+        return explain_start(root, name, box, made.search_path)
     except (OSError, JailError):
         return None
 
 
-def _complain_of(error: OSError, root: Root, box: str, name: str) -> None:
-    """Say why the command could not be started, and what to do about it."""
-    message = f"cannot start {name or repr(name)} in {box}: {reason(error)}"
-    if error.errno == errno.ENOENT and name.startswith("-"):
-        complain([message], f"options stand before BOX: jailbuild enter {shlex.quote(name)} {shlex.quote(box)}")
-    elif error.errno != errno.EACCES and name and (why := _explain(root, name, box)):  # EACCES: it is there
+def _not_started(error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool) -> int:
+    """Say why the command could not be started and what to do about it, and return the status for it.
+
+    What is bound into the box is not seen from here, so that nothing can be said of what is missing.
+    """
+    asked = os.fsdecode(made.arguments[0])
+    message = f"cannot start {asked or repr(asked)} in {box}: {reason(error)}"
+    if error.errno == errno.ENOENT and asked.startswith("-"):
+        complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
+    elif has_binds or error.errno == errno.ELOOP:
+        complain([message])
+    elif error.errno != errno.EACCES and asked and (why := _explain(root, name, box, made)):  # EACCES: it is there
         complain([why[0]], why[1])
-    elif error.errno == errno.EACCES and (denied := _why_denied(root, name)):
+    elif error.errno == errno.EACCES and (denied := _why_denied(root, name, made)):
         complain([f"{message}: {denied}"], f"chmod and mount say who may execute what; so does ls -l below {box}")
-    elif error.errno == errno.ENOENT and name and "/" not in name:
-        complain([message], f"jailbuild add {shlex.quote(name)} --into {shlex.quote(box)}")
+    elif error.errno == errno.ENOENT and asked and "/" not in asked:
+        complain([message], f"jailbuild add {quoted(asked)} --into {quoted(box)}")
     else:
         complain([message])
+    return _NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTED
 
 
-def _why_denied(root: Root, name: str) -> str | None:
+def _why_denied(root: Root, name: str, made: Command) -> str | None:
     """Return what the box shows of the reason why a command may not be executed."""
     from jailbuild.closure.explain import explain_denied
 
-    paths = [os.path.join("/", name)] if "/" in name else [f"{one}/{name}" for one in SEARCH_PATH.split(":")]
+    paths = [name] if "/" in name else [f"{one}/{name}" for one in made.search_path.split(":")]
     return next((why for path in paths if (why := explain_denied(root, path))), None)

@@ -1,4 +1,4 @@
-"""Who root is in a box, by the box's own /etc/passwd and /etc/group.
+"""Who somebody is in a box, by the box's own /etc/passwd and /etc/group.
 
 The files are read as text and confined to the box. The pwd and grp modules would ask the host, and an NSS module of
 the box would run as root.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 _MOST = 1 << 24  # bytes of a passwd or group file: somebody inside may have written them
@@ -26,19 +27,58 @@ class Account(NamedTuple):
     shell: str  # as the passwd file says, "" where it says nothing
 
 
-def read_account(root: Root) -> Account:
-    """Return the first user with uid 0 in the root's /etc/passwd, with the groups that list it in /etc/group.
+def read_account(root: Root, user: str | None = None) -> Account:
+    """Return who NAME or UID, with :GROUP or :GID or without, is in the root (None: uid 0).
 
-    Without such a line: root, gid 0, home /root if the root has that directory, else /. Malformed lines (passwd(5),
-    group(5)) are passed over, and a file that is absent, special or beyond 16 MiB is as an empty one.
+    A number is a number, whatever names the root's passwd file has: a name there must not make root of uid 1000. The
+    first line with the uid counts; without one: its number for a name, itself for a gid, / for a home (uid 0: "root",
+    gid 0, /root if the root has that directory). Supplementary groups are those that list the name in /etc/group.
+    Malformed lines (passwd(5), group(5)) are passed over, and a file that is absent, special or beyond 16 MiB is as
+    an empty one. JailError: a name that is not there, a number that is no id.
     """
-    for name, _, uid, gid, _, home, shell in _lines(root, "/etc/passwd", 7):
-        number = _identifier(gid)
-        if name and _identifier(uid) == 0 and number is not None:
-            home = home if home.startswith("/") else "/"
-            return Account(name, 0, number, _groups(root, name, number), home, shell)
-    home = "/root" if root.is_directory("/root") else "/"
-    return Account("root", 0, 0, _groups(root, "root", 0), home, "")
+    who, colon, group = (user if user is not None else "0").partition(":")
+    uid = _identifier(who)
+    if (uid is None and _looks_like_number(who)) or not who or (colon and not group):
+        raise _no_user(root, user, "it is no user", "--user NAME, --user UID or --user UID:GID")
+    account = _in_passwd(root, who, uid)
+    if account is None:
+        if uid is None:
+            raise _no_user(root, user, f"its /etc/passwd has no {who}", "--user UID:GID takes any number")
+        account = _unlisted(root, uid)
+    gid = _group(root, group, user) if colon else account.gid
+    return account._replace(gid=gid, groups=_groups(root, account.name, gid))
+
+
+def group_id(root: Root, group: str) -> int | None:
+    """Return the id of a group by its name in /etc/group."""
+    return next((_identifier(gid) for name, _, gid, _ in _lines(root, "/etc/group", 4) if name == group), None)
+
+
+def _in_passwd(root: Root, who: str, uid: int | None) -> Account | None:
+    for name, _, number, gid, _, home, shell in _lines(root, "/etc/passwd", 7):
+        found, primary = _identifier(number), _identifier(gid)
+        if name and found is not None and primary is not None and (found == uid if uid is not None else name == who):
+            return Account(name, found, primary, (), home if home.startswith("/") else "/", shell)
+    return None
+
+
+def _unlisted(root: Root, uid: int) -> Account:
+    if uid == 0:
+        return Account("root", 0, 0, (), "/root" if root.is_directory("/root") else "/", "")
+    return Account(str(uid), uid, uid, (), "/", "")
+
+
+def _group(root: Root, group: str, user: str | None) -> int:
+    number = _identifier(group)
+    if number is None and not _looks_like_number(group):
+        number = group_id(root, group)
+    if number is None:
+        raise _no_user(root, user, f"its /etc/group has no {group}", "--user UID:GID takes any number")
+    return number
+
+
+def _no_user(root: Root, user: str | None, why: str, hint: str) -> JailError:
+    return JailError(f"cannot be {user} in {root.path}: {why}", hint)
 
 
 def _groups(root: Root, user: str, primary: int) -> tuple[int, ...]:
@@ -59,6 +99,10 @@ def _lines(root: Root, path: str, fields: int) -> list[list[str]]:
         return []
     lines = [os.fsdecode(line).split(":") for line in content.split(b"\n") if b"\0" not in line]
     return [line for line in lines if len(line) == fields]
+
+
+def _looks_like_number(text: str) -> bool:
+    return text.isdecimal() or text[:1] in ("+", "-")
 
 
 def _identifier(text: str) -> int | None:

@@ -26,7 +26,8 @@ class Command(NamedTuple):
     arguments: tuple[bytes, ...]
     environment: dict[bytes, bytes]
     files: tuple[bytes, ...]  # to be tried in this order; none for an empty name
-    is_searched: bool  # a name looked up in SEARCH_PATH, not a path
+    is_searched: bool  # a name looked up in the search path, not a path
+    search_path: str  # the absolute directories of its PATH
 
 
 def find_shell(root: Root, account: Account) -> str | None:
@@ -48,22 +49,30 @@ def find_shell(root: Root, account: Account) -> str | None:
 
 def make_command(
     arguments: tuple[str, ...], account: Account, shell: str | None, caller: Mapping[str, str],
+    given: Mapping[str, str] | None = None, keep: bool = False,
 ) -> Command:
-    """Return how `arguments`, at least one, run as `account`; TERM and LANG are taken from the environment `caller`."""
-    environment = {
+    """Return how `arguments`, at least one, run as `account`.
+
+    From the environment `caller` TERM and LANG are taken, or with `keep` everything that the account does not say
+    itself; what is `given` comes last. A name is searched in the PATH that comes of it, absolute directories only.
+    """
+    environment = {name: caller[name] for name in (caller if keep else _FROM_CALLER) if name in caller}
+    environment |= {
         "PATH": SEARCH_PATH,
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,
         "SHELL": shell or account.shell or _SHELL_UNKNOWN,
     }
-    environment.update((name, caller[name]) for name in _FROM_CALLER if name in caller)
+    environment.update(given or {})
     name = arguments[0]
     is_searched = "/" not in name
-    files = [f"{directory}/{name}" for directory in SEARCH_PATH.split(":") if name] if is_searched else [name]
+    directories = [one for one in environment["PATH"].split(":") if one.startswith("/")]
+    files = [f"{directory}/{name}" for directory in directories if name] if is_searched else [name]
     return Command(
         tuple(map(os.fsencode, arguments)),
         {os.fsencode(key): os.fsencode(value) for key, value in environment.items()},
         tuple(map(os.fsencode, files)),
         is_searched,
+        ":".join(directories),
     )

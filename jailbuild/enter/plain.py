@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from jailbuild.enter.account import Account
 from jailbuild.enter.command import Command
+from jailbuild.enter.mounts import Place
+from jailbuild.enter.rights import Limits
+from jailbuild.enter.settings import Limit
 from jailbuild.enter.start import Step, start
 from jailbuild.enter.wait import Watch
 from jailbuild.root import Root
 
 
-def plain_steps(root: Root, account: Account) -> list[Step]:
+def plain_steps(root: Root, account: Account, limits: tuple[Limit, ...] = (), directory: str = "/") -> list[Step]:
     """Return what a child does to be `account` in the root, in order.
 
     The root is the directory that was opened once: its path may lead elsewhere by now.
     """
-    return [
+    steps = [
         Step("setgroups", lambda: os.setgroups(account.groups)),
         Step("fchdir", lambda: os.fchdir(root.descriptor)),
         Step("chroot", lambda: os.chroot(".")),
@@ -24,9 +28,21 @@ def plain_steps(root: Root, account: Account) -> list[Step]:
         Step("setresgid", lambda: os.setresgid(account.gid, account.gid, account.gid)),
         Step("setresuid", lambda: os.setresuid(account.uid, account.uid, account.uid)),
     ]
+    if limits:
+        steps.insert(0, Step(str(Limits(limits)), lambda: Limits(limits).do(Place())))
+    if directory != "/":
+        steps.append(Step(f"chdir to {directory}", lambda: os.chdir(directory)))
+    return steps
 
 
-def run_plain(root: Root, account: Account, command: Command) -> int:
-    """Run the command in the root and return its exit status, 128+n for a signal (StepError, ExecError)."""
+def run_plain(
+    steps: list[Step], command: Command, passed: tuple[int, ...], started: Callable[[int], object],
+) -> int:
+    """Run the command after the steps and return its exit status, 128+n for a signal (StepError, ExecError).
+
+    `passed` are descriptors beyond 2 that it gets; `started` is called with its process id.
+    """
     with Watch() as watch:
-        return watch.wait(start(plain_steps(root, account), command))
+        child = start(steps, command, passed)
+        started(child)
+        return watch.wait(child)

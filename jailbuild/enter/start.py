@@ -15,7 +15,8 @@ from typing import NamedTuple, NoReturn
 from jailbuild.enter.command import Command
 from jailbuild.errors import reason
 
-_EXEC = -1
+EXEC = -1
+HOST_PROGRAM = -2  # what would be executed is the launcher's own
 _BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter for itself, not by the caller
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # execvp(3), glibc
 _NO_MORE_DESCRIPTORS = 1 << 20  # fs.nr_open as Linux has it
@@ -45,15 +46,15 @@ class ExecError(Exception):
         self.error = error
 
 
-def start(steps: Sequence[Step], command: Command) -> int:
+def start(steps: Sequence[Step], command: Command, passed: tuple[int, ...] = ()) -> int:
     """Fork a child that takes the steps and becomes the command; return its process id when it has.
 
-    The command gets the descriptors 0 to 2 alone, no blocked signals, and every signal's default but for those that
-    the caller ignores (nohup). StepError, ExecError: the child is gone again.
+    The command gets the descriptors 0 to 2 and those passed, no blocked signals, and every signal's default but for
+    those that the caller ignores (nohup). StepError, ExecError: the child is gone again.
     """
     reports, report = os.pipe()
-    others = _others(report)
-    signals = _signals_to_reset()
+    others = _others({report, *passed})
+    signals = signals_to_reset()
     try:
         child = os.fork()
         if child == 0:
@@ -69,7 +70,7 @@ def start(steps: Sequence[Step], command: Command) -> int:
         os.waitpid(child, 0)
         step, number = map(int, said.split())
         failed = OSError(number, os.strerror(number))
-        raise ExecError(failed) if step == _EXEC else StepError(steps[step].what, failed)
+        raise ExecError(failed) if step == EXEC else StepError(steps[step].what, failed)
     return child
 
 
@@ -82,13 +83,13 @@ def _become(
         for step in steps:
             step.do()
             doing += 1
-        doing = _EXEC
+        doing = EXEC
         for first, end in others:
             os.closerange(first, end)
         for caught in signals:
             signal.signal(caught, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _exec(command)
+        exec_command(command)
     except OSError as error:
         number = error.errno or number
     finally:
@@ -96,7 +97,7 @@ def _become(
         os._exit(125)
 
 
-def _exec(command: Command) -> None:
+def exec_command(command: Command) -> None:
     """Become the first file that can be executed; OSError as execvp(3) chooses it, ENOENT at last."""
     refused = None
     for file in command.files:
@@ -112,19 +113,20 @@ def _exec(command: Command) -> None:
     raise refused or OSError(errno.ENOENT, "")
 
 
-def _others(report: int) -> list[tuple[int, int]]:
-    """Return the descriptors beyond 2 that are open, but for `report`: as ranges, the end not included.
+def _others(kept: set[int]) -> list[tuple[int, int]]:
+    """Return the descriptors beyond 2 that are open, but for those kept: as ranges, the end not included.
 
     They are listed because a system without close_range(2) closes what may be open one by one.
     """
     try:
         opened = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:  # no /proc, or that of another process namespace
-        return [(3, report), (report + 1, _NO_MORE_DESCRIPTORS)]
-    return [(descriptor, descriptor + 1) for descriptor in opened if descriptor > 2 and descriptor != report]
+        last = sorted(kept)
+        return [(before + 1, end) for before, end in zip([2, *last], [*last, _NO_MORE_DESCRIPTORS], strict=True)]
+    return [(descriptor, descriptor + 1) for descriptor in opened if descriptor > 2 and descriptor not in kept]
 
 
-def _signals_to_reset() -> list[int]:
+def signals_to_reset() -> list[int]:
     """Return the signals that Python ignores or catches: those that the caller ignores stay so, as with chroot(1)."""
     ours = [
         number for number in signal.valid_signals()

@@ -10,12 +10,12 @@ import os
 import signal
 from types import TracebackType
 
-_SI_KERNEL = 0x80  # siginfo.si_code: not sent by a process, asm-generic/siginfo.h
+SI_KERNEL = 0x80  # siginfo.si_code: not sent by a process, asm-generic/siginfo.h
 
-_STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-_FROM_TERMINAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
-_PASSED_ON = (
-    *_FROM_TERMINAL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM,
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+FROM_TERMINAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
+PASSED_ON = (
+    *FROM_TERMINAL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM,
     signal.SIGPROF, signal.SIGIO, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 
@@ -28,9 +28,9 @@ class Watch:
 
     def __enter__(self) -> Watch:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the caller ignores it no status could be had
-        self._watched = {signal.SIGCHLD, signal.SIGCONT, *_STOPS, *_PASSED_ON}
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
-        self._group = os.getpgrp()
+        self.watched = {signal.SIGCHLD, signal.SIGCONT, *STOPS, *PASSED_ON}
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, self.watched)
+        self.group = os.getpgrp()
         try:
             self._terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:  # no controlling terminal
@@ -40,7 +40,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
     ) -> None:
-        while signal.sigtimedwait(self._watched, 0):  # what came for a command that is gone
+        while signal.sigtimedwait(self.watched, 0):  # what came for a command that is gone
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
         if self._terminal >= 0:
@@ -55,28 +55,32 @@ class Watch:
         """
         took_terminal = False
         while True:
-            news = signal.sigwaitinfo(self._watched)
+            news = signal.sigwaitinfo(self.watched)
             number = news.si_signo
             if number == signal.SIGCHLD:
                 ended, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
                 if ended and os.WIFSTOPPED(status):
                     took_terminal = self._take_terminal(child)
-                    self._stop(os.WSTOPSIG(status))
+                    self.stop(os.WSTOPSIG(status))
                 elif ended:
                     self._take_terminal(child)
                     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
             elif number == signal.SIGCONT:
-                if took_terminal and self._foreground() == self._group:
+                if took_terminal and self.foreground() == self.group:
                     self._set_foreground(child)
                 took_terminal = False
                 self._continue(child)
-            elif number not in _STOPS and not _has_had(child, news):
+            elif number not in STOPS and not _has_had(child, news):
                 os.kill(child, number)
 
-    def _stop(self, number: int) -> None:
-        """Stop as the child did. In an orphaned process group only SIGSTOP does anything, setpgid(2)."""
-        os.kill(os.getpid(), number)
-        if number in _STOPS:
+    def stop(self, number: int, with_group: bool = False) -> None:
+        """Stop as the child did, alone or with all of our process group.
+
+        In an orphaned process group only SIGSTOP does anything, setpgid(2).
+        """
+        # One signal for all: a shell that sees the others stopped may send its SIGCONT before we have stopped.
+        os.kill(0 if with_group else os.getpid(), number)
+        if number in STOPS:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))  # it happens here
             signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
 
@@ -86,7 +90,7 @@ class Watch:
         else:
             os.kill(child, signal.SIGCONT)
 
-    def _foreground(self) -> int:
+    def foreground(self) -> int:
         """Return the terminal's foreground process group, -1 without a terminal."""
         try:
             return os.tcgetpgrp(self._terminal)
@@ -105,15 +109,15 @@ class Watch:
 
         Any other is somebody's who is using the terminal: the shell that has put us into the background.
         """
-        foreground = self._foreground()
-        if foreground in (-1, self._group) or not (foreground == child or _is_gone(foreground)):
+        foreground = self.foreground()
+        if foreground in (-1, self.group) or not (foreground == child or _is_gone(foreground)):
             return False
-        return self._set_foreground(self._group)
+        return self._set_foreground(self.group)
 
 
 def _has_had(child: int, news: signal.struct_siginfo) -> bool:
     """Say whether the child got the signal too: from the terminal, or by its own kill(0, …), we being in its group."""
-    return news.si_pid == child or (news.si_code == _SI_KERNEL and news.si_signo in _FROM_TERMINAL)
+    return news.si_pid == child or (news.si_code == SI_KERNEL and news.si_signo in FROM_TERMINAL)
 
 
 def _is_gone(group: int) -> bool:

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-JAILBUILD = (sys.executable, "-m", "jailbuild")
-PATIENCE = 30  # seconds
-NOTICE = "plain mode"
+from tests.enter.entering import JAILBUILD, PATIENCE, OnTerminal, copy_in
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
-
-
-def copy_in(box: Path, *programs: str) -> None:
-    """Do the demo: copy programs and what ldd says of them."""
-    for program in programs:
-        found = shutil.which(program, path="/usr/bin:/bin")
-        assert found, program
-        listed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout
-        for file in [found, *re.findall(r"/\S+", listed)]:
-            to = box / ("usr/bin/" + program if file == found else file.lstrip("/"))
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, to)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +102,13 @@ def test_wrong_usage_is_125(arguments: tuple[str, ...]) -> None:
     assert enter(*arguments).returncode == 125
 
 
-def test_plain_mode_is_announced_in_one_line_unless_asked_for(box: Path) -> None:
-    words = enter(box, "ls", "/usr").stderr.decode()
-    assert NOTICE in words
-    assert words.count("\n") == 1
+def test_a_box_of_another_user_is_warned_of_in_one_line(box: Path) -> None:
     assert plainly(box, "ls", "/usr")[2] == ""
+    os.chown(box, 12345, 12345)
+    status, said, words = plainly(box, "ls", "/usr")
+    assert (status, said) == (0, plainly(box, "ls", "/usr")[1])
+    assert "belongs to uid 12345" in words
+    assert words.count("\n") == 1
 
 
 def test_arguments_pass_byte_exact(box: Path) -> None:
@@ -433,66 +419,6 @@ def test_the_launcher_stops_with_the_command_and_both_go_on(box: Path, name: str
     assert running.end() == (5, "on\n")
 
 
-class Terminal:
-    """A process with a fresh terminal."""
-
-    def __init__(self, *command: str | Path) -> None:
-        self.said = ""
-        self.process, self.master = pty.fork()
-        if self.process == 0:
-            try:
-                for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
-                    signal.signal(number, signal.SIG_DFL)
-                os.execvp(command[0], [str(word) for word in command])
-            finally:
-                os._exit(99)
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def expect(self, text: str) -> None:
-        """Wait until the terminal shows the text, after what was expected last."""
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.said:
-            if not select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise AssertionError(f"no {text!r} in {self.said!r}")
-            try:
-                block = os.read(self.master, 65536)
-            except OSError:  # EIO: nobody has it open any more
-                block = b""
-            assert block, f"ended without {text!r}: {self.said!r}"
-            self.said += block.decode(errors="replace")
-        self.said = self.said.partition(text)[2]
-
-    def foreground(self) -> int:
-        return os.tcgetpgrp(self.master)
-
-    def end(self) -> int:
-        _, status = os.waitpid(self.process, 0)
-        self.process = 0
-        return os.waitstatus_to_exitcode(status)
-
-    def close(self) -> None:
-        os.close(self.master)  # hangs up on all that is left
-        if self.process:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-
-
-@pytest.fixture
-def on_terminal() -> Iterator[Callable[..., Terminal]]:
-    terminals: list[Terminal] = []
-
-    def begin(*command: str | Path) -> Terminal:
-        terminals.append(Terminal(*command))
-        return terminals[-1]
-
-    yield begin
-    for terminal in terminals:
-        terminal.close()
-
-
-OnTerminal = Callable[..., Terminal]
 SHELL = ("bash", "--norc", "--noprofile", "-i")
 
 

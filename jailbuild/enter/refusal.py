@@ -1,0 +1,150 @@
+"""Why a mode cannot be had here, in one line, and the command that would work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from jailbuild import syscalls
+from jailbuild.enter.capabilities import NUMBERS
+from jailbuild.enter.mounts import Bind
+from jailbuild.enter.start import StepError
+from jailbuild.errors import reason
+from jailbuild.names import quoted
+from jailbuild.root import Root
+
+_DENIED = (errno.EPERM, errno.EACCES)
+
+# What forbids user namespaces to ordinary users: a file of /proc/sys, the value that does, how it is called.
+_FORBIDDING = (
+    ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+    ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+)
+
+
+class Refusal(NamedTuple):
+    """Why, and what would work."""
+
+    why: str
+    hint: str
+
+
+def has_capability(name: str) -> bool:
+    """Say whether this process has a capability."""
+    return bool(syscalls.capabilities() >> NUMBERS[name] & 1)
+
+
+def before(root: Root, box: str, rootless: bool, has_binds: bool) -> Refusal | None:
+    """Return what can be seen without trying."""
+    flags = os.fstatvfs(root.descriptor).f_flag
+    if flags & os.ST_NOEXEC and not has_binds:
+        return Refusal(
+            "its file system is mounted noexec, so nothing in it can be executed",
+            f"mount -o remount,exec {quoted(mount_point(root.path))}",
+        )
+    if not rootless and not has_capability("SYS_ADMIN"):
+        return Refusal("root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers",
+                       other_mode(box, rootless))
+    return None
+
+
+def capabilities(asked: tuple[str, ...], rootless: bool) -> Refusal | None:
+    """Return what keeps a capability from being kept: root can give only what it has (in a user namespace, all)."""
+    for name in asked:
+        if not rootless and not has_capability(name):
+            return Refusal(f"CAP_{name} cannot be kept: jailbuild itself has not got it", "leave out --cap-keep")
+    return None
+
+
+def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusal | None:
+    """Return what keeps a file or directory from being shown in a root, as far as the root alone tells."""
+    try:
+        source = stat.S_ISDIR(os.stat(wanted.source).st_mode)
+    except OSError as error:
+        return Refusal(f"--bind {wanted.source}: {reason(error)}", "")
+    within = [*(other.target for other in others if other is not wanted), "/dev", "/proc"]
+    if any(f"{wanted.target}/".startswith(f"{place}/") for place in within):
+        return None  # what is there is not the root's
+    place = root.host_path(wanted.target)
+    make = f"mkdir -p {quoted(place if source else os.path.dirname(place))}"
+    if not source:
+        make += f" && touch {quoted(place)}"
+    try:
+        target = stat.S_ISDIR(root.stat(wanted.target).st_mode)
+    except OSError as error:
+        why = "nothing to mount it on, and entering writes nothing into the box"
+        return Refusal(f"--bind: {box} has no {wanted.target}: {why}" if error.errno == errno.ENOENT else
+                       f"--bind: {wanted.target}: {reason(error)}", make)
+    if source != target:
+        kinds = ("a file", "a directory")
+        return Refusal(f"--bind: {wanted.source} is {kinds[source]} and {wanted.target} is {kinds[target]}", "")
+    return None
+
+
+def way_out(failed: StepError, targets: list[str], box: str) -> str:
+    """Return a hint for a step that failed for a reason of the box's own."""
+    if failed.error.errno in (errno.ENOENT, errno.ENOTDIR) and failed.error.filename in targets:
+        return f"mkdir -p {quoted(box.rstrip('/') + failed.error.filename)}"
+    return ""
+
+
+def after(failed: StepError, box: str, rootless: bool, sysctls: str = "/proc/sys") -> Refusal | None:
+    """Return what is behind a step that failed; None where the step says it all. `sysctls`: where /proc/sys is."""
+    number = failed.error.errno
+    if number == errno.ENOSYS:
+        return Refusal(f"{failed}: the isolated mode needs Linux 5.12, this is {os.uname().release}",
+                       other_mode(box, rootless))
+    if rootless and (failed.what == "namespaces" or number in _DENIED) and (why := _forbidden(box, sysctls)):
+        return why
+    if failed.what == "namespaces" and number in (*_DENIED, errno.ENOSPC, errno.EINVAL):
+        kind = "user namespaces" if rootless else "namespaces"
+        return Refusal(f"{kind} cannot be made here, as in a container or a chroot ({failed})",
+                       other_mode(box, rootless))
+    if failed.what.startswith("/proc: fresh") and number in _DENIED:
+        return Refusal(f"parts of /proc are covered here, as in a container, and a fresh one is refused ({failed})",
+                       other_mode(box, rootless))
+    if failed.what.startswith("root:") and number == errno.EINVAL:
+        return Refusal(f"/ is no mount point here, as in a chroot or an initramfs ({failed})",
+                       other_mode(box, rootless))
+    if number in _DENIED:
+        return Refusal(str(failed), other_mode(box, rootless))
+    return None
+
+
+def _forbidden(box: str, sysctls: str) -> Refusal | None:
+    for name, value, remedy in _FORBIDDING:
+        if _read(f"{sysctls}/{name}") == value:
+            sysctl = name.replace("/", ".")
+            profile = ", or an AppArmor profile with userns" if "apparmor" in name else ""
+            return Refusal(
+                f"user namespaces are forbidden to ordinary users here ({sysctl} = {value})",
+                f"{other_mode(box, rootless=True)}; or sysctl -w {remedy}{profile}",
+            )
+    return None
+
+
+def other_mode(box: str, rootless: bool) -> str:
+    """Return the command that enters the box in the mode that is left."""
+    if has_capability("SYS_CHROOT") and os.geteuid() == 0:
+        return f"jailbuild enter --plain {quoted(box)} works, and is no boundary against root"
+    if rootless:
+        return f"sudo jailbuild enter {quoted(box)}"
+    return "enter from outside the container"
+
+
+def mount_point(path: str) -> str:
+    """Return the mount point that a real path of the host is on."""
+    while path != "/" and not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(64).strip()
+    except OSError:
+        return None
