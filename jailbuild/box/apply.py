@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
-from jailbuild.box.manifest import JOURNAL, STAGING, Manifest, read_manifest
+from jailbuild.box.layout import JOURNAL, LOCK, STAGING
+from jailbuild.box.manifest import Manifest, read_manifest
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import (
-    LOCK,
     NEXT,
     BoxChangedError,
     BusyError,

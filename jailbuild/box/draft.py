@@ -8,7 +8,8 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from jailbuild.box.manifest import DIRECTORY, Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.layout import DIRECTORY
+from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason

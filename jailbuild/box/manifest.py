@@ -13,15 +13,12 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from jailbuild.box.layout import DIRECTORY, NAME
 from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
 SCHEMA = 1
-DIRECTORY = ".jailbuild"
-NAME = "manifest.jsonl"
-STAGING = "staging"  # new files until they are in place
-JOURNAL = "journal"  # the manifest to come, from the commit until all of it is in place
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from jailbuild.box.draft import Draft
+from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.look import digest_in, kind_of, lstat_in, names_in, read_link_in
-from jailbuild.box.manifest import DIRECTORY, Entry, Manifest
+from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 

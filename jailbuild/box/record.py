@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable
 
 from jailbuild.box.faults import step
-from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, STAGING, Manifest
+from jailbuild.box.layout import DIRECTORY, JOURNAL, LOCK, NAME, STAGING
+from jailbuild.box.manifest import Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
 
-LOCK = "lock"
 NEXT = "manifest.next"  # in the staging: the manifest to come before the commit
 
 _MAX_WORDS = 200  # characters of who has the lock

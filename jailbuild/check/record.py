@@ -12,7 +12,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jailbuild.box.manifest import DIRECTORY, JOURNAL, NAME, STAGING, Manifest, parse_manifest, read_manifest
+from jailbuild.box.layout import DIRECTORY, JOURNAL, NAME, STAGING
+from jailbuild.box.manifest import Manifest, parse_manifest, read_manifest
 from jailbuild.box.record import is_being_written
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.explain import add_command

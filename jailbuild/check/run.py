@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.look import lstat_in
-from jailbuild.box.manifest import DIRECTORY, Manifest
+from jailbuild.box.manifest import Manifest
 from jailbuild.box.record import is_being_written
 from jailbuild.check.contents import content_findings
 from jailbuild.check.digests import Digests

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from jailbuild.box.manifest import DIRECTORY, Entry
+from jailbuild.box.layout import DIRECTORY
+from jailbuild.box.manifest import Entry
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding
 from jailbuild.closure.secrets import HEAD, secret

@@ -11,9 +11,9 @@ from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
 from jailbuild.cli import Command
-from jailbuild.cli.box import settle
 from jailbuild.cli.options import as_json, option, write
 from jailbuild.cli.progress import progress
+from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
 from jailbuild.report import jsonlines
 from jailbuild.report.findings import text

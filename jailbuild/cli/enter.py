@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jailbuild.cli import complain, say
+from jailbuild.cli.settle import settle
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
@@ -67,6 +68,8 @@ def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
         arguments = arguments[1:]
     started, ended = _status_lines(options["status_fd"])
     passed = _passed(options)
+    if not options["explain"]:
+        settle(box)
     run = _plain if options["plain"] else _isolated
     status = run(box, arguments, options, passed, started)
     if status is None:
