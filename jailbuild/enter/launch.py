@@ -70,6 +70,8 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
             _let_go(setup, child, channel)
             _read_report(setup, reports)
             master, process = _meet(channel)
+            if not process:
+                raise StepError("set-up", OSError(errno.ECHILD, "its first process was killed"))
             started(process)
             relay = Relay(setup.wiring, master, ours)
             try:

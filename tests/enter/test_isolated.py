@@ -247,6 +247,22 @@ def test_the_host_s_own_root_can_be_entered(root_mode: Mode) -> None:
     assert (ended.returncode, ended.stdout.decode().split()) == (0, ["2", "1", "13"])
 
 
+@pytest.mark.skipif(not shutil.which("nsenter"), reason="nsenter(1) is not here")
+def test_from_within_a_chroot_the_box_is_the_root_of_its_namespace_too(root_mode: Mode, tmp_path: Path) -> None:
+    copy_in(root_mode.box, "nsenter")
+    (tmp_path / "root").mkdir()
+    script = 'mount --rbind / "$0" && mkdir "$0$1/x" && chroot "$0" "${@:2}"'
+    ended = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "--", "bash", "-c", script, tmp_path / "root", root_mode.box,
+         *root_mode.launcher, "enter", "--cap-keep", "SYS_ADMIN", "--cap-keep", "SYS_CHROOT", "--seccomp", "none",
+         root_mode.box, "nsenter", "--mount=/proc/self/ns/mnt", "bash", "-c", "echo /*"],
+        capture_output=True, text=True, timeout=PATIENCE, cwd="/",
+    )
+    assert (ended.returncode, ended.stdout) == (
+        0, "/bin /dev /etc /lib /lib64 /proc /root /run /sys /tmp /usr /x\n",
+    ), ended
+
+
 def test_a_relative_path_and_a_link_to_the_box_are_entered(mode: Mode) -> None:
     (mode.box.parent / "link").symlink_to("box")
     assert mode.enter("link", "ls", "-d", "/bin").stdout == b"/bin\n"
