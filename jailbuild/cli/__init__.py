@@ -5,6 +5,7 @@ A command's module is imported when the command is called, so that `jailbuild --
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -80,6 +81,8 @@ def main() -> None:
     """Run the command line and exit with the status of DESIGN: 0, 1, 2, 3, 130; `enter` has its own."""
     entering = sys.argv[1:2] == ["enter"]
     failed = CANNOT_ENTER if entering else FAILED
+    if entering:  # short, and forks: a collection finds nothing, and writes to every page that children share
+        gc.disable()
     try:
         status = jailbuild.main(prog_name="jailbuild", standalone_mode=False)
     except click.ClickException as error:

@@ -29,7 +29,7 @@ _NOT_EXECUTED = 126
 _NOT_PLAIN = ("bind", "tmpfs", "read_only", "hostname", "cap_keep")
 
 
-@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
 @click.option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
 @click.option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import gc
 import os
 import signal
 import struct
@@ -61,7 +60,6 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
             ends = os.pipe()
             ours[number], place.pipes[number] = ends if number else ends[::-1]
         child = 0
-        gc.disable()  # a collection writes to every page, and each would be copied for the children first
         try:
             child = _clone(setup.namespaces)
             if child == 0:
@@ -72,6 +70,8 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
             _let_go(setup, child, channel)
             _read_report(setup, reports)
             master, process = _meet(channel)
+            if not process:
+                raise StepError("set-up", OSError(errno.ECHILD, "its first process was killed"))
             started(process)
             relay = Relay(setup.wiring, master, ours)
             try:
@@ -200,9 +200,7 @@ def _stop(number: int, relay: Relay, watch: Watch, channel: _socket.socket) -> N
     group, setpgid(2)) nothing stops us, and the command goes on.
     """
     relay.flush()
-    if relay.restore() and number in STOPS:
-        os.killpg(0, number)
-    watch.stop(number)
+    watch.stop(number, with_group=relay.restore() and number in STOPS)
     if signal.SIGCONT not in signal.sigpending():
         relay.raw()
         _tell(channel, signal.SIGCONT, to_group=True)

@@ -39,6 +39,7 @@ class Place:
     """Where the operations work: descriptors that one leaves for the next."""
 
     def __init__(self) -> None:
+        self.root = -1  # the host's /, as we see it
         self.tree = -1  # the box, as a mount of ours
         self.proc = -1
         self.dev = -1
@@ -105,9 +106,8 @@ class Box(NamedTuple):
         place.tree = syscalls.open_tree(opened, "", self.recursive)
         flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if self.read_only else 0)
         syscalls.set_mount(place.tree, "", flags, private=True, recursive=self.recursive)
-        root = os.open("/", _DIRECTORY)
-        syscalls.move_mount(place.tree, root)
-        os.close(root)
+        place.root = os.open("/", _DIRECTORY)
+        syscalls.move_mount(place.tree, opened)
         os.close(opened)
 
 
@@ -303,14 +303,28 @@ class Pivot(NamedTuple):
         # a descriptor, or enters its own mount namespace. After pivot_root and the detaching there is no host to go to.
         # With "." twice the old root comes to lie upon the new one, and umount2 takes the upper: no directory of the
         # box has to serve as a place for it (pivot_root(2)).
+        # Joined anew, the mount namespace gives us its own root: where jailbuild itself runs in a chroot, that would
+        # be taken away alone, and all that is around it would stay.
+        ourselves = os.pidfd_open(os.getpid())
+        syscalls.join_namespace(ourselves, syscalls.CLONE_NEWNS)
+        os.close(ourselves)
         os.fchdir(place.tree)
-        syscalls.pivot_root(".", ".")
+        try:
+            syscalls.pivot_root(".", ".")
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # Joining goes up to what is mounted on the root: the box, where the box is / itself.
+            os.fchdir(place.root)
+            os.chroot(".")
+            os.fchdir(place.tree)
+            syscalls.pivot_root(".", ".")
         syscalls.detach(".")
         os.chroot(".")
         os.chdir("/")
         # ".." crosses onto what lies upon the root: if that is not the box itself, something of the host is left.
         if not os.path.samestat(os.stat("/.."), os.fstat(place.tree)):
             raise OSError(errno.EBUSY, "something is mounted over / of the host", "/")
-        for descriptor in (place.tree, place.proc, place.dev, place.pts):  # none outlives its use: CVE-2024-21626
+        for descriptor in (place.root, place.tree, place.proc, place.dev, place.pts):  # CVE-2024-21626
             if descriptor >= 0:
                 os.close(descriptor)

@@ -107,7 +107,7 @@ def after(failed: StepError, box: str, rootless: bool, sysctls: str = "/proc/sys
         return Refusal(f"parts of /proc are covered here, as in a container, and a fresh one is refused ({failed})",
                        other_mode(box, rootless))
     if failed.what.startswith("root:") and number == errno.EINVAL:
-        return Refusal(f"/ is no mount point here, as in a chroot or an initramfs ({failed})",
+        return Refusal(f"/ cannot be taken away here, as in an initramfs ({failed})",
                        other_mode(box, rootless))
     if number in _DENIED:
         return Refusal(str(failed), other_mode(box, rootless))

@@ -133,7 +133,9 @@ class Flow:
             block = os.read(self.source, _AT_ONCE)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: a terminal that nobody has open any more, or that is not ours just now
+        except OSError:  # EIO: a terminal that nobody has open any more
+            if self.source == 0 and os.isatty(0):  # or that is another's to read just now
+                return False
             block = b""
         if self.sink >= 0:
             self.waiting += block

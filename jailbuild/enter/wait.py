@@ -73,9 +73,13 @@ class Watch:
             elif number not in STOPS and not _has_had(child, news):
                 os.kill(child, number)
 
-    def stop(self, number: int) -> None:
-        """Stop as the child did. In an orphaned process group only SIGSTOP does anything, setpgid(2)."""
-        os.kill(os.getpid(), number)
+    def stop(self, number: int, with_group: bool = False) -> None:
+        """Stop as the child did, alone or with all of our process group.
+
+        In an orphaned process group only SIGSTOP does anything, setpgid(2).
+        """
+        # One signal for all: a shell that sees the others stopped may send its SIGCONT before we have stopped.
+        os.kill(0 if with_group else os.getpid(), number)
         if number in STOPS:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))  # it happens here
             signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
