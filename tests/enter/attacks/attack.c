@@ -445,12 +445,14 @@ static void handle(void)
     show(open_by_handle_at(open("/", O_RDONLY | O_DIRECTORY), &wanted.head, O_RDONLY), "open_by_handle_at");
 }
 
-/* SECRET: the root of our own mount namespace */
+/* SECRET: the root of our own mount namespace, and what lies under it */
 static void rejoin(void)
 {
     int mine;
     need_proc();
     mine = open("/proc/self/ns/mnt", O_RDONLY);
+    if (argument[1] && umount2("/", MNT_DETACH) < 0)
+        failed("umount /");
     if (setns(mine, 0) < 0)
         failed("setns");
     else

@@ -59,6 +59,15 @@ def test_its_own_mount_namespace_joined_anew_has_no_other_root(world: World, how
     world.only_plain(how, "rejoin", world.secret)
 
 
+@promise(1)
+def test_with_the_capabilities_for_it_too_there_is_no_host_to_go_to(world: World, how: str) -> None:
+    """The host's mounts are not in the namespace: it is not for the want of a capability that nobody gets to them."""
+    kept = ("--cap-keep", "SYS_CHROOT", "--cap-keep", "SYS_ADMIN", "--seccomp", "none")
+    world.only_plain(how, "second-chroot", world.secret, options=kept)
+    world.only_plain(how, "rejoin", world.secret, options=kept)
+    assert world.token not in world.attack(how, "rejoin", world.secret, "and under it", options=kept).said
+
+
 @promise(1, 4, 8)
 def test_proc_shows_no_root_directory_or_descriptor_of_a_process_of_the_host(world: World, how: str) -> None:
     """Neither the one that is mounted nor one that the box mounts."""
@@ -202,7 +211,7 @@ def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
         path.chmod(0o777)
     links = {
         "absolute": str(trap), "climbing": "../" * 30 + str(trap).lstrip("/"), "dangling": f"{trap}/nowhere",
-        "to itself": os.path.basename(target), "to a file": f"{trap}/secret", "magic": f"/proc/{os.getpid()}/cwd/trap",
+        "to itself": os.path.basename(target), "to a file": f"{trap}/secret", "magic": f"/proc/1/root{trap}",
     }
 
     def prepare(box: Path) -> None:
@@ -224,6 +233,34 @@ def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
             how, "open", f"/{target}/secret", prepare=prepare, options=options[2:], statuses=(0, 1, 125),
         )
         assert ran.said == ""
+    assert tree(trap) == as_it_was
+
+
+@promise(17)
+@pytest.mark.parametrize("kind", ["absolute", "climbing"])
+@pytest.mark.parametrize(
+    ("target", "file"), [("dev", "zero"), ("proc", "uptime"), ("data", "attack"), (".jailbuild", "manifest.jsonl")],
+)
+def test_a_link_that_has_a_place_in_the_box_and_outside_leads_to_the_one_in_the_box(
+    world: World, how: str, target: str, file: str, kind: str,
+) -> None:
+    """What is mounted is found where the link leads for those inside."""
+    trap = world.directory / "trap"
+    trap.mkdir()
+    trap.chmod(0o777)
+
+    def prepare(box: Path) -> None:
+        inside = box / str(trap).lstrip("/")
+        inside.mkdir(parents=True)
+        (inside / "manifest.jsonl").write_text(world.token)
+        if (box / target).is_dir():
+            shutil.rmtree(box / target)
+        (box / target).symlink_to(str(trap) if kind == "absolute" else "../" * 30 + str(trap).lstrip("/"))
+
+    as_it_was = tree(trap)
+    options = ("--bind", f"{world.tools.directory}:/data") if target == "data" else ()
+    ran = world.attack(how, "open", f"/{target}/{file}", prepare=prepare, options=options)
+    assert (f"read /{target}/{file}\n" in ran.said) == (target != ".jailbuild"), ran
     assert tree(trap) == as_it_was
 
 
