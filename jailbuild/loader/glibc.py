@@ -56,7 +56,10 @@ class Loader:
             return Resolution(None, error=unreadable(path, os.strerror(file)))
         elf = file.elf
         # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
-        refused = "" if elf.bits > 0 and elf.interpreter is not None else elf.refused
+        if not elf.is_program and elf.as_library is not None:
+            elf = elf.as_library
+            file = file._replace(elf=elf)
+        refused = "" if elf.is_program else elf.refused
         if problem := refused or elf.damage or elf.unstartable:
             return Resolution(elf.interpreter or None, error=unreadable(path, problem))
         if elf.interpreter is None and elf.is_program:
@@ -123,7 +126,7 @@ class Loader:
             if isinstance(file, int):
                 code = "missing-interpreter" if file in _ABSENT else "unreadable"
                 return Refusal(code, name, f"the interpreter {name} cannot be opened: {os.strerror(file)}")
-            if problem := file.elf.refused or file.elf.damage:
+            if problem := file.elf.damage or (file.elf.refused if file.elf.bits <= 0 else ""):
                 return Refusal("unreadable", name, f"the interpreter {name} cannot be loaded: {problem}")
             if file.elf.kind != elf.kind:
                 own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
@@ -160,6 +163,17 @@ def _preload_names(text: bytes) -> list[str]:
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
+def _each_once(libraries: list[Library]) -> list[Library]:
+    """Return the libraries with those that were loaded twice only where they were loaded last, asked for by all."""
+    found: dict[str, Library] = {}
+    for library in libraries:
+        before = found.pop(library.path, None)
+        requests = [*before.requests, *library.requests] if before is not None else library.requests
+        found[library.path] = library
+        library.requests = list(dict.fromkeys(requests))
+    return list(found.values())
+
+
 class _Object:
     """A link map."""
 
@@ -194,6 +208,7 @@ class _Walk:
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
         self.objects: list[_Object] = []  # link map order, without the program
+        self.hidden: list[_Object] = []  # before the program in it
         self.queue: list[_Object] = []  # breadth-first
         self.missing: dict[tuple[str, tuple[str, ...]], Missing] = {}
         self.names[""] = self.main
@@ -241,7 +256,9 @@ class _Walk:
             self._load_all()
         except FatalError as fatal:
             error = fatal.refusal
-        libraries = [object.library for object in self.objects if object.library is not None]
+        libraries = [object.library for object in (*self.hidden, *self.objects) if object.library is not None]
+        if self.hidden:
+            libraries = _each_once(libraries)
         if error is None and self.main.elf.audit:
             try:
                 libraries += self._audit(libraries)
@@ -268,7 +285,7 @@ class _Walk:
 
     def _load_all(self) -> None:
         """Go through the list breadth first; a filtee comes before its filter (_dl_map_object_deps)."""
-        names, queue = self.names, self.queue
+        queue = self.queue
         place = 0
         while place < len(queue):
             owner = queue[place]
@@ -280,8 +297,8 @@ class _Walk:
             needed = self.needed if owner is self.main else self.loader.needed(owner.path)
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text
-                if tag == DT_NEEDED and name in names:
-                    known = names[name]
+                if tag == DT_NEEDED and name in self.names:
+                    known = self.names[name]
                     if known.listed:
                         if known.library is not None:
                             known.library.requests.append(needed)
@@ -313,10 +330,24 @@ class _Walk:
             self.queue.remove(filtee)
         filtee.listed = True
         self.queue.insert(place, filtee)
-        if filtee in self.objects:
-            self.objects.remove(filtee)
-            before = self.objects.index(owner) if owner in self.objects else 0
-            self.objects.insert(before, filtee)
+        if filtee not in self.objects:  # the program, or the loader that nobody asked for
+            return
+        self.objects.remove(filtee)
+        if owner in self.objects:
+            self.objects.insert(self.objects.index(owner), filtee)
+        else:
+            self.hidden.insert(self.hidden.index(owner) if owner in self.hidden else len(self.hidden), filtee)
+            self._forget(filtee)
+
+    def _forget(self, hidden: _Object) -> None:
+        """Take an object out of what is known. The list of loaded objects begins with the program: what stands before
+        it, a filtee of its own or of such a filtee, is never met again, and is loaded once more for the next who asks.
+        """
+        self.search.spend(len(self.names))
+        self.names = {name: object for name, object in self.names.items() if object is not hidden}
+        self.identities = {identity: object for identity, object in self.identities.items() if object is not hidden}
+        for object in self.objects:
+            self._name(object)
 
     def _map(self, name: str, owner: _Object, request: Edge) -> _Object | None:
         """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
@@ -358,10 +389,15 @@ class _Walk:
         loaded = _Object(self, found.path, elf, owner, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
-        for known_as in (name, found.path, elf.soname):
-            if known_as is not None:
-                self.names.setdefault(known_as, loaded)
+        self._name(loaded)
         return loaded
+
+    def _name(self, object: _Object) -> None:
+        """Remember an object by its own names, where no other has them."""
+        assert object.library is not None
+        for known_as in (object.library.name, object.path, object.elf.soname):
+            if known_as is not None:
+                self.names.setdefault(known_as, object)
 
     def _note_missing(self, missing: Missing) -> None:
         known = self.missing.setdefault((missing.name, missing.searched), missing)
