@@ -16,7 +16,16 @@ from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import (
+    Edge,
+    FatalError,
+    Library,
+    Missing,
+    Refusal,
+    Resolution,
+    TooMuchError,
+    unreadable,
+)
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
@@ -179,13 +188,12 @@ class _Object:
 
     __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope")
 
-    def __init__(self, walk: _Walk, path: str, elf: Elf, parent: _Object | None, library: Library | None) -> None:
+    def __init__(self, walk: _Walk, path: str, elf: Elf, above: Scope, library: Library | None) -> None:
         self.path = path
         self.elf = elf
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        above: Scope = PLAIN if parent is None else parent.below
         self.below: Scope = above  # of the plain objects that it loads
         self.scope: Scope = above
         if elf.rpath is None and elf.runpath is None and not elf.nodeflib:
@@ -199,12 +207,16 @@ class _Object:
 class _Walk:
     """The loading of one program."""
 
-    def __init__(self, loader: Loader, interpreter: BuiltIn, path: str, file: File) -> None:
+    def __init__(
+        self, loader: Loader, interpreter: BuiltIn, path: str, file: File, search: Search | None = None,
+        above: Scope = PLAIN,
+    ) -> None:
+        """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
         self.loader = loader
         self.interpreter = interpreter
-        self.main = _Object(self, path, file.elf, None, None)
+        self.main = _Object(self, path, file.elf, above, None)
         self.needed = Edge(path, "needed")
-        self.search = loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
+        self.search = search or loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
         self.objects: list[_Object] = []  # link map order, without the program
@@ -222,7 +234,7 @@ class _Walk:
         name = self.interpreter.name
         library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
         library.requests.clear()
-        loader = _Object(self, name, file.elf, self.main, library)
+        loader = _Object(self, name, file.elf, self.main.below, library)
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
@@ -386,7 +398,7 @@ class _Walk:
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
         library = Library(name, found.path, found.found_by, found.file, request)
-        loaded = _Object(self, found.path, elf, owner, library)
+        loaded = _Object(self, found.path, elf, owner.below, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
         self._name(loaded)
@@ -405,20 +417,46 @@ class _Walk:
             known.requests.extend(missing.requests)
 
     def _audit(self, libraries: list[Library]) -> list[Library]:
-        """Return the auditing libraries of the program with what they need, each set in a namespace of its own."""
-        found: list[Library] = []
-        for name in self.main.elf.audit:
-            outcome = self.search.find(name, self.main.scope)
-            request = Edge(self.main.path, "audit")
-            if outcome is None:
-                self._note_missing(self.search.missing(name, self.main.scope, request))
-            if not isinstance(outcome, Found):
+        """Return the auditing libraries of the program with what they need, each set in a namespace of its own.
+
+        The loader itself asks for them: DF_1_NODEFLIB of the program does not count, and its DT_RUNPATH, from glibc
+        2.35 on, as if it were a DT_RPATH.
+        """
+        scope = self.main.below
+        runpath = self.directories(self.main.elf.runpath, self.main)
+        if runpath and self.interpreter.version >= (2, 35):
+            scope = Scope((runpath,), (), False)
+        found = {library.path: library for library in libraries}
+        request = Edge(self.main.path, "audit")
+        for text in self.main.elf.audit:
+            name = self.expand(text, self.main)
+            if name is None:
+                self._note_missing(Missing(text, ("empty dynamic string token substitution",), [request], ()))
                 continue
-            walk = _Walk(self.loader, self.interpreter, outcome.path, outcome.file)
-            resolution = walk.run()
-            audited = [Library(name, outcome.path, outcome.found_by, outcome.file, request), *resolution.libraries]
-            known = {library.path for library in [*libraries, *found]}
-            found += [library for library in audited if library.path not in known]
-            for missing in resolution.missing:
-                self._note_missing(missing)
-        return found
+            outcome = self.search.find(name, scope)
+            if outcome is None:
+                self._note_missing(self.search.missing(name, scope, request))
+            elif isinstance(outcome, FatalError):  # "cannot be loaded as audit interface; ignored"
+                self._note_missing(Missing(name, (str(outcome),), [request], ()))
+            else:
+                self._load_auditor(name, outcome, request, scope, found)
+        return list(found.values())[len(libraries) :]
+
+    def _load_auditor(
+        self, name: str, auditor: Found, request: Edge, scope: Scope, found: dict[str, Library]
+    ) -> None:
+        walk = _Walk(self.loader, self.interpreter, auditor.path, auditor.file, self.search, scope)
+        walk._list(walk.main)
+        try:
+            walk._load_all()
+        except TooMuchError:
+            raise
+        except FatalError as fatal:
+            self._note_missing(Missing(name, (str(fatal),), [request], ()))
+        library = Library(name, auditor.path, auditor.found_by, auditor.file, request)
+        for one in (library, *[object.library for object in (*walk.hidden, *walk.objects) if object.library]):
+            known = found.setdefault(one.path, one)
+            if known is not one:
+                known.requests += [edge for edge in one.requests if edge not in known.requests]
+        for missing in walk.missing.values():
+            self._note_missing(missing)

@@ -121,7 +121,7 @@ class Search:
     def _in_list(self, name: str, directories: tuple[str, ...], found_by: str) -> Found | None:
         for directory, subdirectories in self._there.get(directories) or self._look(directories):
             self.spend(len(subdirectories))
-            file: File | int = 0
+            file: File | int = errno.ENOENT
             for below in subdirectories:
                 if directory == "/" and not below:
                     file = self._in_top(name, file)
