@@ -343,6 +343,50 @@ def test_a_program_or_a_loader_with_forged_first_bytes_starts(workshop: Workshop
     assert not differences
 
 
+AUDITED: dict[str, tuple[World, list[str], list[str]]] = {  # what is loaded to audit, and what is not found
+    "by RPATH, and what it needs too": (
+        simple({"/opt/a/liba.so": Elf(needs("libb.so")), "/opt/a/libb.so": LIBRARY, "/opt/b/liba.so": LIBRARY},
+               *needs(RPATH="/opt/a", AUDIT="liba.so"), library_path="/opt/b"),
+        ["/opt/a/liba.so", "/opt/a/libb.so"], [],
+    ),
+    "by RUNPATH as by RPATH": (
+        simple({"/opt/a/liba.so": Elf(needs("libb.so")), "/opt/a/libb.so": LIBRARY, "/opt/b/liba.so": LIBRARY},
+               *needs(RUNPATH="/opt/a", DEPAUDIT="liba.so"), library_path="/opt/b"),
+        ["/opt/a/liba.so", "/opt/a/libb.so"], [],
+    ),
+    "NODEFLIB of the program does not count": (
+        simple({"/lib/liba.so": LIBRARY}, *needs(AUDIT="liba.so"), NODEFLIB), ["/lib/liba.so"], [],
+    ),
+    "several, absent and broken ones too": (
+        simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": Data(b"no library" * 10)},
+               *needs(AUDIT="libx.so:liba.so", DEPAUDIT="libb.so")),
+        ["/lib/liba.so"], ["libx.so", "libb.so"],
+    ),
+    "who audits is not audited": (
+        simple({"/lib/liba.so": Elf(needs(AUDIT="liba.so:libb.so")), "/lib/libb.so": LIBRARY}, *needs(AUDIT="liba.so")),
+        ["/lib/liba.so"], [],
+    ),
+    "nor is it told of preloads": (
+        simple({"/opt/a/liba.so": LIBRARY, "/lib/libb.so": LIBRARY}, *needs(RUNPATH="/opt/a", AUDIT="liba.so"),
+               preload=("libb.so",)),
+        ["/lib/libb.so", "/opt/a/liba.so"], [],
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", AUDITED)
+def test_what_audits_a_program_is_found_as_by_the_loader(workshop: Workshop, rule: str) -> None:
+    """The loader lists none of it, but tells where it found it."""
+    world, expected, absent = AUDITED[rule]
+    with workshop.built(world) as directory:
+        ours, theirs = resolve(world, directory), oracle.ask(world, directory)
+        assert not theirs.crashed
+        tried = [path for path, _ in theirs.found_by if (directory / path[1:]).exists()]
+    assert sorted({*tried} - {"/lib/libb.so"} if "libb.so" in absent else tried) == sorted(expected)
+    assert ([library.path for library in ours.libraries], ours.error) == (expected, None)
+    assert [missing.name for missing in ours.missing] == absent
+
+
 def test_a_filtee_of_the_program_comes_first(workshop: Workshop) -> None:
     """The loader opens it and does not list it; loaded for a second one, it stands where that one made it stand."""
     alone = simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": LIBRARY}, *needs("liba.so"), ("FILTER", "libb.so"))
