@@ -28,7 +28,6 @@ from jailbuild.elf.records import (
     PT_DYNAMIC,
     PT_INTERP,
     PT_LOAD,
-    Records,
     records,
 )
 
@@ -53,6 +52,9 @@ _PAGE = 4096
 _WANTED = (DT_NEEDED, DT_FILTER, DT_AUXILIARY)
 _STRINGS = (DT_SONAME, DT_RPATH, DT_RUNPATH, DT_AUDIT, DT_DEPAUDIT)
 
+# Where the kernel goes by e_machine alone (elf_check_arch), the class that it then takes for granted, little-endian
+_STARTED_AS = {3: 32, 40: 32, 62: 64, 183: 64}  # i386, ARM, x86-64, AArch64
+
 _DF_1_NODEFLIB = 0x800
 _DF_1_PIE = 0x08000000
 
@@ -61,7 +63,9 @@ class Elf(NamedTuple):
     """What the loader takes from a file. Strings are decoded with os.fsdecode.
 
     A file that cannot be used still gives one: `bits` is 0 when it is no ELF file at all, `refused` says what the
-    loader finds wrong before it looks at the machine (open_verify), `damage` what is wrong after that.
+    loader finds wrong before it looks at the machine (open_verify), `damage` what is wrong after that. The kernel does
+    not ask what `refused` asks. Where it would even start a file of another class or byte order than the first bytes
+    have, this is what it starts, and `as_library` what the loader finds.
     """
 
     bits: int = 0  # 32 or 64; -1 for a class that there is none of
@@ -81,6 +85,7 @@ class Elf(NamedTuple):
     audit: tuple[str, ...] = ()  # DT_AUDIT and DT_DEPAUDIT, split
     nodeflib: bool = False
     pie: bool = False
+    as_library: Elf | None = None
 
     @property
     def is_program(self) -> bool:
@@ -105,10 +110,21 @@ def read_elf(descriptor: int) -> Elf:
     head = os.pread(descriptor, _HEAD, 0)
     if len(head) < _SHORTEST:
         return Elf(refused="file too short")
-    ident = _ident(head[:16])
-    if isinstance(ident, Elf):
-        return ident
-    bits, little, refused, layout = ident
+    if head[:4] != MAGIC:
+        return Elf(refused="invalid ELF header")
+    bits, little, refused = _ident(head[4:16])
+    elf = _read(descriptor, head, bits, little, refused) if bits > 0 else Elf(bits, refused=refused)
+    usual = _STARTED_AS.get(head[18] | head[19] << 8)
+    if usual is not None and not (usual == bits and little):
+        started = _read(descriptor, head, usual, True, refused)
+        if not started.damage:
+            return started._replace(as_library=elf)
+    return elf
+
+
+def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -> Elf:
+    """Read the file as one of a class and byte order."""
+    layout = records(bits, little)
     kind, machine, version, place, flags, size, count = layout.header.unpack_from(head)
     if not refused and version != 1:
         refused = WRONG_VERSION
@@ -155,27 +171,23 @@ def read_elf(descriptor: int) -> Elf:
 
 
 @cache
-def _ident(ident: bytes) -> tuple[int, bool, str, Records] | Elf:
-    """Return class, byte order, what open_verify refuses whatever the machine, and the records: from e_ident."""
-    if ident[:4] != MAGIC:
-        return Elf(refused="invalid ELF header")
-    bits = {1: 32, 2: 64}.get(ident[4], -1)
-    if bits < 0:
-        return Elf(bits, refused=f"ELF class {ident[4]}")
-    little = ident[5] != 2
-    return bits, little, _refusal(ident), records(bits, little)
+def _ident(ident: bytes) -> tuple[int, bool, str]:
+    """Return class, byte order, and what open_verify refuses whatever the machine: from e_ident after the magic."""
+    bits = {1: 32, 2: 64}.get(ident[0], -1)
+    return bits, ident[1] != 2, f"ELF class {ident[0]}" if bits < 0 else _refusal(ident)
 
 
 def _refusal(ident: bytes) -> str:
-    if ident[5] not in (1, 2):
+    _, encoding, version, system, abi_version, *padding = ident
+    if encoding not in (1, 2):
         return UNKNOWN_ENCODING
-    if ident[6] != 1:
+    if version != 1:
         return "ELF file version ident does not match current one"
-    if ident[7] not in (0, 3):  # System V, GNU
+    if system not in (0, 3):  # System V, GNU
         return "ELF file OS ABI invalid"
-    if ident[8] != 0 and (ident[7] == 0 or ident[8] > 3):  # libc-abis: UNIQUE, IFUNC, ABSOLUTE
+    if abi_version != 0 and (system == 0 or abi_version > 3):  # libc-abis: UNIQUE, IFUNC, ABSOLUTE
         return "ELF file ABI version invalid"
-    return "nonzero padding in e_ident" if any(ident[9:16]) else ""
+    return "nonzero padding in e_ident" if any(padding) else ""
 
 
 def _bytes(descriptor: int, offset: int, size: int, what: str) -> bytes:

@@ -16,7 +16,16 @@ from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import (
+    Edge,
+    FatalError,
+    Library,
+    Missing,
+    Refusal,
+    Resolution,
+    TooMuchError,
+    unreadable,
+)
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
@@ -56,7 +65,10 @@ class Loader:
             return Resolution(None, error=unreadable(path, os.strerror(file)))
         elf = file.elf
         # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
-        refused = "" if elf.bits > 0 and elf.interpreter is not None else elf.refused
+        if not elf.is_program and elf.as_library is not None:
+            elf = elf.as_library
+            file = file._replace(elf=elf)
+        refused = "" if elf.is_program else elf.refused
         if problem := refused or elf.damage or elf.unstartable:
             return Resolution(elf.interpreter or None, error=unreadable(path, problem))
         if elf.interpreter is None and elf.is_program:
@@ -123,7 +135,7 @@ class Loader:
             if isinstance(file, int):
                 code = "missing-interpreter" if file in _ABSENT else "unreadable"
                 return Refusal(code, name, f"the interpreter {name} cannot be opened: {os.strerror(file)}")
-            if problem := file.elf.refused or file.elf.damage:
+            if problem := file.elf.damage or (file.elf.refused if file.elf.bits <= 0 else ""):
                 return Refusal("unreadable", name, f"the interpreter {name} cannot be loaded: {problem}")
             if file.elf.kind != elf.kind:
                 own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
@@ -160,18 +172,28 @@ def _preload_names(text: bytes) -> list[str]:
     return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
 
 
+def _each_once(libraries: list[Library]) -> list[Library]:
+    """Return the libraries with those that were loaded twice only where they were loaded last, asked for by all."""
+    found: dict[str, Library] = {}
+    for library in libraries:
+        before = found.pop(library.path, None)
+        requests = [*before.requests, *library.requests] if before is not None else library.requests
+        found[library.path] = library
+        library.requests = list(dict.fromkeys(requests))
+    return list(found.values())
+
+
 class _Object:
     """A link map."""
 
     __slots__ = ("below", "done", "elf", "library", "listed", "path", "scope")
 
-    def __init__(self, walk: _Walk, path: str, elf: Elf, parent: _Object | None, library: Library | None) -> None:
+    def __init__(self, walk: _Walk, path: str, elf: Elf, above: Scope, library: Library | None) -> None:
         self.path = path
         self.elf = elf
         self.library = library  # None for the program itself
         self.listed = False  # whether it has its place in the breadth-first list
         self.done = False  # whether its own needs were seen to
-        above: Scope = PLAIN if parent is None else parent.below
         self.below: Scope = above  # of the plain objects that it loads
         self.scope: Scope = above
         if elf.rpath is None and elf.runpath is None and not elf.nodeflib:
@@ -185,15 +207,20 @@ class _Object:
 class _Walk:
     """The loading of one program."""
 
-    def __init__(self, loader: Loader, interpreter: BuiltIn, path: str, file: File) -> None:
+    def __init__(
+        self, loader: Loader, interpreter: BuiltIn, path: str, file: File, search: Search | None = None,
+        above: Scope = PLAIN,
+    ) -> None:
+        """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
         self.loader = loader
         self.interpreter = interpreter
-        self.main = _Object(self, path, file.elf, None, None)
+        self.main = _Object(self, path, file.elf, above, None)
         self.needed = Edge(path, "needed")
-        self.search = loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
+        self.search = search or loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
         self.names: dict[str, _Object] = {}
         self.identities: dict[tuple[int, int], _Object] = {}
         self.objects: list[_Object] = []  # link map order, without the program
+        self.hidden: list[_Object] = []  # before the program in it
         self.queue: list[_Object] = []  # breadth-first
         self.missing: dict[tuple[str, tuple[str, ...]], Missing] = {}
         self.names[""] = self.main
@@ -207,7 +234,7 @@ class _Walk:
         name = self.interpreter.name
         library = Library(self.interpreter.soname or name, name, "interpreter", file, Edge("", ""))
         library.requests.clear()
-        loader = _Object(self, name, file.elf, self.main, library)
+        loader = _Object(self, name, file.elf, self.main.below, library)
         self.names.setdefault(name, loader)
         if self.interpreter.soname:
             self.names.setdefault(self.interpreter.soname, loader)
@@ -241,7 +268,9 @@ class _Walk:
             self._load_all()
         except FatalError as fatal:
             error = fatal.refusal
-        libraries = [object.library for object in self.objects if object.library is not None]
+        libraries = [object.library for object in (*self.hidden, *self.objects) if object.library is not None]
+        if self.hidden:
+            libraries = _each_once(libraries)
         if error is None and self.main.elf.audit:
             try:
                 libraries += self._audit(libraries)
@@ -268,7 +297,7 @@ class _Walk:
 
     def _load_all(self) -> None:
         """Go through the list breadth first; a filtee comes before its filter (_dl_map_object_deps)."""
-        names, queue = self.names, self.queue
+        queue = self.queue
         place = 0
         while place < len(queue):
             owner = queue[place]
@@ -280,8 +309,8 @@ class _Walk:
             needed = self.needed if owner is self.main else self.loader.needed(owner.path)
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text
-                if tag == DT_NEEDED and name in names:
-                    known = names[name]
+                if tag == DT_NEEDED and name in self.names:
+                    known = self.names[name]
                     if known.listed:
                         if known.library is not None:
                             known.library.requests.append(needed)
@@ -313,10 +342,24 @@ class _Walk:
             self.queue.remove(filtee)
         filtee.listed = True
         self.queue.insert(place, filtee)
-        if filtee in self.objects:
-            self.objects.remove(filtee)
-            before = self.objects.index(owner) if owner in self.objects else 0
-            self.objects.insert(before, filtee)
+        if filtee not in self.objects:  # the program, or the loader that nobody asked for
+            return
+        self.objects.remove(filtee)
+        if owner in self.objects:
+            self.objects.insert(self.objects.index(owner), filtee)
+        else:
+            self.hidden.insert(self.hidden.index(owner) if owner in self.hidden else len(self.hidden), filtee)
+            self._forget(filtee)
+
+    def _forget(self, hidden: _Object) -> None:
+        """Take an object out of what is known. The list of loaded objects begins with the program: what stands before
+        it, a filtee of its own or of such a filtee, is never met again, and is loaded once more for the next who asks.
+        """
+        self.search.spend(len(self.names))
+        self.names = {name: object for name, object in self.names.items() if object is not hidden}
+        self.identities = {identity: object for identity, object in self.identities.items() if object is not hidden}
+        for object in self.objects:
+            self._name(object)
 
     def _map(self, name: str, owner: _Object, request: Edge) -> _Object | None:
         """Return the object that `name` is for `owner`, loaded now if it was not; None if there is none."""
@@ -355,13 +398,18 @@ class _Walk:
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
         library = Library(name, found.path, found.found_by, found.file, request)
-        loaded = _Object(self, found.path, elf, owner, library)
+        loaded = _Object(self, found.path, elf, owner.below, library)
         self.objects.append(loaded)
         self.identities[found.file.device, found.file.inode] = loaded
-        for known_as in (name, found.path, elf.soname):
-            if known_as is not None:
-                self.names.setdefault(known_as, loaded)
+        self._name(loaded)
         return loaded
+
+    def _name(self, object: _Object) -> None:
+        """Remember an object by its own names, where no other has them."""
+        assert object.library is not None
+        for known_as in (object.library.name, object.path, object.elf.soname):
+            if known_as is not None:
+                self.names.setdefault(known_as, object)
 
     def _note_missing(self, missing: Missing) -> None:
         known = self.missing.setdefault((missing.name, missing.searched), missing)
@@ -369,20 +417,46 @@ class _Walk:
             known.requests.extend(missing.requests)
 
     def _audit(self, libraries: list[Library]) -> list[Library]:
-        """Return the auditing libraries of the program with what they need, each set in a namespace of its own."""
-        found: list[Library] = []
-        for name in self.main.elf.audit:
-            outcome = self.search.find(name, self.main.scope)
-            request = Edge(self.main.path, "audit")
-            if outcome is None:
-                self._note_missing(self.search.missing(name, self.main.scope, request))
-            if not isinstance(outcome, Found):
+        """Return the auditing libraries of the program with what they need, each set in a namespace of its own.
+
+        The loader itself asks for them: DF_1_NODEFLIB of the program does not count, and its DT_RUNPATH, from glibc
+        2.35 on, as if it were a DT_RPATH.
+        """
+        scope = self.main.below
+        runpath = self.directories(self.main.elf.runpath, self.main)
+        if runpath and self.interpreter.version >= (2, 35):
+            scope = Scope((runpath,), (), False)
+        found = {library.path: library for library in libraries}
+        request = Edge(self.main.path, "audit")
+        for text in self.main.elf.audit:
+            name = self.expand(text, self.main)
+            if name is None:
+                self._note_missing(Missing(text, ("empty dynamic string token substitution",), [request], ()))
                 continue
-            walk = _Walk(self.loader, self.interpreter, outcome.path, outcome.file)
-            resolution = walk.run()
-            audited = [Library(name, outcome.path, outcome.found_by, outcome.file, request), *resolution.libraries]
-            known = {library.path for library in [*libraries, *found]}
-            found += [library for library in audited if library.path not in known]
-            for missing in resolution.missing:
-                self._note_missing(missing)
-        return found
+            outcome = self.search.find(name, scope)
+            if outcome is None:
+                self._note_missing(self.search.missing(name, scope, request))
+            elif isinstance(outcome, FatalError):  # "cannot be loaded as audit interface; ignored"
+                self._note_missing(Missing(name, (str(outcome),), [request], ()))
+            else:
+                self._load_auditor(name, outcome, request, scope, found)
+        return list(found.values())[len(libraries) :]
+
+    def _load_auditor(
+        self, name: str, auditor: Found, request: Edge, scope: Scope, found: dict[str, Library]
+    ) -> None:
+        walk = _Walk(self.loader, self.interpreter, auditor.path, auditor.file, self.search, scope)
+        walk._list(walk.main)
+        try:
+            walk._load_all()
+        except TooMuchError:
+            raise
+        except FatalError as fatal:
+            self._note_missing(Missing(name, (str(fatal),), [request], ()))
+        library = Library(name, auditor.path, auditor.found_by, auditor.file, request)
+        for one in (library, *[object.library for object in (*walk.hidden, *walk.objects) if object.library]):
+            known = found.setdefault(one.path, one)
+            if known is not one:
+                known.requests += [edge for edge in one.requests if edge not in known.requests]
+        for missing in walk.missing.values():
+            self._note_missing(missing)

@@ -49,14 +49,21 @@ class Search:
         self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self.plain}
         self._steps = 0
         self._program = ""  # whose steps they are
+        self._top: bool | None = None  # whether "/" is a directory, as the loader has it; None: it does not know yet
+        self._met_top = False  # whether it was looked into
+        self._by_top: list[tuple[dict[str, Outcome], str]] = []  # outcomes that hang on that, and so on the program
         self._there: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = {}
         self._searched: dict[Scope, tuple[str, ...]] = {}
-        self._passed_over: dict[str, str] = {}  # candidates of another machine, with what they are for
+        self._passed_over: dict[str, dict[str, str]] = {}  # by base name: candidates, with what machine they are for
 
     def begin(self, program: str) -> None:
-        """Count the steps of a program from now on."""
+        """Look for what a program loads, counting its steps, from now on."""
         self._steps = 0
         self._program = program
+        self._top, self._met_top = None, False
+        for outcomes, name in self._by_top:
+            outcomes.pop(name, None)
+        self._by_top.clear()
 
     def spend(self, steps: int) -> None:
         """Count steps (TooMuchError beyond _MOST_STEPS): a file may ask for millions, which ld.so would wait for."""
@@ -82,6 +89,8 @@ class Search:
         except FatalError as error:
             outcome = error
         outcomes[name] = outcome
+        if self._met_top:
+            self._by_top.append((outcomes, name))
         return outcome
 
     def _by_path(self, name: str) -> Found | None:
@@ -112,16 +121,30 @@ class Search:
     def _in_list(self, name: str, directories: tuple[str, ...], found_by: str) -> Found | None:
         for directory, subdirectories in self._there.get(directories) or self._look(directories):
             self.spend(len(subdirectories))
-            file: File | int = 0
+            file: File | int = errno.ENOENT
             for below in subdirectories:
-                path = directory + below + name
-                file = self._open(path)
+                if directory == "/" and not below:
+                    file = self._in_top(name, file)
+                else:
+                    file = self._open(directory + below + name)
                 if not isinstance(file, int):
-                    return Found(path, found_by, file)
+                    return Found(directory + below + name, found_by, file)
             # Something is there and readable in principle, but broken: the loader leaves this list, not the search.
             if file not in (errno.ENOENT, errno.EACCES):
                 return None
         return None
+
+    def _in_top(self, name: str, before: File | int) -> File | int:
+        """Return the file in "/". Where the first one is not there the loader cuts the name of the directory to
+        nothing, finds that nothing is no directory, and never tries "/" again.
+        """
+        self._met_top = True
+        if self._top is False:
+            return before
+        file = self._open("/" + name)
+        if self._top is None:
+            self._top = not isinstance(file, int)
+        return file if self._top else errno.ENOENT
 
     def _look(self, directories: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
         """Return those directories of a list that are there, each with what is tried below it, "" being the last.
@@ -161,6 +184,9 @@ class Search:
             return file
         bits, little, machine = self.interpreter.kind
         elf = file.elf
+        if elf.as_library is not None:
+            elf = elf.as_library
+            file = file._replace(elf=elf)
         if elf.kind == self.interpreter.kind and not elf.refused and not elf.damage and self.abi == machines.abi(
             elf.kind, elf.flags
         ):
@@ -181,14 +207,16 @@ class Search:
         return self._pass_over(path, elf)
 
     def _pass_over(self, path: str, elf: Elf) -> int:
-        self._passed_over[path] = f"{path} is for {records.machine_name(elf.machine)} ({elf.bits}-bit)"
+        others = self._passed_over.setdefault(os.path.basename(path), {})
+        others[path] = f"{path} is for {records.machine_name(elf.machine)} ({elf.bits}-bit)"
         return errno.ENOENT
 
     def missing(self, name: str, scope: Scope, request: Edge) -> Missing:
         """Return the report of a search that failed (TooMuchError)."""
+        over = self._passed_over.get(os.path.basename(name), {})
         if "/" in name:
             self.spend_text(name, name)
-            return Missing(name, (f"path {name}",), [request], tuple(self._passed_over.values()))
+            return Missing(name, (f"path {name}",), [request], (over[name],) if name in over else ())
         searched = self._searched.get(scope)
         if searched is None:
             lines: list[str] = []
@@ -198,6 +226,5 @@ class Search:
                 lines += [f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
                           for directory in directories]
             searched = self._searched[scope] = tuple(dict.fromkeys(lines))
-        self.spend_text(*searched)
-        over = [said for path, said in self._passed_over.items() if os.path.basename(path) == name]
-        return Missing(name, searched, [request], tuple(over))
+        self.spend_text(*searched, *over.values())
+        return Missing(name, searched, [request], tuple(over.values()))

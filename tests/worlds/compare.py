@@ -13,7 +13,7 @@ from pathlib import Path
 from jailbuild.loader import paths
 from jailbuild.loader.files import Files
 from jailbuild.loader.glibc import Loader
-from jailbuild.loader.resolution import Resolution
+from jailbuild.loader.resolution import Library, Resolution
 from jailbuild.root import Root
 from tests.worlds import oracle
 from tests.worlds.oracle import Answer
@@ -56,7 +56,13 @@ def differences(world: World, ours: Resolution, theirs: Answer) -> list[str]:
     if ours.error is not None and theirs.error is not None:
         return _errors(ours.error.subject, ours.error.text, theirs.error)
     found = []
-    mine = tuple((library.name, library.path) for library in ours.libraries)
+    steps = dict(theirs.found_by)
+    filtees = _filtees(world, ours)
+    before = [library for library in filtees if library.path not in {path for _, path in theirs.libraries}]
+    for library in before:
+        if library.found_by not in ("path", "interpreter") and library.path not in steps:
+            found.append(f"filtees: ours {library.path}, which the loader did not look at")
+    mine = tuple((library.name, library.path) for library in ours.libraries if library not in before)
     if not theirs.listed:
         mine = ()
     if VDSO in str(world):  # whose place in the link map confuses that of the loader, in the list alone
@@ -66,27 +72,40 @@ def differences(world: World, ours: Resolution, theirs: Answer) -> list[str]:
     if [path for _, path in mine] != [path for _, path in theirs.libraries]:
         kind = "order" if sorted(mine) == sorted(theirs.libraries) else "libraries"
         found.append(f"{kind}:\n  ours   {_list(mine)}\n  loader {_list(theirs.libraries)}")
-    elif any(our != their for our, their, library in zip(mine, theirs.libraries, ours.libraries, strict=False)
-             if library.found_by != "interpreter"):
+    elif any(our != their for our, their in zip(mine, theirs.libraries, strict=True) if our[1] != ours.interpreter):
         found.append(f"names:\n  ours   {_list(mine)}\n  loader {_list(theirs.libraries)}")
     absent = Counter(one.name for one in ours.missing for request in one.requests if request.how != "preload")
     more = Counter(theirs.missing) - absent
     # a trace lists an absent DT_AUXILIARY too
     auxiliary = {os.path.basename(name) for name in _auxiliary(world)}
+    owners = {world.program, *(library.path for library in filtees)}
+    unlisted = Counter(one.name for one in ours.missing for edge in one.requests
+                       if edge.how == "filter" and edge.by in owners)
     if theirs.listed and (
-        absent - Counter(theirs.missing) or any(os.path.basename(name) not in auxiliary for name in more)
+        absent - Counter(theirs.missing) - unlisted or any(os.path.basename(name) not in auxiliary for name in more)
     ):
         found.append(f"missing: ours {sorted(absent.elements())}, the loader's {sorted(theirs.missing)}")
     ignored = [one.name for one in ours.missing for request in one.requests if request.how == "preload"]
     if sorted(ignored) != sorted(theirs.ignored):
         found.append(f"ignored preloads: ours {ignored}, the loader's {list(theirs.ignored)}")
-    steps = dict(theirs.found_by)
     for library in ours.libraries:
         step = steps.get(library.path)
-        if library.found_by in ("path", "interpreter") or step is None:
+        if library.found_by in ("path", "interpreter") or step is None or library in filtees:
             continue
         if step != library.found_by and not _shared(world, ours, library.path):
             found.append(f"found by: {library.path} ours {library.found_by}, the loader's {step}")
+    return found
+
+
+def _filtees(world: World, ours: Resolution) -> list[Library]:
+    """Return the filtees of the program, and theirs: the loader loads them, and lists none of them for that."""
+    owners = {world.program}
+    found: list[Library] = []
+    for library in (*reversed(ours.libraries), *ours.libraries):  # a filtee mostly comes before its filter
+        by = {edge.by for edge in library.requests if edge.how in ("filter", "auxiliary")}
+        if by & owners and library not in found:
+            owners.add(library.path)
+            found.append(library)
     return found
 
 

@@ -1,11 +1,4 @@
-"""Random worlds: the same seed gives the same world.
-
-What is left out, for the loader's answer is an accident there:
-- DT_FILTER and DT_AUXILIARY of a program: the filtee drops out of the list of loaded objects, and is loaded again for
-  the next who asks.
-- "/" in a list of directories: a first failed look-up there makes the loader think that there is no such directory.
-- programs with another class or byte order in their first bytes than they have: the kernel does not look.
-"""
+"""Random worlds: the same seed gives the same world."""
 
 from __future__ import annotations
 
@@ -48,17 +41,13 @@ TOKENS = (
 ODD_ELEMENTS = (
     "", ".", "opt/a", "./opt/b", "..", "//opt/a", "/opt//a", "/opt/a/", "/opt/b//", "opt/b/", "/opt/a;/opt/b",
     "/opt/link", "/opt/b/up", "/nowhere", "/opt/a/liba.so.1", "bin/prog", "bin/prog/x", "/opt/loop", "/opt/a/../b",
-    "opt/nowhere", "opt/loop", "./",
+    "opt/nowhere", "opt/loop", "./", "/", "//", "/./", "/", "/:/",
 )
 HARMLESS = (
     "32-bit", "for aarch64", "for aarch64, relocatable", "x32", "32-bit, big-endian", "32-bit, of another OS",
     "for aarch64, of another phentsize", "for aarch64, of another OS", "for aarch64, big-endian",
     "for aarch64 big-endian", "for x86-64 big-endian", "for aarch64, padded, of no byte order", "of no class",
     "of class 9", "OS ABI GNU",
-)
-FORGED = (  # not for programs
-    "x32", "of no class", "of class 9", "big-endian", "32-bit, big-endian", "for aarch64, big-endian",
-    "for x86-64 big-endian", "32-bit, of another OS",
 )
 HARMFUL = tuple(flaw for flaw in FLAWS if flaw not in HARMLESS)
 
@@ -135,7 +124,7 @@ class _Maker:
             tags += [("RPATH", self.directories()), ("RUNPATH", self.directories())]
         if self.roll(0.3, "nodeflib"):
             tags.append(NODEFLIB)
-        if not program and self.roll(0.25, "filters"):
+        if self.roll(0.25, "filters"):
             tags.append((self.chance.choice(("FILTER", "AUXILIARY")), self.need()))
         if self.roll(0.5):
             self.chance.shuffle(tags)
@@ -234,7 +223,7 @@ class _Maker:
         if self.roll(0.3) and not made.exec:
             made = made._replace(tags=(*(tag for tag in made.tags if tag[0] != "FLAGS_1"), PIE))
         if self.roll(0.5, "odd programs"):
-            made = made._replace(flaw=self.chance.choice(tuple(flaw for flaw in FLAWS if flaw not in FORGED)))
+            made = made._replace(flaw=self.chance.choice(tuple(FLAWS)))
         if self.roll(0.2):
             path, link = self.chance.choice((
                 ("/opt/a/prog", "../opt/a/prog"), ("/srv/prog", "/srv/prog"),

@@ -133,7 +133,7 @@ def read(status: int, listed: str, said: str) -> Answer:
             if pair[1] != "linux-vdso.so.1":
                 libraries.append(pair)
         elif line == "\tstatically linked":
-            return Answer(ignored=tuple(ignored), listed=False)
+            return Answer((), (), tuple(ignored), None, tuple(_steps(debug).items()), listed=False)
         elif line:
             return Answer(crashed=f"what is this: {line!r}")
     return Answer(tuple(libraries), tuple(missing), tuple(ignored), None, tuple(_steps(debug).items()))

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from jailbuild.elf.reader import read_elf
+from jailbuild.loader.files import Files
+from jailbuild.loader.glibc import Loader
+from jailbuild.root import Root
 from tests.worlds import oracle
 from tests.worlds.__main__ import minimal
-from tests.worlds.compare import judge
+from tests.worlds.compare import judge, resolve
 from tests.worlds.generate import world as random_world
 from tests.worlds.world import (
+    FLAWS,
     LDCONFIG,
     LOADER,
     NODEFLIB,
@@ -244,6 +248,51 @@ WORLDS: dict[str, tuple[World, str]] = {
                 "/lib/libc1.so": LIBRARY}, *needs("liba.so")),
         "/lib/libb.so /lib/liba.so /lib/libc1.so",
     ),
+    "a filtee of the program is not listed": (
+        simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": LIBRARY}, ("FILTER", "libb.so"), *needs("liba.so")),
+        "/lib/liba.so",
+    ),
+    "a filtee of the program is loaded again for the next who asks": (
+        simple({"/lib/liba.so": Elf(needs("libb.so")), "/lib/libb.so": LIBRARY}, *needs("liba.so"),
+               ("AUXILIARY", "libb.so")),
+        "/lib/liba.so /lib/libb.so",
+    ),
+    "what a filtee of the program needs is listed": (
+        simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": Elf(needs("libc1.so")), "/lib/libc1.so": LIBRARY},
+               ("FILTER", "libb.so"), *needs("liba.so")),
+        "/lib/liba.so /lib/libc1.so",
+    ),
+    "an optional filtee of the program may be absent": (
+        simple({"/lib/liba.so": LIBRARY}, ("AUXILIARY", "libb.so"), *needs("liba.so")), "/lib/liba.so",
+    ),
+    "after one miss / is no directory any more": (
+        simple({"/liba.so": LIBRARY, "/tls/libb.so": LIBRARY},
+               *needs("libx.so", "liba.so", "libb.so", RUNPATH="/")),
+        "/tls/libb.so - libx.so - liba.so",
+    ),
+    "not in the list of another either": (
+        simple({"/libb.so": LIBRARY, "/opt/a/liba.so": Elf(needs("libb.so", RUNPATH="/"))},
+               *needs("liba.so", RPATH="//:/opt/a")),
+        "/opt/a/liba.so - libb.so",
+    ),
+    "after a hit / is one for good": (
+        simple({"/liba.so": LIBRARY, "/libb.so": LIBRARY}, *needs("liba.so", "libx.so", "libb.so", RUNPATH="///")),
+        "/liba.so /libb.so - libx.so",
+    ),
+    "/ by another name is tried each time": (
+        simple({"/liba.so": LIBRARY}, *needs("libx.so", "liba.so", RUNPATH="/./")), "/./liba.so - libx.so",
+    ),
+    "empty elements of every list, and of many slashes": (
+        simple({"/liba.so": LIBRARY, "/opt/a/libb.so": LIBRARY, "/opt/b/libc1.so": LIBRARY},
+               *needs("libx.so", "liba.so", "libb.so", "libc1.so", RPATH="::/opt//a///"), library_path=";/opt/b//;"),
+        "liba.so /opt//a/libb.so /opt/b/libc1.so - libx.so",
+    ),
+    "an empty LD_LIBRARY_PATH or RUNPATH is none": (
+        simple({"/liba.so": LIBRARY}, *needs("liba.so", RUNPATH="")), "- liba.so",
+    ),
+    "a list of one separator is the current directory": (
+        simple({"/liba.so": LIBRARY}, *needs("liba.so"), library_path=";"), "liba.so",
+    ),
     "a preload with a token": (
         simple({f"{MULTIARCH}/liba.so": LIBRARY}, *needs("libb.so"), preload=("/$LIB/liba.so",)),
         f"{MULTIARCH}/liba.so - libb.so",
@@ -267,6 +316,97 @@ WORLDS: dict[str, tuple[World, str]] = {
     "a loader that is not there": (simple({LOADER: Directory()}, *needs("liba.so"))._replace(nodes=(
         Node(PROGRAM, Elf(needs("liba.so"), "/nowhere/ld.so")),)), "! exec"),
 }
+
+
+FOR_THE_KERNEL_NOTHING = (  # it goes by e_machine alone
+    "x32", "of no class", "of class 9", "big-endian", "of no byte order", "32-bit, big-endian", "32-bit, of another OS",
+    "of ident version 2", "of version 2", "OS ABI FreeBSD", "of ABI version 1", "padded",
+)
+
+
+@pytest.mark.parametrize("flaw", FOR_THE_KERNEL_NOTHING)
+def test_a_program_or_a_loader_with_forged_first_bytes_starts(workshop: Workshop, flaw: str) -> None:
+    """The same file is no library for anybody."""
+    flaws = dict(FLAWS[flaw])
+    flaws.pop(18, None)
+    image = bytearray(Path(LOADER).read_bytes())
+    for place, value in flaws.items():
+        image[place : place + len(value or b"")] = value or b""
+    forged = Elf(needs("liba.so"), LOADER)._replace(flaw=flaw if flaws == FLAWS[flaw] else "")
+    world = World((Node(LOADER, Data(bytes(image))), Node("/lib/liba.so", LIBRARY), Node(PROGRAM, forged)))
+    differences, theirs = judge(workshop, world)
+    assert [path for _, path in theirs.libraries] == ["/lib/liba.so"]
+    assert not differences
+    library = simple({"/lib/liba.so": Elf(flaw=flaw)}, *needs("liba.so"))
+    differences, theirs = judge(workshop, library)
+    assert not theirs.libraries
+    assert not differences
+
+
+AUDITED: dict[str, tuple[World, list[str], list[str]]] = {  # what is loaded to audit, and what is not found
+    "by RPATH, and what it needs too": (
+        simple({"/opt/a/liba.so": Elf(needs("libb.so")), "/opt/a/libb.so": LIBRARY, "/opt/b/liba.so": LIBRARY},
+               *needs(RPATH="/opt/a", AUDIT="liba.so"), library_path="/opt/b"),
+        ["/opt/a/liba.so", "/opt/a/libb.so"], [],
+    ),
+    "by RUNPATH as by RPATH": (
+        simple({"/opt/a/liba.so": Elf(needs("libb.so")), "/opt/a/libb.so": LIBRARY, "/opt/b/liba.so": LIBRARY},
+               *needs(RUNPATH="/opt/a", DEPAUDIT="liba.so"), library_path="/opt/b"),
+        ["/opt/a/liba.so", "/opt/a/libb.so"], [],
+    ),
+    "NODEFLIB of the program does not count": (
+        simple({"/lib/liba.so": LIBRARY}, *needs(AUDIT="liba.so"), NODEFLIB), ["/lib/liba.so"], [],
+    ),
+    "several, absent and broken ones too": (
+        simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": Data(b"no library" * 10)},
+               *needs(AUDIT="libx.so:liba.so", DEPAUDIT="libb.so")),
+        ["/lib/liba.so"], ["libx.so", "libb.so"],
+    ),
+    "who audits is not audited": (
+        simple({"/lib/liba.so": Elf(needs(AUDIT="liba.so:libb.so")), "/lib/libb.so": LIBRARY}, *needs(AUDIT="liba.so")),
+        ["/lib/liba.so"], [],
+    ),
+    "nor is it told of preloads": (
+        simple({"/opt/a/liba.so": LIBRARY, "/lib/libb.so": LIBRARY}, *needs(RUNPATH="/opt/a", AUDIT="liba.so"),
+               preload=("libb.so",)),
+        ["/lib/libb.so", "/opt/a/liba.so"], [],
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", AUDITED)
+def test_what_audits_a_program_is_found_as_by_the_loader(workshop: Workshop, rule: str) -> None:
+    """The loader lists none of it, but tells where it found it."""
+    world, expected, absent = AUDITED[rule]
+    with workshop.built(world) as directory:
+        ours, theirs = resolve(world, directory), oracle.ask(world, directory)
+        assert not theirs.crashed
+        tried = [path for path, _ in theirs.found_by if (directory / path[1:]).exists()]
+    assert sorted({*tried} - {"/lib/libb.so"} if "libb.so" in absent else tried) == sorted(expected)
+    assert ([library.path for library in ours.libraries], ours.error) == (expected, None)
+    assert [missing.name for missing in ours.missing] == absent
+
+
+def test_a_filtee_of_the_program_comes_first(workshop: Workshop) -> None:
+    """The loader opens it and does not list it; loaded for a second one, it stands where that one made it stand."""
+    alone = simple({"/lib/liba.so": LIBRARY, "/lib/libb.so": LIBRARY}, *needs("liba.so"), ("FILTER", "libb.so"))
+    again = simple({"/lib/liba.so": Elf(needs("libb.so")), "/lib/libb.so": LIBRARY}, *needs("liba.so"),
+                   ("FILTER", "libb.so"))
+    for world, expected in ((alone, ["/lib/libb.so", "/lib/liba.so"]), (again, ["/lib/liba.so", "/lib/libb.so"])):
+        with workshop.built(world) as directory:
+            assert [library.path for library in resolve(world, directory).libraries] == expected
+            assert "/lib/libb.so" in dict(oracle.ask(world, directory).found_by)
+
+
+def test_what_one_program_learned_of_the_top_is_nothing_to_the_next(workshop: Workshop) -> None:
+    """Each program of a run has the answer that it has alone."""
+    first = simple({"/liba.so": LIBRARY}, *needs("libx.so", "liba.so", RUNPATH="/"))
+    second = Elf(needs("liba.so", "libx.so", RUNPATH="/"), LOADER)
+    with workshop.built(first._replace(nodes=(*first.nodes, Node("/bin/second", second)))) as directory:
+        loader = Loader(Files(Root(str(directory))))
+        found = [[library.path for library in loader.resolve(path).libraries]
+                 for path in (PROGRAM, "/bin/second", PROGRAM)]
+    assert found == [[], ["/liba.so"], []]
 
 
 @pytest.mark.parametrize("rule", WORLDS)
