@@ -88,11 +88,12 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
 def _clone(namespaces: int) -> int:
     try:
         try:
-            return syscalls.clone(namespaces)
+            return syscalls.clone(namespaces, signal.SIGCHLD)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            return syscalls.clone(namespaces & ~syscalls.CLONE_NEWCGROUP)  # a kernel without cgroups has none to hide
+            # A kernel without cgroups has no namespace for them, and nothing that it would hide.
+            return syscalls.clone(namespaces & ~syscalls.CLONE_NEWCGROUP, signal.SIGCHLD)
     except OSError as error:
         raise StepError("namespaces", error) from None
 

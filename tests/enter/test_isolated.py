@@ -356,6 +356,17 @@ def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
     assert (mode.box / "tmp/mine").stat().st_uid == 200999
 
 
+@pytest.mark.parametrize("how", ["rootless"])
+def test_root_of_a_user_namespace_enters_as_the_user_that_it_is(mode: Mode) -> None:
+    ended = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter", mode.box, "bash", "-c",
+         "id -u; echo x > /tmp/mine"],
+        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
+    assert (mode.box / "tmp/mine").stat().st_uid == USER
+
+
 def test_limits_are_set(mode: Mode) -> None:
     ran = mode.bash("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -f", "--limit", "nofile=30:40", "--limit", "core=0",
                     "--limit", "fsize=1m")
@@ -710,10 +721,10 @@ def test_a_box_that_is_changed_for_another_meanwhile_is_not_entered(root_mode: M
         "import os, sys\n"
         "from jailbuild import syscalls\n"
         "before = syscalls.clone\n"
-        "def clone(flags):\n"
+        "def clone(flags, signal):\n"
         "    os.rename(sys.argv[2], sys.argv[2] + '.away')\n"
         "    os.mkdir(sys.argv[2])\n"
-        "    return before(flags)\n"
+        "    return before(flags, signal)\n"
         "syscalls.clone = clone\n"
         "from jailbuild.cli import main\n"
         "main()\n"

@@ -201,7 +201,8 @@ def test_the_caller_s_terminal_is_as_it_was_after_a_sigterm(box: Path, on_termin
 
 
 def test_a_pager_that_has_set_the_terminal_meanwhile_keeps_its_settings(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal("sh", "-c", f"{ENTER} {box} bash -c 'echo read\"\"y >&2; read x' | cat; echo ov\"\"er; read y")
+    inside = 'echo read""y >&2; read x'
+    terminal = on_terminal("sh", "-c", f"{ENTER} {box} bash -c '{inside}' | cat; echo ov\"\"er; read y")
     terminal.expect("ready")
     wait_until(lambda: not settings(terminal)[3] & termios.ICANON)
     own = settings(terminal)
