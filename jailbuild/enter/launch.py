@@ -177,18 +177,18 @@ def _take_signals(signals: int, child: int, channel: _socket.socket, relay: Rela
         elif number == signal.SIGCONT:
             relay.raw()
             relay.resize()
-            _tell(channel, number, to_group=True)
+            _tell(channel, number, from_terminal=True)
         elif number in (signal.SIGTTIN, signal.SIGTTOU) and code == SI_KERNEL:
             pass  # for what we did ourselves in the background
         else:
             # What the caller's terminal sends, it sends to every process in its foreground: so do we.
-            _tell(channel, number, to_group=code == SI_KERNEL and number in (*FROM_TERMINAL, *STOPS))
+            _tell(channel, number, from_terminal=code == SI_KERNEL and number in (*FROM_TERMINAL, *STOPS))
     return None
 
 
-def _tell(channel: _socket.socket, number: int, to_group: bool) -> None:
+def _tell(channel: _socket.socket, number: int, from_terminal: bool) -> None:
     try:
-        channel.send(MESSAGE.pack(number, to_group))
+        channel.send(MESSAGE.pack(number, from_terminal))
     except OSError:  # it ends just now
         pass
 
@@ -204,7 +204,7 @@ def _stop(number: int, relay: Relay, watch: Watch, channel: _socket.socket) -> N
     watch.stop(number, with_group=relay.restore() and number in STOPS)
     if signal.SIGCONT not in signal.sigpending():
         relay.raw()
-        _tell(channel, signal.SIGCONT, to_group=True)
+        _tell(channel, signal.SIGCONT, from_terminal=True)
 
 
 def _collect(child: int) -> None:
