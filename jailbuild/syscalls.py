@@ -14,6 +14,7 @@ _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_PIDFD_OPEN = 434
 _CLONE3 = 435
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
@@ -22,11 +23,13 @@ _LANDLOCK_CREATE = 444
 _LANDLOCK_ADD_RULE = 445
 _LANDLOCK_RESTRICT_SELF = 446
 
-# keyctl is older than the common numbers, and no C library has it. A compat Python gets the wrong one: ENOSYS.
-_KEYCTL = {
-    "x86_64": 250, "i686": 288, "i586": 288, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "armv7l": 311,
-    "armv6l": 311, "ppc64le": 271, "ppc64": 271, "s390x": 280,
-}
+# keyctl is older than the common numbers, and no C library has it. By the start of the machine's name and the bits of
+# this program: uname(2) says what the kernel is, or what setarch(8) has asked it to say.
+_KEYCTL = (
+    ("x86_64", 64, 250), ("x86_64", 32, 288), ("i", 64, 250), ("i", 32, 288), ("aarch64", 64, 219),
+    ("aarch64", 32, 311), ("arm", 64, 219), ("arm", 32, 311), ("riscv", 64, 219), ("loongarch", 64, 219),
+    ("ppc", 64, 271), ("s390x", 64, 280),
+)
 
 # openat2(2), how.resolve
 RESOLVE_NO_XDEV = 0x01
@@ -213,12 +216,14 @@ def _checked(result: int, path: str = "") -> None:
         raise _fail(path)
 
 
-def clone(namespaces: int) -> int:
+def clone(namespaces: int, signal: int) -> int:
     """Fork into new namespaces (CLONE_NEW…): 0 in the child, else its process id. clone3(2), Linux 5.3.
+
+    `signal` is sent to us when it ends (SIGCHLD).
 
     Of one thread only. Nothing that is registered to run at a fork runs.
     """
-    arguments = _CloneArguments(flags=namespaces, exit_signal=17)  # SIGCHLD
+    arguments = _CloneArguments(flags=namespaces, exit_signal=signal)
     result: int = _held.syscall(
         ctypes.c_long(_CLONE3), ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
     )
@@ -265,9 +270,13 @@ def pivot_root(new: str, old: str) -> None:
     _checked(_libc.pivot_root(os.fsencode(new), os.fsencode(old)))
 
 
-def join_namespace(process: int, kind: int) -> None:
-    """Enter the namespace (one of CLONE_NEW…) of the process that a pidfd stands for: setns(2), Linux 5.8."""
-    _checked(_libc.setns(ctypes.c_int(process), ctypes.c_int(kind)))
+def rejoin_namespace(kind: int) -> None:
+    """Enter the namespace (one of CLONE_NEW…) that we are in: setns(2) by a pidfd, Linux 5.8."""
+    process = _call(_PIDFD_OPEN, os.getpid(), 0)
+    try:
+        _checked(_libc.setns(ctypes.c_int(process), ctypes.c_int(kind)))
+    finally:
+        os.close(process)
 
 
 def detach(path: str) -> None:
@@ -331,10 +340,16 @@ def unlock_terminal(master: int) -> None:
 
 
 def new_session_keyring() -> None:
-    """Leave the caller's session keyring for a new, empty one: keyctl(2), KEYCTL_JOIN_SESSION_KEYRING."""
-    number = _KEYCTL.get(os.uname().machine)
-    if number is not None:
-        _call(number, 1, None)
+    """Leave the caller's session keyring for a new, empty one: keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
+
+    OSError: ENOSYS also where the call's number is not known.
+    """
+    machine = os.uname().machine
+    for name, bits, number in _KEYCTL:
+        if machine.startswith(name) and bits == _LONG * 8:
+            _call(number, 1, None)
+            return
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def landlock_execute_below(path: str) -> None:

@@ -83,7 +83,7 @@ def _isolated(
     started: Callable[[int], None],
 ) -> int | None:
     """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
-    from jailbuild.enter.ids import plan_ids
+    from jailbuild.enter.ids import is_rootless, plan_ids
     from jailbuild.enter.isolated import Options, make_setup, notes
     from jailbuild.enter.launch import hold_standard, run_isolated
     from jailbuild.enter.seccomp import filter_program
@@ -105,7 +105,7 @@ def _isolated(
         None if options["seccomp"] == "none" else filter_program(kept=cap_keep, private_network=private),
     )
     root = _open(box)
-    rootless = os.geteuid() != 0
+    rootless = is_rootless()
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
     _refuse(refusal.capabilities(cap_keep, rootless), box)

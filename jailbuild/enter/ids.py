@@ -27,6 +27,21 @@ class Ids(NamedTuple):
         return f"ids: uid {lines(self.uids)}; gid {lines(self.gids)}{'' if self.by_ranges else '; setgroups denied'}"
 
 
+def is_rootless() -> bool:
+    """Say whether this process needs a user namespace to enter a box.
+
+    Root may be one of a user namespace itself, with one id and no way to set groups (unshare --map-root-user): it is
+    no more than an ordinary user then.
+    """
+    if os.geteuid() != 0:
+        return True
+    try:
+        with open("/proc/self/setgroups", "rb") as file:
+            return file.read(4) == b"deny"
+    except OSError:
+        return False
+
+
 def plan_ids(account: Account, uid: int, gid: int) -> Ids:
     """Return the maps with which the caller (`uid`, `gid`) can be `account`.
 

@@ -28,7 +28,7 @@ from jailbuild.enter.terminal import Wiring, dress
 _SET_PDEATHSIG = 1  # prctl(2)
 _LOOPBACK = b"lo"
 _UP = 1  # IFF_UP
-MESSAGE = struct.Struct("BB")  # launcher to PID 1: a signal, and whether it is the whole group's
+MESSAGE = struct.Struct("BB")  # launcher to PID 1: a signal, and whether a terminal sent it
 
 
 class Session(NamedTuple):
@@ -43,7 +43,7 @@ class Session(NamedTuple):
         try:
             syscalls.new_session_keyring()
         except OSError as error:
-            if error.errno != errno.ENOSYS:  # a kernel without keys
+            if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keys, or a filter that the box is under too
                 raise
 
 
@@ -176,6 +176,7 @@ def be_first(plan: Plan, place: Place) -> NoReturn:
         hide()
         os.umask(0o022)
         _perform(plan.first, place, doing)
+        forget(plan.arguments)
         second = os.fork()
         if second == 0:
             _be_second(plan, place, doing)
@@ -187,12 +188,11 @@ def be_first(plan: Plan, place: Place) -> NoReturn:
     try:
         close_all_but({place.channel, place.slave})  # the terminal stays one while nobody else has it open
         os.closerange(0, 3)
-        forget(plan.arguments)
         # What signals the command needs no more than this. Changed rights clear the death signal.
         renounce(1 << NUMBERS["KILL"])
         hide()
         syscalls.prctl(_SET_PDEATHSIG, signal.SIGKILL)
-        _reap(second, place.channel)
+        _reap(second, place)
     finally:
         os._exit(125)  # and with PID 1 the kernel ends all that is left
 
@@ -225,8 +225,9 @@ def _fail(report: int, doing: int, error: OSError) -> NoReturn:
         os._exit(125)
 
 
-def _reap(second: int, channel: int) -> NoReturn:
+def _reap(second: int, place: Place) -> NoReturn:
     """Wait for the command and whatever is left to PID 1; pass on what the launcher says; tell it of a stop."""
+    channel = place.channel
     children = syscalls.signalfd({signal.SIGCHLD})
     poll = select.poll()
     poll.register(children, select.POLLIN)
@@ -237,17 +238,26 @@ def _reap(second: int, channel: int) -> NoReturn:
             message = os.read(channel, MESSAGE.size)
             if len(message) < MESSAGE.size:  # the launcher is gone
                 os._exit(125)
-            number, to_group = MESSAGE.unpack(message)
-            try:
-                (os.killpg if to_group else os.kill)(second, number)
-            except ProcessLookupError:
-                pass
+            _signal(second, place.slave, *MESSAGE.unpack(message))
         if children in ready:
             try:
                 os.read(children, 4096)
             except BlockingIOError:
                 pass
             _wait(second, channel)
+
+
+def _signal(second: int, terminal: int, number: int, from_terminal: bool) -> None:
+    """Send a signal to the command; what a terminal sends, to all that is in the foreground."""
+    try:
+        if from_terminal and terminal >= 0 and number != signal.SIGCONT:
+            os.killpg(os.tcgetpgrp(terminal), number)
+        elif from_terminal:
+            os.killpg(second, number)
+        else:
+            os.kill(second, number)
+    except OSError:  # it is gone, or has made itself somebody whom nobody here may signal
+        pass
 
 
 def _wait(second: int, channel: int) -> None:

@@ -88,11 +88,12 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
 def _clone(namespaces: int) -> int:
     try:
         try:
-            return syscalls.clone(namespaces)
+            return syscalls.clone(namespaces, signal.SIGCHLD)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            return syscalls.clone(namespaces & ~syscalls.CLONE_NEWCGROUP)  # a kernel without cgroups has none to hide
+            # A kernel without cgroups has no namespace for them, and nothing that it would hide.
+            return syscalls.clone(namespaces & ~syscalls.CLONE_NEWCGROUP, signal.SIGCHLD)
     except OSError as error:
         raise StepError("namespaces", error) from None
 
@@ -176,18 +177,18 @@ def _take_signals(signals: int, child: int, channel: _socket.socket, relay: Rela
         elif number == signal.SIGCONT:
             relay.raw()
             relay.resize()
-            _tell(channel, number, to_group=True)
+            _tell(channel, number, from_terminal=True)
         elif number in (signal.SIGTTIN, signal.SIGTTOU) and code == SI_KERNEL:
             pass  # for what we did ourselves in the background
         else:
             # What the caller's terminal sends, it sends to every process in its foreground: so do we.
-            _tell(channel, number, to_group=code == SI_KERNEL and number in (*FROM_TERMINAL, *STOPS))
+            _tell(channel, number, from_terminal=code == SI_KERNEL and number in (*FROM_TERMINAL, *STOPS))
     return None
 
 
-def _tell(channel: _socket.socket, number: int, to_group: bool) -> None:
+def _tell(channel: _socket.socket, number: int, from_terminal: bool) -> None:
     try:
-        channel.send(MESSAGE.pack(number, to_group))
+        channel.send(MESSAGE.pack(number, from_terminal))
     except OSError:  # it ends just now
         pass
 
@@ -203,7 +204,7 @@ def _stop(number: int, relay: Relay, watch: Watch, channel: _socket.socket) -> N
     watch.stop(number, with_group=relay.restore() and number in STOPS)
     if signal.SIGCONT not in signal.sigpending():
         relay.raw()
-        _tell(channel, signal.SIGCONT, to_group=True)
+        _tell(channel, signal.SIGCONT, from_terminal=True)
 
 
 def _collect(child: int) -> None:

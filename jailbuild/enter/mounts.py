@@ -305,9 +305,7 @@ class Pivot(NamedTuple):
         # box has to serve as a place for it (pivot_root(2)).
         # Joined anew, the mount namespace gives us its own root: where jailbuild itself runs in a chroot, that would
         # be taken away alone, and all that is around it would stay.
-        ourselves = os.pidfd_open(os.getpid())
-        syscalls.join_namespace(ourselves, syscalls.CLONE_NEWNS)
-        os.close(ourselves)
+        syscalls.rejoin_namespace(syscalls.CLONE_NEWNS)
         os.fchdir(place.tree)
         try:
             syscalls.pivot_root(".", ".")

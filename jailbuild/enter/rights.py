@@ -1,6 +1,6 @@
 """What a command in the box may do: identity, capabilities, limits, filters, as operations of its own process.
 
-The order is that of the numbers in `command_operations`; each needs what those after it take away.
+Their order is in isolated.py; each needs what those after it take away.
 """
 
 from __future__ import annotations

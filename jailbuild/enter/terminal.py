@@ -77,6 +77,7 @@ class Raw:
     def __init__(self, terminal: int) -> None:
         self.terminal = terminal
         self._before: Attributes | None = None
+        self._ours: Attributes | None = None
 
     def set(self) -> bool:
         """Make it raw, if it is not and we are in its foreground; say if it is."""
@@ -98,15 +99,20 @@ class Raw:
             characters[termios.VMIN], characters[termios.VTIME] = 1, 0
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, now)
-                self._before = before
+                self._before, self._ours = before, termios.tcgetattr(self.terminal)
         return self._before is not None
 
     def restore(self) -> None:
-        """Make it as it was."""
+        """Make it as it was, unless somebody else has set it since: a pager that we write to."""
         before, self._before = self._before, None
         if before is not None:
             with contextlib.suppress(termios.error):
-                termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
+                if termios.tcgetattr(self.terminal) == self._ours:
+                    termios.tcsetattr(self.terminal, termios.TCSADRAIN, before)
+
+    def is_set(self) -> bool:
+        """Say whether it is raw by us."""
+        return self._before is not None
 
     def is_ours(self) -> bool:
         """Say whether our process group is the terminal's foreground: only then its input is ours to read."""
@@ -209,7 +215,7 @@ class Relay:
 
     def is_raw(self) -> bool:
         """Say whether keys go through as they are: then the caller's terminal makes no signals of them."""
-        return self.keyboard is not None and self.keyboard._before is not None
+        return self.keyboard is not None and self.keyboard.is_set()
 
     def resize(self) -> None:
         """Give the box's terminal the size of the caller's; the kernel tells who is in its foreground."""

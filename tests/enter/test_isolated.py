@@ -340,15 +340,13 @@ def test_a_rootless_box_has_no_other_user_without_ranges(mode: Mode) -> None:
 @pytest.mark.parametrize("how", ["rootless"])
 @pytest.mark.skipif(not shutil.which("newuidmap"), reason="newuidmap(1) is not here")
 def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
+    etc = mode.box.parent / "etc"
+    shutil.copytree("/etc", etc, symlinks=True, ignore=lambda directory, names: names if "ssl" in directory else [])
     for name in ("subuid", "subgid"):
-        (mode.box.parent / name).write_text(f"{USER}:200000:65536\n")
-    mounts = " && ".join(f"mount --bind {mode.box.parent}/{name} /etc/{name}" for name in ("subuid", "subgid"))
-    passwd = mode.box.parent / "passwd"
-    passwd.write_text(Path("/etc/passwd").read_text() + f"somebody:x:{USER}:{USER}::/:/bin/sh\n")
-    become = f"setpriv --reuid={USER} --regid={USER} --clear-groups"
-    script = f"{mounts} && mount --bind {passwd} /etc/passwd && exec {become}"
-    if not all(os.path.exists(f"/etc/{name}") for name in ("subuid", "subgid")):
-        pytest.skip("this host has no /etc/subuid and /etc/subgid to mount over")
+        (etc / name).write_text(f"{USER}:200000:65536\n")
+    with open(etc / "passwd", "a") as file:
+        file.write(f"somebody:x:{USER}:{USER}::/:/bin/sh\n")
+    script = f"mount --bind {etc} /etc && exec setpriv --reuid={USER} --regid={USER} --clear-groups"
     ended = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", f'{script} "$@"', "0",
          *mode.launcher, "enter", "--user", "ann", mode.box, "bash", "-c", "id -u; id -g; id -G; echo x > /tmp/mine"],
@@ -356,6 +354,17 @@ def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1000\n1001\n1001 2000\n", "")
     assert (mode.box / "tmp/mine").stat().st_uid == 200999
+
+
+@pytest.mark.parametrize("how", ["rootless"])
+def test_root_of_a_user_namespace_enters_as_the_user_that_it_is(mode: Mode) -> None:
+    ended = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter", mode.box, "bash", "-c",
+         "id -u; echo x > /tmp/mine"],
+        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
+    assert (mode.box / "tmp/mine").stat().st_uid == USER
 
 
 def test_limits_are_set(mode: Mode) -> None:
@@ -712,10 +721,10 @@ def test_a_box_that_is_changed_for_another_meanwhile_is_not_entered(root_mode: M
         "import os, sys\n"
         "from jailbuild import syscalls\n"
         "before = syscalls.clone\n"
-        "def clone(flags):\n"
+        "def clone(flags, signal):\n"
         "    os.rename(sys.argv[2], sys.argv[2] + '.away')\n"
         "    os.mkdir(sys.argv[2])\n"
-        "    return before(flags)\n"
+        "    return before(flags, signal)\n"
         "syscalls.clone = clone\n"
         "from jailbuild.cli import main\n"
         "main()\n"

@@ -200,6 +200,19 @@ def test_the_caller_s_terminal_is_as_it_was_after_a_sigterm(box: Path, on_termin
     assert terminal.end() == 143
 
 
+def test_a_pager_that_has_set_the_terminal_meanwhile_keeps_its_settings(box: Path, on_terminal: OnTerminal) -> None:
+    inside = 'echo read""y >&2; read x'
+    terminal = on_terminal("sh", "-c", f"{ENTER} {box} bash -c '{inside}' | cat; echo ov\"\"er; read y")
+    terminal.expect("ready")
+    wait_until(lambda: not settings(terminal)[3] & termios.ICANON)
+    own = settings(terminal)
+    own[3] |= termios.NOFLSH
+    termios.tcsetattr(terminal.master, termios.TCSANOW, own)
+    terminal.type("\r")
+    terminal.expect("over")
+    assert settings(terminal) == own
+
+
 def test_piped_stdin_and_stdout_stay_byte_exact_beside_a_terminal(box: Path, on_terminal: OnTerminal) -> None:
     content = bytes(range(256)) * 4000
     (box.parent / "in").write_bytes(content)
