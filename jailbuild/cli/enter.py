@@ -84,8 +84,9 @@ def _isolated(
 ) -> int | None:
     """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
     from jailbuild.enter.ids import is_rootless, plan_ids
-    from jailbuild.enter.isolated import Options, make_setup, notes
+    from jailbuild.enter.isolated import Options, make_setup
     from jailbuild.enter.launch import hold_standard, run_isolated
+    from jailbuild.enter.notes import notes
     from jailbuild.enter.seccomp import filter_program
     from jailbuild.enter.terminal import plan_wiring
 

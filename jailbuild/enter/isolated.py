@@ -167,31 +167,3 @@ def _rights(
         *([Filter(options.filter)] if options.filter is not None else []),
     ]
     return tuple(operations)
-
-
-def notes(root: Root, options: Options, ids: Ids | None) -> list[str]:
-    """Return what the person should know: what the box lacks, and what will not be seen inside."""
-    found = [
-        f"{root.path} has no {path}: entered without {what}"
-        for path, what in (("/proc", "one"), ("/dev", "devices")) if not root.is_directory(path)
-    ]
-    if ids is None and (hidden := _mounts_below(root.path, {"/proc", "/dev", *(bind.target for bind in options.binds),
-                                                            *(tmpfs.target for tmpfs in options.tmpfs)})):
-        more = ", …" if len(hidden) > 4 else ""
-        found.append(f"not seen inside is what is mounted on {', '.join(hidden[:4])}{more} (--bind brings it)")
-    return found
-
-
-def _mounts_below(path: str, covered: set[str]) -> list[str]:
-    """Return the mount points below a directory of the host, but for those in what will be covered."""
-    try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            points = [os.fsdecode(line.split(b" ", 5)[4]) for line in file]
-    except OSError:
-        return []
-    prefix = path.rstrip("/") + "/"
-    below = {point for point in points if point.startswith(prefix) and point != "/"}
-    return sorted(
-        point for point in below
-        if not any(f"/{point[len(prefix):]}/".startswith(f"{one}/") for one in covered)
-    )

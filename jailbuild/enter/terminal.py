@@ -132,6 +132,7 @@ class Flow:
         self.waiting = b""
         self.is_open = True  # the source may have more
         self._types = types
+        self._last = b"\n"  # of what was read
 
     def read(self) -> bool:
         """Take what there is; say whether there was something."""
@@ -143,12 +144,14 @@ class Flow:
             if self.source == 0 and os.isatty(0):  # or that is another's to read just now
                 return False
             block = b""
+        self._last = block[-1:] or self._last
         if self.sink >= 0:
             self.waiting += block
         if not block:
             self.is_open = False
             if self._types:
-                self.waiting += _END_OF_INPUT
+                # Within a line it hands on what was typed so far, and is the end only when typed again (termios(3)).
+                self.waiting += _END_OF_INPUT * (1 if self._last == b"\n" else 2)
             self._end()
         return bool(block)
 

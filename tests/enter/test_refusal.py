@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.enter import refusal
+from jailbuild.enter.notes import below, fixed_interpreters
 from jailbuild.enter.start import StepError
 
 FORBIDDING = [
@@ -78,3 +79,21 @@ def test_what_a_step_means_is_said(sysctls: Path, what: str, number: int, words:
 
 def test_a_failure_that_says_it_all_is_left_as_it_is(sysctls: Path) -> None:
     assert refusal.after(failed("directory: /x", errno.ENOENT), "box", False, str(sysctls)) is None
+
+
+def test_interpreters_that_run_in_every_root_are_known(tmp_path: Path) -> None:
+    """As binfmt_misc shows them: admin-guide/binfmt-misc.rst; none can be registered but for the whole host."""
+    for name, content in (
+        ("status", "enabled\n"), ("qemu-arm", "enabled\ninterpreter /usr/bin/qemu-arm-static\nflags: OCF\noffset 0\n"),
+        ("python3.11", "enabled\ninterpreter /usr/bin/python3.11\nflags: \noffset 0\nmagic a70d0d0a\n"),
+        ("qemu-mips", "disabled\ninterpreter /usr/bin/qemu-mips-static\nflags: F\noffset 0\n"),
+    ):
+        (tmp_path / name).write_text(content)
+    assert fixed_interpreters(str(tmp_path)) == ["/usr/bin/qemu-arm-static"]
+    assert fixed_interpreters(str(tmp_path / "absent")) == []
+
+
+def test_mounts_below_a_box_are_told_from_those_beside_and_those_covered() -> None:
+    points = ["/", "/a", "/ab", "/a/b", "/a/proc", "/a/proc/sys", "/a/procs", "/a/dev/pts"]
+    assert below("/a", points, {"/proc", "/dev"}) == ["/a/b", "/a/procs"]
+    assert below("/", ["/", "/proc", "/sys"], {"/proc"}) == ["/sys"]

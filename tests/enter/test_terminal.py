@@ -282,6 +282,15 @@ def test_pty_gives_a_terminal_where_the_caller_has_none(box: Path) -> None:
     assert ended.stderr == b""
 
 
+@pytest.mark.parametrize("typed", [b"", b"line\n", b"line"])
+def test_the_end_of_piped_input_is_typed_into_the_terminal(box: Path, typed: bytes) -> None:
+    ended = subprocess.run(
+        [*JAILBUILD, "enter", "--pty", box, "cat"], input=typed, capture_output=True, timeout=PATIENCE,
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.count(b"line") == (2 if typed else 0)  # the terminal's echo, and cat's
+
+
 def test_much_output_comes_through_whole(box: Path, on_terminal: OnTerminal) -> None:
     script = "stty -opost; for ((i = 0; i < 100000; i++)); do echo $i; done"
     terminal = on_terminal(*JAILBUILD, "enter", box, "bash", "-c", script)
