@@ -46,7 +46,7 @@ _MAX_WANTS = 4096  # DT_NEEDED and the like; the most that was seen is some 200
 _TABLE_STEP = 1 << 16
 _STRING_STEP = 256
 _NEAR = 1 << 15  # bytes; strings that are less apart are read in one go
-_BEYOND = 1 << 63  # where no file has an offset
+_BEYOND = 1 << 62  # where no file has an offset; nearer to 1 << 63 pread(2) gives EINVAL
 _PAGE = 4096
 
 _WANTED = (DT_NEEDED, DT_FILTER, DT_AUXILIARY)

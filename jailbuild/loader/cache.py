@@ -65,6 +65,7 @@ class Cache:
 
     def __init__(self, entries: Iterable[CacheEntry]) -> None:
         self.entries = tuple(entries)
+        self._found: dict[tuple[str, frozenset[int], tuple[str, ...], int], str | None] = {}
 
     @cached_property
     def _groups(self) -> dict[str, list[CacheEntry]]:
@@ -83,6 +84,12 @@ class Cache:
         more than the bits of `hwcaps` are passed over; from glibc 2.37 on that is none. A level's ISA bits are taken
         to be right: the level says as much.
         """
+        key = name, flags, levels, hwcaps
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, name: str, flags: frozenset[int], levels: tuple[str, ...], hwcaps: int) -> str | None:
         best: str | None = None
         rank = len(levels)
         for entry in self._groups.get(_usual(name), ()):

@@ -155,21 +155,22 @@ class Loader:
             return []
 
 
-def _preload_names(text: bytes) -> list[str]:
+def _preload_names(content: bytes) -> list[str]:
     """Return the names that the loader takes from the text of /etc/ld.so.preload.
 
     It looks for each further comment from the start of the file again, and only for as many characters as are left
     behind the last one (elf/rtld.c): a late comment after a short beginning is read as names.
     """
-    rest = len(text)
-    while (start := text.find(b"#", 0, rest)) >= 0:
+    rest = len(content)
+    text = bytearray(content)
+    end = 0
+    while (start := text.find(b"#", end, rest)) >= 0:
         end = text.find(b"\n", start + 1, rest)
         rest, end = (rest - end, end) if end >= 0 else (0, rest)
-        text = text[:start] + b" " * (end - start) + text[end:]
-    last = re.search(rb"[^ \t\n:]*\Z", text)
-    assert last is not None
-    names = re.split(rb"[ \t\n:]", text[: last.start()].partition(b"\0")[0])
-    return [os.fsdecode(name) for name in (*names, last[0].partition(b"\0")[0]) if name]
+        text[start:end] = b" " * (end - start)
+    last = max(map(text.rfind, (b" ", b"\t", b"\n", b":"))) + 1
+    names = re.split(rb"[ \t\n:]", bytes(text[:last]).partition(b"\0")[0])
+    return [os.fsdecode(name) for name in (*names, bytes(text[last:]).partition(b"\0")[0]) if name]
 
 
 def _each_once(libraries: list[Library]) -> list[Library]:
@@ -284,7 +285,10 @@ class _Walk:
         for name in self.loader.preloads:
             try:
                 known = len(self.objects)
+                self.search.spend(1)
                 found = self._map(name, self.main, request)
+            except TooMuchError:
+                raise
             except FatalError as fatal:  # "cannot be preloaded: ignored"
                 self._note_missing(Missing(name, (str(fatal),), [request], ()))
                 continue
@@ -327,14 +331,15 @@ class _Walk:
                     continue
                 try:
                     found = self._map(name, owner, Edge(owner.path, _HOW[tag]))
-                except FatalError:
-                    if tag == records.DT_FILTER:
+                except FatalError as fatal:
+                    if tag == records.DT_FILTER or isinstance(fatal, TooMuchError):
                         raise
                     continue
                 if found is not None:
                     self._place_before(found, owner)
 
     def _place_before(self, filtee: _Object, owner: _Object) -> None:
+        self.search.spend(len(self.queue) // 64)
         place = self.queue.index(owner)
         if filtee.listed:
             if filtee not in self.queue[place + 1 :]:

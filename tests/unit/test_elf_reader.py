@@ -739,3 +739,15 @@ def test_a_file_that_cannot_be_read_is_an_os_error(made: Path) -> None:
             read_elf(opened)
     finally:
         os.close(opened)
+
+
+@pytest.mark.parametrize("offset", [(1 << 62) - 1, 1 << 62, (1 << 63) - 4096, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", [PT_LOAD, PT_INTERP])
+def test_no_place_in_a_file_is_too_far(kind: int, offset: int, made: Path) -> None:
+    """Where pread(2) itself refuses the offset the file is damaged, as any file that ends too early."""
+    image = Image(made / "prog")
+    for place, fields in image.segments():
+        if fields[0] == kind:
+            image.set_segment(place, offset=offset)
+    elf = read(bytes(image.data))
+    assert elf.damage if kind == PT_LOAD else elf.unstartable
