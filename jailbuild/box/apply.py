@@ -206,7 +206,8 @@ def _as_one_line(box: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JailError(f"cannot write {error.filename or box}: {reason(error)}") from None
+        inside = f" ({error.filename})" if isinstance(error.filename, str) and error.filename not in ("", box) else ""
+        raise JailError(f"cannot write {box}{inside}: {reason(error)}") from None
 
 
 class _Signals:

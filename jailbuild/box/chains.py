@@ -18,13 +18,16 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
     """
     entry = manifest.entries[path]
     ways = _Ways(manifest)
+    seen: set[Chain] = set()  # requests may share their chains
     for reason in entry.reasons:
+        seen.clear()
         if not reason.by:
             yield (Reason(path, reason.how),)
             continue
         for name in reason.wanted_by:
             way = ways.from_request(name, reason.by)
-            if way and all(step.by != path for step in way):
+            if way and way not in seen and all(step.by != path for step in way):
+                seen.add(way)
                 yield (*way, Reason(path, reason.how))
 
 

@@ -239,6 +239,8 @@ class _Drafting:
     def add_mount_points(self) -> None:
         """Add the directories that entering mounts over, and /tmp."""
         names = [request.name for request in self.closure.requests]
+        if not names:
+            return
         for path, mode in MOUNT_POINTS.items():
             self.entries[path] = Entry(path, "directory", mode)
             self._want(path, names, "", "mount-point")

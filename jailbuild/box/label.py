@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 
 from jailbuild.box.manifest import Label, Manifest
+from jailbuild.closure.commands import STANDARD_PATH
 from jailbuild.elf.reader import read_elf
 from jailbuild.errors import JailError
 from jailbuild.loader import machines
 from jailbuild.root import Root
 
-_TELLTALES = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/ldconfig")  # programs that tell a root's machine
+_TELLTALES = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/ldconfig")  # programs that most roots have
+_MOST_TRIED = 500  # programs
 _MAX_RELEASE = 1 << 20  # bytes
 
 
@@ -29,8 +33,18 @@ def label_of(root: Root) -> Label:
     return Label(fields.get("ID"), fields.get("VERSION_ID"), os.uname().machine if root.is_host else _machine(root))
 
 
+def _candidates(root: Root) -> Iterator[str]:
+    """Yield programs that may tell a root's machine: it must not depend on which of them the root has."""
+    yield from _TELLTALES
+    for directory in STANDARD_PATH.split(":"):
+        try:
+            yield from (f"{directory}/{name}" for name in root.listdir(directory))
+        except OSError:
+            continue
+
+
 def _machine(root: Root) -> str | None:
-    for path in _TELLTALES:
+    for path in itertools.islice(_candidates(root), _MOST_TRIED):
         try:
             opened = root.open(path)
         except OSError:

@@ -14,5 +14,4 @@ LOCK = "lock"  # a file that flock(2) is held on, and that says by whom
 def may_be_unfinished(box: str) -> bool:
     """Say whether something of a change is to be seen in a box, at a glance: a writer is at it, or was killed."""
     record = os.path.join(box, DIRECTORY)
-    there = {name for name in (NAME, JOURNAL, STAGING) if os.path.lexists(os.path.join(record, name))}
-    return there != {NAME} and os.path.lexists(record)
+    return any(os.path.lexists(os.path.join(record, name)) for name in (JOURNAL, STAGING))

@@ -157,10 +157,12 @@ def read_manifest(root: Root, box: str, name: str = NAME) -> Manifest | None:
             return None
         hint = "its record is for its owner" if error.errno == errno.EACCES else "somebody put something else there"
         raise JailError(f"cannot read the manifest of {box}: {reason(error)}", hint) from None
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
+        os.close(opened)
+        why = "it is no regular file of a sensible size"
+        raise JailError(f"cannot read the manifest of {box}: {why}", "somebody put something else there")
     with os.fdopen(opened, "rb") as file:
-        status = os.fstat(opened)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
-            raise JailError(f"cannot read the manifest of {box}: it is no regular file of a sensible size")
         data = file.read(_MAX_MANIFEST)
     try:
         return parse_manifest(data)
@@ -214,7 +216,8 @@ def _asked(record: dict[str, Any]) -> Asked:
     name = from_json(record, "name")
     if not name:
         raise ValueError("a request without a name")
-    return Asked(name, _path(record, "path"), from_json(record, "source"), _get(record, "bare", bool), kind)
+    path = "/" if kind == "directory" and record.get("path") == "/" else _path(record, "path")
+    return Asked(name, path, from_json(record, "source"), _get(record, "bare", bool), kind)
 
 
 def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:

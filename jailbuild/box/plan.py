@@ -191,7 +191,7 @@ class _Deciding:
             return Action("keep" if same else "replace", entry)
         if listed is not None and there == listed.target:
             return Action("replace", entry)
-        if self.spare and listed is not None and entry.target == listed.target:
+        if self.spare and listed is not None and entry.target == listed.target and entry.path not in self.replace:
             return self._spared(entry, f"leads to {there}")
         return self._refused(entry, f"leads to {there} in the box, and would have to lead to {entry.target}")
 
@@ -216,11 +216,13 @@ class _Deciding:
         ):
             return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
         changed = self._change(listed, status, there)
+        if changed and entry.path in self.replace:
+            return Action("replace", entry, given=True)
         same = entry.path in self.draft.made or _attributes(entry) == _attributes(listed)
         if changed and self.spare and same and wanted == listed.sha256:
             return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
-            return Action("keep", entry)
+            return self._spared(entry, f"other {changed}") if changed else Action("keep", entry)
         if not changed:
             return Action("replace", entry)
         return self._refused(entry, "was changed in the box since")

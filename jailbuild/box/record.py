@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from jailbuild.box.faults import step
 from jailbuild.box.layout import DIRECTORY, JOURNAL, LOCK, NAME, STAGING
-from jailbuild.box.manifest import Manifest
+from jailbuild.box.manifest import Manifest, parse_manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
 
@@ -66,9 +66,17 @@ class Record:
 
     def write_next(self, manifest: Manifest) -> None:
         """Write the manifest to come into the staging."""
+        data = manifest.to_bytes()
+        try:
+            parse_manifest(data)
+        except ValueError as error:  # nobody could read it again, and the box would be lost
+            raise JailError(f"cannot write the manifest of {self.name}: {error}", "name another place") from None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with os.fdopen(os.open(NEXT, flags, 0o600, dir_fd=self.staging), "wb") as file:
-            file.write(manifest.to_bytes())
+            file.write(data)
+            if os.geteuid() == 0:  # the record stays its owner's, who may not be who writes now
+                owner = os.fstat(self.directory)
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
 
     def commit(self) -> None:
         """Make the manifest to come the journal: from now on the change will be finished, by whomever."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 
-from jailbuild.box.draft import carry
+from jailbuild.box.draft import carry, named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
 from jailbuild.errors import JailError
@@ -18,7 +18,7 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     failures = []
     hint = f"jailbuild list {box}"
     for word in words:
-        found = _meant(before, word)
+        found = _meant(root, before, word)
         if found is None:
             near = difflib.get_close_matches(word, sorted(before.requests), 3)
             failures.append(f"cannot remove {word}: it was never added to {box}"
@@ -31,7 +31,7 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     return make_plan(draft, None, before, root, replace=replace)
 
 
-def _meant(before: Manifest, word: str) -> str | None:
+def _meant(root: Root, before: Manifest, word: str) -> str | None:
     """Return the request that a word names: by its name, its path in the box, or as SRC:DEST."""
     if word in before.requests:
         return word
@@ -39,8 +39,19 @@ def _meant(before: Manifest, word: str) -> str | None:
     for name, asked in before.requests.items():
         if path == asked.path or (asked.source is not None and word == f"{asked.source}:{asked.path}"):
             return name
+    for name, asked in before.requests.items():
+        if word.startswith("/") and _place(root, path) == _place(root, asked.path):
+            return name
     source, _, destination = word.rpartition(":")
     for name, asked in before.requests.items():
         if source and asked.source == os.path.realpath(source) and destination == asked.path:
             return name
     return None
+
+
+def _place(root: Root, path: str) -> str:
+    """Return the entry that a path of the box means, through its links; itself where it leads nowhere."""
+    try:
+        return named_in(root, path)
+    except OSError:
+        return path

@@ -29,6 +29,9 @@ _PAIR = re.compile(r"/(?:ld-linux[^/]*\.so|ld64\.so|ld-2|ld\.so|libc\.so|libc-2)
 # edges that say where an entry stands, not what it needs
 _PLACES = frozenset({"parent", "path", "alias", "mount-point"})
 
+# what no waiting and no free space mends: it is reported, and the rest is finished
+_WRONG_PLACE = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
+
 
 class Replay:
     """The bringing of a box from the manifest `before` to the one in its journal.
@@ -103,7 +106,7 @@ class Replay:
                 self._place(entry)
                 return
             except OSError as error:
-                if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EXDEV):
+                if error.errno not in _WRONG_PLACE:
                     raise
                 if attempt == _TRIES - 1:
                     self.reports.append(f"{entry.path} could not be written: {reason(error)}")

@@ -89,8 +89,12 @@ class Staging:
     def _look_at_parents(self) -> None:
         """Refuse what could not be done after the commit (JailError): renames need one file system, and permission."""
         seen = set()
+        longest = os.fstatvfs(self.box.descriptor).f_namemax
         for action in self.plan.changes:
-            parent = action.entry.path.rpartition("/")[0]
+            parent, _, name = action.entry.path.rpartition("/")
+            if len(os.fsencode(name)) > longest:
+                raise JailError(f"cannot write {action.entry.path} in the box: its name is longer than {longest} bytes",
+                                "name another place")
             if parent in seen and action.kind == "add":
                 continue
             try:
@@ -100,6 +104,8 @@ class Staging:
                     ):
                         raise JailError(
                             f"cannot write {action.entry.path} in the box: no permission to write in {parent or '/'}")
+                    if action.kind != "add":
+                        os.close(open_beneath(opened, name, os.O_PATH | os.O_NOFOLLOW, one_mount=True))
                     for one in ("." if parent not in seen else "", name if action.kind != "add" else ""):
                         if one and syscalls.is_fixed(opened, one):
                             raise JailError(f"cannot write {action.entry.path} in the box: it is made unchangeable",
@@ -109,7 +115,7 @@ class Staging:
             except OSError as error:
                 if error.errno == errno.EXDEV:
                     raise JailError(
-                        f"cannot write {action.entry.path} in the box: {parent} is on something mounted in the box",
+                        f"cannot write {action.entry.path} in the box: something is mounted there, or above it",
                         "unmount it",
                     ) from None
                 raise JailError(f"cannot write {action.entry.path} in the box: {reason(error)}") from None

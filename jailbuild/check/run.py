@@ -102,7 +102,8 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
 
 def _stale(root: Root, manifest: Manifest | None, name: str, source: Root) -> list[Finding]:
     if manifest is None:
-        raise JailError(f"cannot check whether {name} is stale: it has no manifest", "only a box has a source root")
+        why = "it has no manifest that can be read"
+        raise JailError(f"cannot check whether {name} is stale: {why}", "only a box has a source root")
     from jailbuild.check.fresh import stale_findings  # what plans is loaded by who asks for a plan
 
     return list(stale_findings(root, manifest, name, source))

@@ -142,7 +142,8 @@ def main() -> None:
         status = failed
     except OSError as error:
         _drop_output()
-        complain([f"cannot go on: {error.filename or 'the system'}: {reason(error)}"])
+        what = error.filename if isinstance(error.filename, str) and error.filename else "the system"
+        complain([f"cannot go on: {what}: {reason(error)}"])
         status = failed
     except MemoryError:
         _drop_output()

@@ -8,12 +8,10 @@ from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say
-from jailbuild.cli.change import Manner, carry_out, manner, show, summary
+from jailbuild.cli.change import Manner, carry_out, few, manner, show, summary
 from jailbuild.cli.options import option, programs, resolving, write
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root
-
-_FEW = 8  # names in the summary
 
 
 @click.command(cls=Command)
@@ -60,8 +58,7 @@ def command(
     plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
         names = [request.name for request in change.closure.requests if request.name in plan.draft.requests]
-        more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-        say(f"{box}: {', '.join(names[:_FEW])}{more}: {summary(plan)}")
+        say(f"{box}: {few(names)}: {summary(plan)}")
     return 0 if is_done else FAILED
 
 

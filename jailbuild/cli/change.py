@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from click import UNPROCESSED
@@ -14,10 +14,11 @@ from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say
 from jailbuild.cli.options import as_json, option, write
 from jailbuild.cli.progress import progress
-from jailbuild.names import shown
+from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
+_FEW = 8  # names in a summary
 _ATTEMPTS = 10  # at a box that others write to at the same time
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -58,12 +59,13 @@ def settle(box: str, how: Manner) -> None:
 
 def carry_out(
     box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *,
-    keep_privileges: bool = False, all_of_it: bool = True,
+    keep_privileges: bool = False, all_of_it: bool = True, where: str = "", box_in_json: bool = False,
 ) -> tuple[Plan, bool]:
     """Make a plan, show it and carry it out; return it, and whether all is as planned.
 
     `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since.
-    What stays as it is is shown to persons only if `all_of_it`, or if they want to see more.
+    What stays as it is is shown to persons only if `all_of_it`, or if they want to see more. `where` goes before each
+    path that is shown, `box_in_json` puts the box into each object, for commands that take several.
     """
     reports: list[str] = []
     for attempt in range(_ATTEMPTS):
@@ -85,7 +87,7 @@ def carry_out(
     if not how.quiet:
         for note in notes:
             say(f"note: {note}")
-    show(plan, how, all_of_it=all_of_it)
+    show(plan, how, all_of_it=all_of_it, where=where, box=box if box_in_json else None)
     plan.refuse_conflicts()
     for report in reports:
         say(f"warning: {report}")
@@ -107,13 +109,20 @@ def _counting(plan: Plan, tell: Callable[[int, int], None] | None) -> Callable[[
     return count
 
 
-def show(plan: Plan, how: Manner, *, all_of_it: bool = True) -> None:
+def show(plan: Plan, how: Manner, *, all_of_it: bool = True, where: str = "", box: str | None = None) -> None:
     """Print a plan, where that was asked for; of one that is `all_of_it` or verbose also what stays as it is."""
     if how.as_json:
-        write("".join(jsonlines.line(action.as_json()) for action in plan.actions))
+        of_box = {} if box is None else to_json("box", box)
+        write("".join(jsonlines.line({**action.as_json(), **of_box}) for action in plan.actions))
     elif how.dry_run or how.verbose:
         shown_actions = [action for action in plan.actions if action.kind != "keep" or all_of_it or how.verbose]
-        write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in shown_actions))
+        write("".join(f"{action.kind:8} {shown(where + action.entry.path)}\n" for action in shown_actions))
+
+
+def few(names: Sequence[str]) -> str:
+    """Return some names for a summary."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"{', '.join(names[:_FEW])}{more}"
 
 
 def counted(plan: Plan, kind: str) -> str:

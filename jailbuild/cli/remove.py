@@ -8,7 +8,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
 from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, manner, summary
+from jailbuild.cli.change import Manner, carry_out, few, manner, summary
 from jailbuild.cli.options import option
 from jailbuild.root import Root
 
@@ -30,5 +30,5 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
 
     plan, is_done = carry_out(box, manner, make, all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):
-        say(f"{box}: {', '.join(programs)}: {summary(plan)}")
+        say(f"{box}: {few(programs)}: {summary(plan)}")
     return 0 if is_done else FAILED

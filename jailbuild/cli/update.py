@@ -41,18 +41,24 @@ def command(
     worst = 0
     for box in boxes:
         try:
-            status = _update(box, files, directories, sysroot, choices, manner, rebase)
+            where = f"{box}:" if len(boxes) > 1 else ""
+            status = _update(box, where, files, directories, sysroot, choices, manner, rebase)
         except JailError as error:
-            complain(error.causes, error.hint)
+            complain([_naming(cause, box) for cause in error.causes], error.hint)
             status = FAILED
         if status == FAILED or (status == BEHIND and not worst):
             worst = status
     return worst
 
 
+def _naming(cause: str, box: str) -> str:
+    """Return what could not be done with the box in it: there may be several."""
+    return cause if box in cause else f"cannot update {box}: {cause}"
+
+
 def _update(
-    box: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str, choices: Choices, how: Manner,
-    rebase: bool,
+    box: str, where: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str, choices: Choices,
+    how: Manner, rebase: bool,
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
@@ -60,10 +66,12 @@ def _update(
                                     rebase=rebase)
         return change.plan, change.source, (*found.notes, *change.notes)
 
-    plan, is_done = carry_out(box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False)
+    plan, is_done = carry_out(
+        box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False, where=where, box_in_json=True
+    )
     if not (how.dry_run or how.quiet or how.as_json):
         if not how.verbose:
-            write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.changes))
+            write("".join(f"{action.kind:8} {shown(where + action.entry.path)}\n" for action in plan.changes))
         say(f"{box}: {summary(plan)}")
     if how.dry_run:
         return 0 if plan.is_done else BEHIND

@@ -131,7 +131,7 @@ def test_what_was_put_in_by_path_is_named_as_such(made: Path, box: Path, is_whol
 
 
 @pytest.mark.parametrize("words", [("nothing",), ("bsh",), ("ls", "nothing"), ("/usr/bin",), ("",), ("/",),
-                                   ("/usr/bin/../bin/ls",), ("libtinfo.so.6",), ("\udcff",), ("sh",)])
+                                   ("/usr/lib/ls",), ("libtinfo.so.6",), ("\udcff",), ("sh",)])
 def test_what_was_never_added_cannot_be_removed(made: Path, box: Path, words: tuple[str, ...]) -> None:
     """Everything stays, the other names too; what is near is told."""
     put(box, "bash", "ls", root=made)
