@@ -58,7 +58,7 @@ def command(
             status = 1
     source = source_root(root, tuple(requests))
     files = Files(source, _here() if root.is_host else "/")
-    names = tuple(name for name in preload.replace(":", " ").split() if name)
+    names = tuple(name for name in preload.replace(":", " ").split(" ") if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
     from jailbuild.report.tree import tree
 

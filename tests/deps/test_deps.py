@@ -575,3 +575,18 @@ def test_output_that_cannot_be_written_is_an_error(shop: Workshop) -> None:
                 text=True, check=False, env=os.environ | {"PYTHONPATH": TOP},
             )
         assert (done.returncode, done.stderr) == (1, "jailbuild: cannot go on: the system: No space left on device\n")
+
+
+def test_an_error_is_one_line_whatever_the_names(shop: Workshop) -> None:
+    shop.library("/usr/lib/liba.so")
+    shop.gcc("/usr/bin/prog", needs=("/usr/lib/liba.so",), runpath="/opt/n\nl")
+    shop.put("/opt/n\nl/liba.so", "no library at all" * 10)
+    assert shop.one("prog", status=1)["error"] == "/opt/n\\nl/liba.so: invalid ELF header"
+
+
+def test_preloads_are_separated_as_the_loader_does(shop: Workshop) -> None:
+    """By spaces and colons; a tab belongs to the name."""
+    shop.gcc("/usr/bin/prog", "-Wl,--hash-style=sysv", "-pie")
+    paths = [shop.library(f"/opt/{name}") for name in ("liba.so", "libb.so", "lib\tc.so")]
+    found = shop.one("prog", "--preload", f" {paths[0]}::{paths[1]} {paths[2]}:")
+    assert [one["path"] for one in found["libraries"]] == paths
