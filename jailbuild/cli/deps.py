@@ -19,6 +19,7 @@ from jailbuild.root import Root
 
 _AT_ONCE = 32  # programs that are written together
 
+
 @click.command(cls=Command)
 @programs(required=True)
 @resolving
@@ -26,18 +27,23 @@ _AT_ONCE = 32  # programs that are written together
 @option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
               help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
 @as_json
-@option("--paths", "form", flag_value="paths", help="Print the paths of all files, one a line, each once.")
-@option("--dot", "form", flag_value="dot", help="Print a graph for Graphviz.")
-@option("--mermaid", "form", flag_value="mermaid", help="Print a Mermaid flow chart.")
+@option("--paths", "as_paths", is_flag=True, help="Print the paths of all files, one a line, each once.")
+@option("--dot", "as_dot", is_flag=True, help="Print a graph for Graphviz.")
+@option("--mermaid", "as_mermaid", is_flag=True, help="Print a Mermaid flow chart.")
 @option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
     programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, cpu: str | None,
-    as_json: bool, form: str | None, verbose: bool,
+    as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
 ) -> int:
     """Show what PROGRAM... (names, paths, also of libraries) need, and how the loader finds it.
 
     Nothing is run: the files are read. Exit status 1 if anything is missing.
     """
+    forms = {"--json": as_json, "--paths": as_paths, "--dot": as_dot, "--mermaid": as_mermaid}
+    chosen = [name for name, wanted in forms.items() if wanted]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
+    form = chosen[0] if chosen else None
     root = Root(sysroot)
     status = 0
     requests = []
@@ -52,7 +58,7 @@ def command(
             status = 1
     source = source_root(root, tuple(requests))
     files = Files(source, _here() if root.is_host else "/")
-    names = tuple(name for name in preload.replace(":", " ").split() if name)
+    names = tuple(name for name in preload.replace(":", " ").split(" ") if name)
     resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
     from jailbuild.report.tree import tree
 
@@ -68,7 +74,7 @@ def command(
             complain([f"cannot resolve {request.name}: {request.source or request.path}: {reason(error)}"])
             status = 1
             continue
-        if as_json:
+        if form == "--json":
             ready.append(lines.line(program))
         elif form is None:
             ready.append(tree(program, verbose=verbose))
@@ -80,7 +86,7 @@ def command(
             write("".join(ready))
             ready.clear()
     write("".join(ready))
-    if form is not None and not as_json:
+    if form not in (None, "--json"):
         write(_drawn(found, form))
     return status
 
@@ -96,9 +102,9 @@ def _paths(found: list[Program]) -> str:
     return "".join(f"{path}\n" for path in dict.fromkeys(path for program in found for path in program.files))
 
 
-def _drawn(found: list[Program], form: str) -> str:
-    if form == "paths":
+def _drawn(found: list[Program], form: str | None) -> str:
+    if form == "--paths":
         return _paths(found)
     from jailbuild.report.graph import dot, mermaid
 
-    return dot(found) if form == "dot" else mermaid(found)
+    return dot(found) if form == "--dot" else mermaid(found)

@@ -118,8 +118,9 @@ class Programs:
         try:
             mode = os.fstat(opened).st_mode
             if not stat.S_ISREG(mode):
-                number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-                raise OSError(number, os.strerror(number), path)
+                if stat.S_ISDIR(mode):
+                    raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+                raise OSError(errno.EACCES, "it is not a regular file", path)  # the errno is that of execve(2)
             return os.pread(opened, scripts.LINE, 0)
         finally:
             os.close(opened)

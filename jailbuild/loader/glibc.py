@@ -65,10 +65,10 @@ class Loader:
             return Resolution(None, error=unreadable(path, os.strerror(file)))
         elf = file.elf
         # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
-        if not elf.is_program and elf.as_library is not None:
+        if elf.as_library is not None and not elf.is_program:
             elf = elf.as_library
             file = file._replace(elf=elf)
-        refused = "" if elf.is_program else elf.refused
+        refused = elf.refused if elf.refused and not elf.is_program else ""
         if problem := refused or elf.damage or elf.unstartable:
             return Resolution(elf.interpreter or None, error=unreadable(path, problem))
         if elf.interpreter is None and elf.is_program:

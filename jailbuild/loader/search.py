@@ -123,12 +123,10 @@ class Search:
             self.spend(len(subdirectories))
             file: File | int = errno.ENOENT
             for below in subdirectories:
-                if directory == "/" and not below:
-                    file = self._in_top(name, file)
-                else:
-                    file = self._open(directory + below + name)
+                path = directory + below + name
+                file = self._open(path) if below or directory != "/" else self._in_top(name, file)
                 if not isinstance(file, int):
-                    return Found(directory + below + name, found_by, file)
+                    return Found(path, found_by, file)
             # Something is there and readable in principle, but broken: the loader leaves this list, not the search.
             if file not in (errno.ENOENT, errno.EACCES):
                 return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from jailbuild.closure.programs import Program
 from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
-from jailbuild.names import to_json
+from jailbuild.names import shown, to_json
 
 
 def line(record: Mapping[str, Any]) -> str:
@@ -56,7 +56,7 @@ class Programs:
             loads = self._loads(program.libraries, program.missing)
         else:
             loads = self._edge(first.asker).join(self._pieces(first.like))
-        error = "null" if program.error is None else _string(program.error.text)
+        error = "null" if program.error is None else _string(shown(program.error.text))  # one line
         return (
             f'{{"kind": "program", {_member("path", program.path)}, "type": "{program.type}", {start}, '
             f'{loads}, "error": {error}}}\n'

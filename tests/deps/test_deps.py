@@ -472,7 +472,10 @@ def test_a_directory_is_no_program(verb: str, shop: Workshop, tmp_path: Path) ->
 @pytest.mark.parametrize("verb", ["deps", "add"])
 def test_a_fifo_or_a_device_is_no_program(verb: str, shop: Workshop, tmp_path: Path) -> None:
     os.mkfifo(shop.root / "fifo", 0o755)
-    assert "/fifo" in complaint(run(verb, shop, tmp_path, "/fifo"))
+    said = complaint(run(verb, shop, tmp_path, "/fifo"))
+    assert "/fifo" in said
+    if verb == "deps":
+        assert said.endswith("it is not a regular file")
 
 
 @pytest.mark.parametrize("verb", ["deps", "add"])
@@ -546,3 +549,44 @@ def test_a_relative_path_from_outside_the_sysroot_has_a_hint(shop: Workshop, tmp
     ended = jailbuild("deps", "--sysroot", shop.root, "usr/bin/x", directory=tmp_path)
     assert f"{tmp_path} is outside {shop.root}" in complaint(ended)
     assert "SRC:DEST" in hint(ended)
+
+
+@pytest.mark.parametrize("forms", [("--json", "--paths"), ("--dot", "--mermaid"), ("--json", "--dot", "--paths")])
+def test_two_forms_of_output_are_wrong_usage(forms: tuple[str, ...]) -> None:
+    """One of them would be ignored in silence."""
+    ended = jailbuild("deps", *forms, "ls")
+    assert (ended.status, ended.out) == (2, "")
+    assert "exclude each other" in ended.words
+
+
+def test_where_nothing_was_found_every_form_is_still_one_of_its_kind(shop: Workshop) -> None:
+    assert shop.deps("--json", "/nothing").out == shop.deps("--paths", "/nothing").out == ""
+    assert shop.deps("--dot", "/nothing").out.startswith("digraph")
+    assert shop.deps("--mermaid", "/nothing").out == "flowchart LR\n"
+
+
+def test_output_that_cannot_be_written_is_an_error(shop: Workshop) -> None:
+    """A full disk, in each form: one line, status 1."""
+    shop.gcc("/usr/bin/prog", "-static")
+    for form in ([], ["--json"], ["--paths"], ["--dot"], ["--mermaid"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*JAILBUILD, "deps", "--sysroot", shop.root, *form, "prog"], stdout=full, stderr=subprocess.PIPE,
+                text=True, check=False, env=os.environ | {"PYTHONPATH": TOP},
+            )
+        assert (done.returncode, done.stderr) == (1, "jailbuild: cannot go on: the system: No space left on device\n")
+
+
+def test_an_error_is_one_line_whatever_the_names(shop: Workshop) -> None:
+    shop.library("/usr/lib/liba.so")
+    shop.gcc("/usr/bin/prog", needs=("/usr/lib/liba.so",), runpath="/opt/n\nl")
+    shop.put("/opt/n\nl/liba.so", "no library at all" * 10)
+    assert shop.one("prog", status=1)["error"] == "/opt/n\\nl/liba.so: invalid ELF header"
+
+
+def test_preloads_are_separated_as_the_loader_does(shop: Workshop) -> None:
+    """By spaces and colons; a tab belongs to the name."""
+    shop.gcc("/usr/bin/prog", "-Wl,--hash-style=sysv", "-pie")
+    paths = [shop.library(f"/opt/{name}") for name in ("liba.so", "libb.so", "lib\tc.so")]
+    found = shop.one("prog", "--preload", f" {paths[0]}::{paths[1]} {paths[2]}:")
+    assert [one["path"] for one in found["libraries"]] == paths

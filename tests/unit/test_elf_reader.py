@@ -751,3 +751,41 @@ def test_no_place_in_a_file_is_too_far(kind: int, offset: int, made: Path) -> No
             image.set_segment(place, offset=offset)
     elf = read(bytes(image.data))
     assert elf.damage if kind == PT_LOAD else elf.unstartable
+
+
+@pytest.mark.parametrize("place", [4, 5, 6, 7, 8, 15])
+@pytest.mark.parametrize("value", [0, 1, 2, 9])
+def test_a_program_is_read_as_the_kernel_starts_it(place: int, value: int, made: Path, tmp_path: Path) -> None:
+    """Class and byte order in its first bytes are nothing to the kernel, and all to the loader."""
+    image = Image(made / "prog")
+    before = read(bytes(image.data))
+    image.data[place] = value
+    forged = tmp_path / "prog"
+    forged.write_bytes(image.data)
+    forged.chmod(0o755)
+    assert subprocess.run([forged], check=False).returncode == 7
+    elf = read_path(forged)
+    assert elf._replace(refused="", as_library=None) == before
+    as_library = elf.as_library or elf
+    started = subprocess.run([LOADER, forged], capture_output=True, text=True, check=False)
+    assert (started.returncode == 7) == (as_library.kind == before.kind and not as_library.refused)
+
+
+def test_a_32_bit_program_is_one_whatever_its_class(tmp_path: Path) -> None:
+    """The kernel goes by e_machine; where it cannot start any, what we read is what it would."""
+    code = b"\xb8\x01\0\0\0\xbb\x07\0\0\0\xcd\x80"  # exit(7) of i386
+    base = 0x08048000
+    header = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, base + 84, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    segment = struct.pack("<IIIIIIII", 1, 0, base, base, 84 + len(code), 84 + len(code), 5, 4096)
+    ends = set()
+    for of_class in (0, 1, 2):
+        path = tmp_path / str(of_class)
+        path.write_bytes(b"\x7fELF" + bytes([of_class, 1, 1]) + bytes(9) + header + segment + code)
+        path.chmod(0o755)
+        elf = read_path(path)
+        assert (elf.kind, elf.damage, elf.is_program) == ((32, True, 3), "", True)
+        try:
+            ends.add(subprocess.run([path], check=False).returncode)
+        except OSError as error:
+            ends.add(-(error.errno or 0))
+    assert ends in ({7}, {-errno.ENOEXEC})
