@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # the tests ask what becomes of them where they are not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of nohup
     path = config.getoption("skips")
     if path is not None:
         skips = config.stash[_SKIPS] = Skips(path)
