@@ -91,19 +91,22 @@ def test_mariadb_answers_after_it_was_initialised_inside(place: Path) -> None:
 
 
 def test_postgres_answers_after_it_was_initialised_inside(place: Path) -> None:
-    """initdb and the server as postgres, a query by psql."""
+    """As its own user: initdb, the server, a query by psql, data by its \\copy."""
     need("/usr/lib/postgresql/*/bin/postgres")
     box = fill(place / "box", "postgres")
     programs = "/" + os.path.relpath(sorted((box / "usr/lib/postgresql").glob("*/bin"))[-1], box)
     data = "/var/lib/postgresql/data"
     options = ("--user", "postgres")
     said(box, f"{programs}/initdb", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8", data, options=options)
+    psql = (f"{programs}/psql", "-U", "postgres", "-At", "-c")
     with serving(box, f"{programs}/postgres", "-D", data, options=options) as server:
         server.wait_for(5432)
-        query = "select 6 * 7, upper('é'), to_tsvector('english', 'jails'), timezone('Europe/Paris', 'epoch'::timestamptz)"
-        found = server.said(box, f"{programs}/psql", "-U", "postgres", "-At", "-c", query)
-        assert found == "42|É|'jail':1|1970-01-01 01:00:00\n"
-        server.said(box, f"{programs}/psql", "-U", "postgres", "-c", "create table t (n int)", "-c", "\\copy t from /dev/null")
+        found = server.said(
+            box, *psql, "select 6 * 7, upper('é'), to_tsvector('english', 'jails')",
+            "-c", "select timezone('Europe/Paris', 'epoch'::timestamptz)",
+        )
+        assert found == "42|É|'jail':1\n1970-01-01 01:00:00\n"
+        server.said(box, *psql, "create table t (n int)", "-c", "\\copy t from /dev/null")
         assert owner(server, "postgres") == {uid(box, "postgres")}
 
 
