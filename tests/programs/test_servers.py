@@ -91,7 +91,7 @@ def test_mariadb_answers_after_it_was_initialised_inside(place: Path) -> None:
 
 
 def test_postgres_answers_after_it_was_initialised_inside(place: Path) -> None:
-    """As its own user: initdb, the server, a query by psql, data by its \\copy."""
+    """As its own user: initdb, the server, a query by psql, a file copied in."""
     need("/usr/lib/postgresql/*/bin/postgres")
     box = fill(place / "box", "postgres")
     programs = "/" + os.path.relpath(sorted((box / "usr/lib/postgresql").glob("*/bin"))[-1], box)
