@@ -16,12 +16,28 @@ NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 
 class Request(NamedTuple):
-    """What was asked for: a "program", or a "file" or "directory" of data."""
+    """What was asked for: a "program", a "file" or "directory" of data, a "recipe", a "user" or a "locale".
+
+    The last three have no path; their names begin with the type and a colon.
+    """
 
     name: str  # what it is called from now on: a command's name, else its path in the box
     path: str  # where it stands in the source root
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
     type: str = "program"
+
+    @property
+    def what(self) -> str:
+        """The name without the type before it: of a recipe, a user or a locale."""
+        return self.name.partition(":")[2] if self.type in UNPLACED else self.name
+
+
+UNPLACED = ("recipe", "user", "locale")
+
+
+def unplaced(type: str, name: str) -> Request:
+    """Return the request for a recipe, a user or a locale."""
+    return Request(f"{type}:{name}", "", None, type)
 
 
 def is_executable_file(root: Root, path: str) -> bool:

@@ -28,7 +28,7 @@ from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
 from jailbuild.report import jsonlines
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
-SCHEMAS = ("add", "check", "deps", "list", "why")
+SCHEMAS = ("add", "check", "deps", "list", "recipes", "why")
 ODD = "/opt/na\udcefve"  # the byte EF, which is no UTF-8
 
 Record = dict[str, Any]
@@ -122,7 +122,7 @@ def test_a_schema_is_one_and_describes_every_object_and_key(name: str) -> None:
     for part in objects:
         assert part["description"]
         assert part["additionalProperties"] is False
-        keys = {key for key in part["properties"] if not key.endswith("_b64") and key != "for"}
+        keys = {key for key in part["properties"] if not key.endswith("_b64") and key not in ("for", "without")}
         assert set(part["required"]) == keys
         for key, said in part["properties"].items():
             assert "$ref" in said or "const" in said or "enum" in said or said.get("description") or (
@@ -198,6 +198,7 @@ def printed(name: str, box: Path) -> list[Record]:
         "check": (box,),
         "deps": ("bash", "ls"),
         "list": (box,),
+        "recipes": (),
         "why": (box, "/usr/lib/x86_64-linux-gnu/libc.so.6"),
     }
     return hold(name, jailbuild(name, *arguments[name], "--json"))
