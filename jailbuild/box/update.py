@@ -17,7 +17,7 @@ from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.commands import UNPLACED, Request, find_program, unplaced
+from jailbuild.closure.commands import UNPLACED, Request, find_named, find_program, unplaced
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -47,7 +47,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
                 notes.append(f"there is no {known.type} {known.what} any more: what it brought stays as it is")
         elif name not in requests and known.by_name:
             try:
-                requests[name] = find_program(root, name, choices.options.search_path)
+                requests[name] = find_named(root, name, choices.options.search_path, choices.shelf)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")

@@ -38,8 +38,9 @@ def _told(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield what to tell of a recipe, in words."""
     when, bring = recipe.when, recipe.bring
     for key, values in (
+        ("finds", tuple(f"{command} at {' or '.join(places)}" for command, places in recipe.find.items())),
         ("for programs", when.program), ("for libraries", when.soname), ("for programs that import", when.symbol),
-        ("programs", (*bring.programs, *bring.programs_if_there)), ("recipes", bring.recipes), ("users", bring.users),
+        ("programs", (*bring.programs, *bring.programs_if_there)), ("recipes", bring.recipes), ("users", (*bring.users, *bring.users_if_there)),
         ("files", (*bring.files, *bring.files_if_there)), ("directories with all in them", _trees(recipe)),
         ("makes", _makes(recipe)),
     ):
@@ -71,11 +72,12 @@ def _record(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         "about": recipe.about or None,
         "file": recipe.file,
+        "find": {command: list(places) for command, places in recipe.find.items()},
         "when": {key: list(values) for key, values in recipe.when._asdict().items()},
         "programs": [*bring.programs, *bring.programs_if_there],
         "files": [*bring.files, *bring.files_if_there],
         "recipes": list(bring.recipes),
-        "users": list(bring.users),
+        "users": [*bring.users, *bring.users_if_there],
         "trees": [{"path": tree.path, "exclude": list(tree.exclude)} for tree in bring.tree],
         "made": [one.path for one in bring.made],
         "directories": [{"path": one.path, "owner": one.owner, "mode": f"{one.mode:04o}"} for one in bring.directory],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
 from jailbuild.closure.places import why_not
-from jailbuild.closure.recipes import Bring, BroughtFile, Recipe
+from jailbuild.closure.recipes import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe, Shelf
 from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -61,9 +62,45 @@ class Brought(NamedTuple):
         return not (self.programs or self.parts or self.made or bring.recipes or bring.users) and bring != Bring()
 
 
-def bring(root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules) -> Brought:
-    """Look up in `root` what a recipe brings; what cannot be read there is left out with a note."""
-    return _Bringing(root, recipe, accounts, search_path, rules).brought()
+def bring(
+    root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+    prefixes: tuple[str, ...] = (),
+) -> Brought:
+    """Look up in `root` what a recipe brings; what cannot be read there is left out with a note.
+
+    `prefixes` are those of the program that it is brought for, the real one last.
+    """
+    return _Bringing(root, recipe, accounts, search_path, rules, shelf, prefixes).brought()
+
+
+def has_prefix(recipe: Recipe) -> bool:
+    """Say whether what a recipe brings depends on where the program stands."""
+    bring = recipe.bring
+    paths = (*bring.files, *bring.files_if_there, *(tree.path for tree in bring.tree))
+    return any(path.startswith(PREFIXES) for path in paths)
+
+
+def prefixes_of(root: Root, path: str) -> tuple[str, ...]:
+    """Return the directories above the bin or sbin of a program, on its way through links, the real one last."""
+    walk = root.walk(path)
+    found: dict[str, None] = {}
+    for one in (path, *(link for link, _ in walk.links), walk.real):
+        directory = one.rpartition("/")[0]
+        if directory.endswith(("/bin", "/sbin")) and (above := directory.rpartition("/")[0]):
+            found.pop(above, None)
+            found[above] = None
+    return tuple(found)
+
+
+def elsewhere(root: Root, command: str, shelf: Shelf) -> str | None:
+    """Return where recipes say that a command stands which no search path has: of versions the highest."""
+    found = [path for pattern in shelf.places(command) for path in expand(root, pattern)
+             if is_executable_file(root, path)]
+    return max(found, key=_version, default=None)
+
+
+def _version(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def expand(root: Root, pattern: str) -> list[str]:
@@ -112,11 +149,16 @@ def _leads(root: Root, path: str) -> str | None:
 
 
 class _Bringing:
-    def __init__(self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules) -> None:
+    def __init__(
+        self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+        prefixes: tuple[str, ...],
+    ) -> None:
         self.root = root
         self.recipe = recipe
         self.accounts = accounts
         self.search_path = search_path
+        self.shelf = shelf
+        self.prefixes = prefixes
         self.rules = rules._replace(is_lenient=True)
         self.parts: dict[str, Part] = {}  # by what was named
         self.roots: list[str] = []  # of trees, canonical
@@ -128,14 +170,14 @@ class _Bringing:
         bring = self.recipe.bring
         programs = [*self._programs(bring.programs, False), *self._programs(bring.programs_if_there, True)]
         for tree in bring.tree:
-            paths = expand(self.root, tree.path)
+            paths = self._expand(tree.path)
             if not paths and not tree.if_there:
                 self.missing.append(tree.path)
             for path in paths:
                 self._add(path, exclude=tree.exclude)
         for patterns, if_there in ((bring.files, False), (bring.files_if_there, True)):
             for pattern in patterns:
-                paths = expand(self.root, pattern)
+                paths = self._expand(pattern)
                 if not paths and not if_there:
                     self.missing.append(pattern)
                 for path in paths:
@@ -152,11 +194,21 @@ class _Bringing:
             if word.startswith("/"):
                 found = [path for path in expand(self.root, word) if is_executable_file(self.root, path)]
             else:
-                path = find_command(self.root, word, self.search_path)
+                path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
                 found = [] if path is None else [path]
             if not found and not if_there:
                 self.missing.append(word)
             yield from found
+
+    def _expand(self, pattern: str) -> list[str]:
+        """Return the paths that a pattern fits, at each prefix of the program if it begins with that."""
+        if pattern.startswith(EACH_PREFIX):
+            places = self.prefixes
+        elif pattern.startswith(REAL_PREFIX):
+            places = self.prefixes[-1:]
+        else:
+            return expand(self.root, pattern)
+        return [path for prefix in places for path in expand(self.root, prefix + pattern[pattern.index("/"):])]
 
     def _add(self, path: str, by: str = "", exclude: tuple[str, ...] = ()) -> None:
         """Read what is at a path, once."""

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, to_bytes
-from jailbuild.closure.bring import Brought, Made, bring
-from jailbuild.closure.commands import Request
+from jailbuild.closure.bring import Brought, Made, bring, elsewhere, has_prefix, prefixes_of
+from jailbuild.closure.commands import Request, find_command
 from jailbuild.closure.gather import Gathering, HeldMade, Knowledge
 from jailbuild.closure.recipes import Recipe, Shelf, When
 from jailbuild.elf.symbols import imported_symbols
@@ -91,7 +91,7 @@ class Knowing:
         self.knowledge = knowledge
         self.search_path = search_path
         self.matches = Matches(self.shelf.whens())
-        self.brought: dict[str, Brought] = {}
+        self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
         self.users: dict[Edge, tuple[list[str], set[str]]] = {}  # which, and for which requests
         self._accounts: Accounts | None = None
@@ -144,40 +144,56 @@ class Knowing:
                     if recipe not in done:
                         what = os.path.basename(path) if kind == "program" else path
                         self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: program {what}"),
-                                  done, True)
+                                  done, True, path)
 
     def _place(self, path: str) -> str:
         """Return the entry of the box that a path is."""
         parent, _, name = (path if path.startswith("/") else f"/{path}").rpartition("/")
         return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
 
-    def _use(self, request: str, name: str, edge: Edge, done: set[str], is_told: bool) -> None:
+    def _use(
+        self, request: str, name: str, edge: Edge, done: set[str], is_told: bool, program: str | None = None,
+    ) -> None:
         """Bring what a recipe has for a request, and the recipes that it brings; each once.
 
-        `is_told` says that it should be told what it does not find.
+        `is_told` says that it should be told what it does not find; `program` is the path of the one that it is for.
         """
         if name in done:
             return
         done.add(name)
         recipe = self.shelf.get(name)
-        brought = self._bring(recipe, is_told)
+        if program is None and has_prefix(recipe):
+            program = self._program_of(recipe)
+            if program is not None:
+                self.gathering.bring_program(program, edge, request)
+        brought = self._bring(recipe, is_told, program)
         for path in brought.programs:
             self.gathering.bring_program(path, edge, request)
         for part in brought.parts:
             self.gathering.bring_tree(part.tree, edge if not part.by else Edge(part.by, "target"), request)
         for path, made in brought.made:
             self._hold(path, made, edge, request)
-        if recipe.bring.users:
-            self._want_users(recipe.bring.users, edge, request, is_told)
+        users = (*recipe.bring.users, *(user for user in recipe.bring.users_if_there if user in self.accounts.users))
+        if users:
+            self._want_users(users, edge, request, is_told)
         for inner in recipe.bring.recipes:
             way, colon, why = edge.how.partition(": ")
-            self._use(request, inner, Edge(edge.by, f"{way} > {inner}{colon}{why}"), done, is_told)
+            self._use(request, inner, Edge(edge.by, f"{way} > {inner}{colon}{why}"), done, is_told, program)
 
-    def _bring(self, recipe: Recipe, is_told: bool) -> Brought:
-        known = self.brought.get(recipe.name)
+    def _program_of(self, recipe: Recipe) -> str | None:
+        """Return where the first program stands that a recipe is for, where nobody named one."""
+        for word in recipe.when.program:
+            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+            if path is not None:
+                return path
+        return None
+
+    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Brought:
+        prefixes = prefixes_of(self.root, program) if program is not None and has_prefix(recipe) else ()
+        known = self.brought.get((recipe.name, prefixes))
         if known is None:
-            known = self.brought[recipe.name] = bring(
-                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules)
+            known = self.brought[recipe.name, prefixes] = bring(
+                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes)
             self.gathering.notes += known.notes
             if is_told and known.missing:
                 nothing = "finds nothing" if known.is_nothing(recipe.bring) else "does not find all"

@@ -21,6 +21,9 @@ _LARGEST = 1 << 20  # bytes of a recipe
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+# In front of a path: the directory above the bin or sbin of the program that the recipe applies to, for each path on
+# its way through links; for the last of them alone.
+EACH_PREFIX, REAL_PREFIX = PREFIXES = "{prefix}", "{real-prefix}"
 MAKERS = ("resolv.conf",)  # what `make` may name: see closure/bring.py
 
 
@@ -85,6 +88,7 @@ class Bring(NamedTuple):
     files_if_there: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    users_if_there: tuple[str, ...] = ()
     tree: tuple[BroughtTree, ...] = ()
     directory: tuple[BroughtDirectory, ...] = ()
     device: tuple[BroughtDevice, ...] = ()
@@ -101,6 +105,7 @@ class Recipe(NamedTuple):
     about: str
     when: When
     bring: Bring
+    find: Mapping[str, tuple[str, ...]] = {}  # where commands stand that no search path has: paths or patterns
 
     @property
     def by_symbol_alone(self) -> bool:
@@ -171,12 +176,13 @@ def line_of(text: str, key: tuple[str | int, ...]) -> int:
 
 
 def _recipe(name: str, file: str, record: Mapping[str, Any]) -> Recipe:
-    _only(record, ("title", "about", "when", "bring"))
+    _only(record, ("title", "about", "find", "when", "bring"))
     title = _text(record, "title", required=True)
     if not title or "\n" in title:
         raise WrongRecipe("it is not one line of text", "title")
     when = _table(record, "when")
     _only(when, When._fields, "when")
+    find = _table(record, "find")
     bring = _table(record, "bring")
     _only(bring, [field.replace("_", "-") for field in Bring._fields], "bring")
     return Recipe(
@@ -184,16 +190,18 @@ def _recipe(name: str, file: str, record: Mapping[str, Any]) -> Recipe:
         Bring(
             _texts(bring, "programs", "bring", check=_program),
             _texts(bring, "programs-if-there", "bring", check=_program),
-            _texts(bring, "files", "bring", check=_path),
-            _texts(bring, "files-if-there", "bring", check=_path),
+            _texts(bring, "files", "bring", check=_place),
+            _texts(bring, "files-if-there", "bring", check=_place),
             _texts(bring, "recipes", "bring", check=_recipe_name),
             _texts(bring, "users", "bring", check=_user),
+            _texts(bring, "users-if-there", "bring", check=_user),
             tuple(_tree(one, "bring", "tree", number) for number, one in _tables(bring, "tree")),
             tuple(_directory(one, "bring", "directory", number) for number, one in _tables(bring, "directory")),
             tuple(_device(one, "bring", "device", number) for number, one in _tables(bring, "device")),
             tuple(_made(one, "bring", "made", number) for number, one in _tables(bring, "made")),
             tuple(_link(one, "bring", "link", number) for number, one in _tables(bring, "link")),
         ),
+        {_command(command): _texts(find, command, "find", check=_path) for command in find},
     )
 
 
@@ -261,6 +269,20 @@ def _path(text: str) -> str:
     return ""
 
 
+def _place(text: str) -> str:
+    """Likewise for what may begin at the prefix of the program that the recipe is for."""
+    for prefix in PREFIXES:
+        if text.startswith(f"{prefix}/"):
+            return _path(text[len(prefix):])
+    return _path(text)
+
+
+def _command(text: str) -> str:
+    if not text or "/" in text or "\0" in text:
+        raise WrongRecipe("a command has no '/'", "find", text)
+    return text
+
+
 def _program(text: str) -> str:
     return _path(text) if "/" in text else ""
 
@@ -281,9 +303,11 @@ def _user(text: str) -> str:
     return "" if _USER.fullmatch(text) else "that is no name of a user"
 
 
-def _one_path(record: Mapping[str, Any], key: str, *above: str | int, required: bool = True) -> str | None:
+def _one_path(
+    record: Mapping[str, Any], key: str, *above: str | int, required: bool = True, check: Any = _path,
+) -> str | None:
     text = _text(record, key, *above, required=required)
-    if text is not None and (why := _path(text)):
+    if text is not None and (why := check(text)):
         raise WrongRecipe(f"{text!r}: {why}", *above, key)
     return text
 
@@ -309,7 +333,8 @@ def _tree(record: Mapping[str, Any], *above: str | int) -> BroughtTree:
     if_there = record.get("if-there", False)
     if not isinstance(if_there, bool):
         raise WrongRecipe("it is neither true nor false", *above, "if-there")
-    return BroughtTree(_one_path(record, "path", *above) or "", _texts(record, "exclude", *above), if_there)
+    path = _one_path(record, "path", *above, check=_place) or ""
+    return BroughtTree(path, _texts(record, "exclude", *above), if_there)
 
 
 def _directory(record: Mapping[str, Any], *above: str | int) -> BroughtDirectory:
@@ -415,6 +440,12 @@ class Shelf:
                                 + (f"; near: {', '.join(near)}" if near else ""), "jailbuild recipes lists them")
             recipe = self._read[name] = read_recipe(*self._all()[name])
         return recipe
+
+    def places(self, command: str) -> Iterator[str]:
+        """Yield where a command may stand that no search path has: paths and patterns."""
+        for name, (_, text) in sorted(self._all().items()):
+            if "find" in text and command in text:
+                yield from self.get(name).find.get(command, ())
 
     def whens(self) -> Mapping[str, When]:
         """Return when each recipe applies, by name; users' own files are read in full, so that a mistake is met."""
