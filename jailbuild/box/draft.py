@@ -219,7 +219,10 @@ class _Drafting:
             if item.type == "link":
                 self.entries[path] = self._link(path, item.target or "")
             else:
-                self.entries[path] = self._file(path) if item.type == "file" else self._directory(path)
+                entry = self._file(path) if item.type == "file" else self._directory(path)
+                if path in self.closure.inert and entry.mode is not None:
+                    entry = entry._replace(mode=entry.mode & ~0o111)
+                self.entries[path] = entry
         for edge, names in edges.items():
             self._want(path, names, edge.by, edge.how)
 

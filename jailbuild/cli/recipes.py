@@ -40,7 +40,8 @@ def _told(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     for key, values in (
         ("finds", tuple(f"{command} at {' or '.join(places)}" for command, places in recipe.find.items())),
         ("for programs", when.program), ("for libraries", when.soname), ("for programs that import", when.symbol),
-        ("programs", (*bring.programs, *bring.programs_if_there)), ("recipes", bring.recipes), ("users", (*bring.users, *bring.users_if_there)),
+        ("programs", (*bring.programs, *bring.programs_if_there)), ("recipes", bring.recipes),
+        ("users", (*bring.users, *bring.users_if_there)),
         ("files", (*bring.files, *bring.files_if_there)), ("directories with all in them", _trees(recipe)),
         ("makes", _makes(recipe)),
     ):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure.commands import STANDARD_PATH, UNPLACED, Request, canonical_place
-from jailbuild.closure.explain import problems
+from jailbuild.closure.explain import Problem, problems
 from jailbuild.closure.programs import Part, Program, Programs
 from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
 from jailbuild.errors import JailError, reason
@@ -76,6 +76,7 @@ class Closure(NamedTuple):
     data: dict[str, Held]  # by canonical path
     sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
     made: Mapping[str, HeldMade] = {}  # by canonical path
+    inert: frozenset[str] = frozenset()  # scripts that go in without execute permission, by canonical path
 
     def source_of(self, path: str) -> str:
         """Return where the file at a canonical path of the closure comes from: the host's path for SRC:DEST."""
@@ -130,7 +131,7 @@ def gather(
             sources.update((item.path, item.source) for item in tree.items)
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        tuple(gathering.notes), gathering.data, sources, made,
+        tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
     )
 
 
@@ -163,6 +164,7 @@ class Gathering:
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
         self.met: dict[str, Met] = {}
+        self.inert: set[str] = set()
         self.hint = ""  # for what failed last
         self._notice_preload()
 
@@ -222,12 +224,26 @@ class Gathering:
             self.asked.pop(path, None)  # it need not start in the box either
 
     def bring_tree(self, tree: Tree, top: Edge, name: str) -> None:
-        """Add what a recipe brings for a request; likewise."""
+        """Add what a recipe brings for a request; likewise.
+
+        A library that misses what is in the tree itself finds it in the program that loads both (a JDK's, which need
+        libjvm.so), a script for an interpreter that the root has not (python's cgi.py) is brought to be read, and what
+        may not be executed need not be loadable (gcc's crtbegin.o).
+        """
         self._hold(tree, top, name)
+        names = {item.path.rpartition("/")[2] for item in tree.items}
         wrong: list[str] = []
         for item in tree.items:
-            if item.program is not None and (item.program == "elf" or item.status.st_mode & 0o111):
-                wrong += self._add_data_program(name, item)
+            if item.program is None or (item.program == "script" and not item.status.st_mode & 0o111):
+                continue
+            found = self._add_data_program(name, item)
+            if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
+                self.inert.add(item.path)
+                self.notes.append(f"{found[0].text}: it goes in without execute permission")
+                continue
+            wrong += [one.text for one in found if (
+                one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
+            )]
         self.notes += [f"warning: {text}" for text in _first(wrong)]
 
     def meet(self, name: str) -> Met:
@@ -253,7 +269,7 @@ class Gathering:
             is_executable = bool(item.status.st_mode & 0o111)
             if item.program is None or (item.program == "script" and not is_executable):
                 continue
-            found = self._add_data_program(request.name, item)
+            found = [problem.text for problem in self._add_data_program(request.name, item)]
             if request.type == "file" and is_executable:
                 self.hint = "leave out its execute permission if it is only data" if found else self.hint
                 failures += [f"cannot add {request.name}: {text}" for text in found]
@@ -262,17 +278,17 @@ class Gathering:
         self.notes += _first(wrong)
         return failures
 
-    def _add_data_program(self, name: str, item: Item) -> list[str]:
+    def _add_data_program(self, name: str, item: Item) -> list[Problem]:
         try:
             program = self.programs.resolve(item.path)
         except OSError as error:
-            return [f"{item.path}: {reason(error)}"]
+            return [Problem("unreadable", item.path, f"{item.path}: {reason(error)}")]
         if program.error is None:
             self.meet(name).note("file", item.path, item.path)
             self._include(name, program)
             for programs in self._levels(program):
                 self._include(name, programs.resolve(item.path))
-        found = [problem.text for problem in problems(program)]
+        found = problems(program)
         if not found:
             self.asked[item.path] = program
         return found

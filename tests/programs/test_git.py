@@ -26,7 +26,7 @@ git -C ../three submodule status && cat ../three/inner/a
 
 OTHER = """
 cd /tmp/one
-git bisect start -q 2>/dev/null; git bisect reset -q
+git bisect start > /dev/null && git bisect reset 2> /dev/null
 echo b > b && git stash -q -u && git stash pop -q && git add b && git commit -qm third
 git rebase -q --exec true HEAD~1 2>&1
 git filter-branch -f --msg-filter 'tr a-z A-Z' HEAD~1..HEAD > /dev/null 2>&1 || echo no filter-branch
