@@ -132,7 +132,7 @@ echo 'someone:x:64321:' >> /mnt/etc/group
 for table in passwd group; do mount --bind /mnt/etc/$table /etc/$table; done
 mount -t tmpfs -o mode=755 none /run
 mkdir /run/sshd
-"$@" add sftp-server --user someone --no-sync --quiet --into box
+"$@" --user someone --no-sync --quiet --into box
 mount --bind box /mnt/box
 install -d -o root -g root -m 0755 /mnt/box/home
 install -d -o 64321 -g 64321 -m 0700 /mnt/box/home/someone
@@ -162,8 +162,11 @@ def advice(box: str) -> str:
 
 
 @contextlib.contextmanager
-def sshd_with_a_jail(place: Path) -> Iterator[tuple[Server, tuple[str, ...]]]:
-    """Run a real sshd whose ChrootDirectory for one account is a box; yields also the client's options."""
+def sshd_with_a_jail(place: Path, *more: str) -> Iterator[tuple[Server, tuple[str, ...]]]:
+    """Run a real sshd whose ChrootDirectory for one account is a box; yields also the client's options.
+
+    The box is what `jailbuild add sftp-server` makes, with more programs if they are named.
+    """
     need("sshd", "ssh", "ssh-keygen", "ip", "/usr/lib/openssh/sftp-server")
     place.chmod(0o755)
     script = _SSHD.replace("HOSTKEY", str(place / "host_key")).replace("ADVICE", advice("/mnt/box"))
@@ -173,7 +176,7 @@ def sshd_with_a_jail(place: Path) -> Iterator[tuple[Server, tuple[str, ...]]]:
             "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "User=someone",
         ) for word in ("-o", option)
     )
-    with outside(place, "sh", "-ec", script, "sh", *JAILBUILD) as server:
+    with outside(place, "sh", "-ec", script, "sh", *JAILBUILD, "add", "sftp-server", *more) as server:
         server.wait_for(22)
         yield server, options
 
@@ -209,9 +212,16 @@ def test_sshd_keeps_an_account_in_the_box(place: Path) -> None:
 def test_the_ssh_client_and_git_over_ssh(place: Path) -> None:
     """From a box with ssh alone, and from one with git, to a real sshd."""
     need("git")
-    with sshd_with_a_jail(place) as (server, options):
-        client = fill(place / "client", "ssh")
-        shutil.copy(place / "user_key", client / "root/user_key")
+    with sshd_with_a_jail(place, "git") as (server, options):
+        client, git = fill(place / "client", "ssh"), fill(place / "git", "git")
+        for box in (client, git):
+            shutil.copy(place / "user_key", box / "root/user_key")
         inside = tuple(word.replace(str(place), "/root") for word in options)
         assert server.said(client, "ssh", *inside, "127.0.0.1", "id -un") == "someone\n"
         assert server.said(client, "ssh", *inside, "localhost", "echo there") == "there\n"
+        remote = "git init -q -b main one && git -C one -c user.name=A -c user.email=a commit -q --allow-empty -m first"
+        server.said(client, "ssh", *inside, "localhost", remote)
+        command = " ".join(["ssh", *inside])
+        url = "ssh://localhost/home/someone/one"
+        server.said(git, "git", "-c", f"core.sshCommand={command}", "clone", "-q", url, "/tmp/one")
+        assert server.said(git, "git", "-C", "/tmp/one", "log", "--format=%s") == "first\n"
