@@ -45,6 +45,7 @@ class Part(NamedTuple):
     """A file or directory that is brought; `by` is the link that leads there, "" where the recipe names it."""
 
     tree: Tree
+    named: str  # its entry: what the tree's path is, or a link that leads there
     by: str = ""
 
 
@@ -227,7 +228,8 @@ class _Bringing:
         except JailError as error:
             self.notes += [f"warning: {cause}" for cause in error.causes]
             return
-        self.parts[path] = Part(tree, by)
+        parent, _, name = path.rpartition("/")
+        self.parts[path] = Part(tree, f"{(_leads(self.root, parent or '/') or '').rstrip('/')}/{name}", by)
         self.notes += tree.notes
 
     def _whole(self) -> Iterator[Part]:

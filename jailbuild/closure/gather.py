@@ -223,14 +223,14 @@ class Gathering:
         if found:
             self.asked.pop(path, None)  # it need not start in the box either
 
-    def bring_tree(self, tree: Tree, top: Edge, name: str) -> None:
-        """Add what a recipe brings for a request; likewise.
+    def bring_tree(self, tree: Tree, named: str, top: Edge, name: str) -> None:
+        """Add what a recipe brings for a request, which is `named` by the tree's path or by a link to it; likewise.
 
         A library that misses what is in the tree itself finds it in the program that loads both (a JDK's, which need
         libjvm.so), a script for an interpreter that the root has not (python's cgi.py) is brought to be read, and what
         may not be executed need not be loadable (gcc's crtbegin.o).
         """
-        self._hold(tree, top, name)
+        self._hold(tree, named, top, name)
         names = {item.path.rpartition("/")[2] for item in tree.items}
         wrong: list[str] = []
         for item in tree.items:
@@ -252,14 +252,19 @@ class Gathering:
 
     def add_tree(self, request: Request, tree: Tree) -> list[str]:
         """Add data, with what the programs and libraries in it need; return what keeps a file from starting."""
-        self._hold(tree, Edge("", request.type), request.name)
+        self._hold(tree, tree.path, Edge("", request.type), request.name)
         self.notes += tree.notes
         return self._add_programs_of(request, tree)
 
-    def _hold(self, tree: Tree, top: Edge, name: str) -> None:
+    def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:
         for item in tree.items:
-            is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
-            edge = top if item.path == tree.path else Edge(tree.path, "tree" if is_below else "path")
+            if item.path == named:
+                edge = top
+            elif item.path == tree.path:
+                edge = Edge(named, "target")
+            else:
+                is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
+                edge = Edge(tree.path, "tree") if is_below else Edge(named, "path")
             self.data.setdefault(item.path, Held(item, {})).edges.setdefault(edge, set()).add(name)
 
     def _add_programs_of(self, request: Request, tree: Tree) -> list[str]:

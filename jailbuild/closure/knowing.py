@@ -170,7 +170,7 @@ class Knowing:
         for path in brought.programs:
             self.gathering.bring_program(path, edge, request)
         for part in brought.parts:
-            self.gathering.bring_tree(part.tree, edge if not part.by else Edge(part.by, "target"), request)
+            self.gathering.bring_tree(part.tree, part.named, edge if not part.by else Edge(part.by, "target"), request)
         for path, made in brought.made:
             self._hold(path, made, edge, request)
         users = (*recipe.bring.users, *(user for user in recipe.bring.users_if_there if user in self.accounts.users))
@@ -226,7 +226,7 @@ class Knowing:
 
     def _add_locale(self, request: Request) -> None:
         tree = locales.find(self.root, request.what, self.knowledge.rules)
-        self.gathering.bring_tree(tree, Edge("", f"locale {request.what}"), request.name)
+        self.gathering.bring_tree(tree, tree.path, Edge("", f"locale {request.what}"), request.name)
 
     def _make_accounts(self) -> None:
         """Make the passwd and group files of all users that are wanted."""

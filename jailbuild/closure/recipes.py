@@ -387,12 +387,13 @@ _WHEN = re.compile(
     r"^\[when\][ \t]*(?:#[^\n]*)?\n((?:[ \t]*(?:#[^\n]*)?\n|(?:program|soname|symbol)[ \t]*=[ \t]*"
     + _STRINGS + r"[ \t]*(?:#[^\n]*)?\n)*)(?=\[|\Z)", re.MULTILINE,
 )
+_ANY_WHEN = re.compile(r"^[ \t]*\[*[ \t]*[\"']?when\b", re.MULTILINE)
 _LIST = re.compile(r"^(program|soname|symbol)[ \t]*=[ \t]*" + _STRINGS, re.MULTILINE)
 
 
 def quick_when(text: str) -> When | None:
     """Return what TOML text says under [when], if that is in the plain form; None if all of it must be read."""
-    if "[when]" not in text and not re.search(r"^\s*\"?when\b", text, re.MULTILINE):
+    if not _ANY_WHEN.search(text):
         return When()
     found = _WHEN.search(text)
     if found is None or text.count("[when]") > 1:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import pytest
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
+# The root that the programs come from: the host's, or another (a Debian 13 that mmdebstrap made).
+ROOT = os.environ.get("JAILBUILD_TEST_SYSROOT", "/")
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 60  # seconds
 
@@ -37,18 +39,40 @@ while True:
 _FETCH = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1], timeout=20).read().decode())"
 
 
+def place_of(program: str) -> str | None:
+    """Return where the root has a program, by its name or a glob of its path; of versions the highest."""
+    patterns = [program] if "/" in program else [f"{one}/{program}" for one in STANDARD_PATH.split(":")]
+    for pattern in patterns:
+        if found := sorted(glob.glob(pattern.lstrip("/"), root_dir=ROOT)):
+            return "/" + found[-1]
+    return None
+
+
 def need(*programs: str) -> None:
-    """Skip the test where the host has not all of the programs (names, or globs of paths)."""
+    """Skip the test where the root has not all of the programs (names, or globs of paths)."""
     for program in programs:
-        if not (glob.glob(program) if "/" in program else shutil.which(program, path=STANDARD_PATH)):
+        if place_of(program) is None and not Path(ROOT, program.lstrip("/")).is_symlink():
             pytest.skip(f"{program} is not installed")
+
+
+def need_on_the_host(*programs: str) -> None:
+    """Likewise for what the test itself runs."""
+    for program in programs:
+        if shutil.which(program, path=STANDARD_PATH) is None:
+            pytest.skip(f"{program} is not installed")
+
+
+def need_the_host_as_root() -> None:
+    """Skip the test where the programs come from elsewhere."""
+    if ROOT != "/":
+        pytest.skip("what this puts into a box is made on the host")
 
 
 def fill(box: Path, *arguments: str | Path) -> Path:
     """Do `jailbuild add ARGUMENTS --into BOX`; the box must then be as it should be."""
     added = subprocess.run(
-        [*JAILBUILD, "add", "--no-sync", "--quiet", *arguments, "--into", box], capture_output=True, text=True,
-        timeout=PATIENCE, stdin=subprocess.DEVNULL,
+        [*JAILBUILD, "add", "--sysroot", ROOT, "--no-sync", "--quiet", *arguments, "--into", box],
+        capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
     )
     assert added.returncode == 0, added.stderr
     checked = subprocess.run(

@@ -6,7 +6,7 @@ import glob
 import subprocess
 from pathlib import Path
 
-from tests.programs.boxes import fill, need, run, said
+from tests.programs.boxes import fill, need, need_the_host_as_root, run, said
 
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -47,7 +47,7 @@ PYTHON_SAYS = ["2:00:00", "42", "3", "root", "0", "127.0.0.1"]
 def test_python_has_its_library(place: Path) -> None:
     """Standard library, SQLite, ctypes, zones, users, a TLS context with roots."""
     need("/usr/bin/python3", ROOTS)
-    box = fill(place / "box", "/usr/bin/python3")
+    box = fill(place / "box", "python3")
     (box / "tmp/try.py").write_text(PYTHON)
     assert said(box, "python3", "/tmp/try.py").splitlines() == PYTHON_SAYS
     roots = said(
@@ -60,6 +60,7 @@ def test_python_has_its_library(place: Path) -> None:
 
 def test_python_of_a_virtual_environment(place: Path) -> None:
     """Given by its path it brings its own packages, and the Python that it was made from."""
+    need_the_host_as_root()
     need("/usr/bin/python3")
     # as `python3 -m venv` makes it, which Debian has in a package of its own
     version = subprocess.run(
@@ -173,6 +174,7 @@ def test_sqlite_answers(place: Path) -> None:
 
 def test_python_of_another_prefix(place: Path) -> None:
     """A Python that somebody built, given by its path, brings the library of its own prefix."""
+    need_the_host_as_root()
     need("/usr/bin/python3")
     library = glob.glob("/usr/lib/python3.[0-9]*")[0]
     prefix = place / "prefix"

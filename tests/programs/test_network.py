@@ -9,7 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.programs.boxes import JAILBUILD, PATIENCE, Done, Server, fill, need, said
+from tests.programs.boxes import (
+    JAILBUILD,
+    PATIENCE,
+    Done,
+    Server,
+    fill,
+    need,
+    need_on_the_host,
+    need_the_host_as_root,
+    said,
+)
 
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
@@ -75,7 +85,8 @@ def trust(box: Path, directory: Path) -> None:
 
 def test_curl_and_wget_over_https(place: Path) -> None:
     """They know the authorities in the box and no others, and find the host by its name."""
-    need("curl", "wget", "openssl", "ip", f"/{BUNDLE}")
+    need("curl", "wget", f"/{BUNDLE}")
+    need_on_the_host("openssl", "ip")
     curl, wget = fill(place / "curl", "curl"), fill(place / "wget", "wget")
     url = "https://localhost/page.txt"
     with https_site(place) as server:
@@ -89,8 +100,9 @@ def test_curl_and_wget_over_https(place: Path) -> None:
 
 def test_python_makes_a_tls_context_with_roots(place: Path) -> None:
     """ssl.create_default_context() trusts what the box does."""
-    need("/usr/bin/python3", "openssl", "ip", f"/{BUNDLE}")
-    box = fill(place / "box", "/usr/bin/python3")
+    need("/usr/bin/python3", f"/{BUNDLE}")
+    need_on_the_host("openssl", "ip")
+    box = fill(place / "box", "python3")
     program = (
         "import ssl, urllib.request as r; c = ssl.create_default_context(cafile=CAFILE); "
         "print(c.cert_store_stats()['x509_ca'] > 50, r.urlopen('https://localhost/page.txt', context=c).read())"
@@ -106,7 +118,8 @@ def test_python_makes_a_tls_context_with_roots(place: Path) -> None:
 
 def test_git_clones_over_https(place: Path) -> None:
     """git-remote-https, with the authorities of the box."""
-    need("git", "openssl", "ip", f"/{BUNDLE}")
+    need("git", f"/{BUNDLE}")
+    need_on_the_host("openssl", "ip", "git")
     box = fill(place / "box", "git")
     make = """
 git init -q -b main work && cd work
@@ -167,7 +180,9 @@ def sshd_with_a_jail(place: Path, *more: str) -> Iterator[tuple[Server, tuple[st
 
     The box is what `jailbuild add sftp-server` makes, with more programs if they are named.
     """
-    need("sshd", "ssh", "ssh-keygen", "ip", "/usr/lib/openssh/sftp-server")
+    need_the_host_as_root()
+    need("ssh", "/usr/lib/openssh/sftp-server")
+    need_on_the_host("sshd", "ssh-keygen", "ip")
     place.chmod(0o755)
     script = _SSHD.replace("HOSTKEY", str(place / "host_key")).replace("ADVICE", advice("/mnt/box"))
     options = tuple(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
-from tests.programs.boxes import Server, fill, need, said, serving
+from tests.programs.boxes import Server, fill, need, place_of, said, serving
 
 
 def owner(server: Server, name: str) -> set[int]:
@@ -66,7 +65,7 @@ def test_php_fpm_works_behind_nginx(place: Path) -> None:
     """Both from one box; nginx reaches the pool by its socket in /run/php."""
     need("nginx", "/usr/sbin/php-fpm[0-9]*")
     box = fill(place / "box", "nginx", "php-fpm")
-    name = os.path.basename(glob.glob("/usr/sbin/php-fpm[0-9]*")[-1])
+    name = os.path.basename(place_of("/usr/sbin/php-fpm[0-9]*") or "")
     version = name.removeprefix("php-fpm")
     (box / "etc/nginx/sites-enabled/php").write_text(PHP_SITE.replace("SOCKET", f"/run/php/php{version}-fpm.sock"))
     (box / "var/www/html/page.php").write_text(
