@@ -112,6 +112,25 @@ def test_a_root_without_a_manifest_is_told_of_its_first_program(tmp_path: Path) 
     assert silent(box)["no-user-database"]["path"] == "/usr/bin/id"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it enters boxes")
+def test_an_enter_that_failed_tells_what_may_have_been_missed_and_one_that_went_well_does_not(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    add(box, "--bare", "whoami", "true", "bash")
+    done = run("enter", box, "whoami")
+    assert done.returncode == 1
+    assert "note: whoami imports getpwuid, and there is no /etc/passwd\n" in done.stderr
+    assert f"hint: jailbuild add --with users --into {box}\n" in done.stderr
+    assert run("enter", box, "true").stderr == ""
+    zone = run("enter", "--env", "TZ=Europe/Paris", box, "bash", "-c", "exit 3")
+    assert zone.returncode == 3
+    assert f"note: TZ asks for Europe/Paris, which is not there\nhint: jailbuild add --with zones --into {box}\n" in (
+        zone.stderr)
+    assert "/dev/null" not in zone.stderr
+    assert "bash names /dev/null" in run("enter", "--plain", box, "bash", "-c", "exit 3").stderr
+    add(box, "--with", "users")
+    assert run("enter", box, "bash", "-c", "exit 3").stderr == ""
+
+
 def imported(path: str) -> frozenset[str]:
     """Return what an ELF file imports."""
     opened = os.open(path, os.O_RDONLY)
