@@ -38,6 +38,9 @@ DT_SYMTAB: int = ENUM_D_TAG["DT_SYMTAB"]
 DT_STRSZ: int = ENUM_D_TAG["DT_STRSZ"]
 DT_HASH: int = ENUM_D_TAG["DT_HASH"]
 DT_GNU_HASH: int = ENUM_D_TAG["DT_GNU_HASH"]
+DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
+    "DT_STRTAB", "DT_HASH", "DT_GNU_HASH", "DT_VERSYM", "DT_VERNEED", "DT_RELA", "DT_REL", "DT_JMPREL",
+))
 
 # What is read of a record; both classes have these in this order.
 HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")

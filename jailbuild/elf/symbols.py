@@ -1,7 +1,7 @@
 """Which symbols a program leaves to its libraries: the undefined ones of its dynamic symbol table.
 
 Found as the loader finds them, by program headers and addresses: DT_SYMTAB, and DT_HASH or DT_GNU_HASH for how many
-there are (elf(5); glibc elf/dl-lookup.c). Section headers are not asked.
+there are, or where the next table begins (elf(5); glibc elf/dl-lookup.c). Section headers are not asked.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jailbuild.elf.records import (
     DT_STRSZ,
     DT_STRTAB,
     DT_SYMTAB,
+    DT_TABLES,
     PT_DYNAMIC,
     PT_LOAD,
     records,
@@ -98,6 +99,12 @@ class _Symbols:
                 names.add(text[place : text.find(b"\0", place)].decode("utf-8", "surrogateescape"))
         return frozenset(names)
 
+    def _up_to_next_table(self) -> int:
+        """Return how many symbols have a place before whatever table comes next in memory."""
+        start = self.values[DT_SYMTAB]
+        after = [self.values[tag] for tag in DT_TABLES if self.values.get(tag, 0) > start]
+        return (min(after) - start) // symbol_record(self.bits, self.little).size if after else 0
+
     def _count(self) -> int:
         """Return how many symbols there are: nothing but the hash tables says so."""
         if DT_HASH in self.values:
@@ -111,7 +118,7 @@ class _Symbols:
         address += 16 + blooms * self.bits // 8
         last = max(self._words(address, buckets), default=0)
         if last < first:
-            return first  # none of its own
+            return max(first, self._up_to_next_table())  # none of its own: the hash table then says nothing
         address += 4 * buckets
         while last < _MAX_SYMBOLS:  # the last chain ends with a hash whose lowest bit is set
             start = address + 4 * (last - first)
