@@ -73,7 +73,7 @@ def _record(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         "about": recipe.about or None,
         "file": recipe.file,
-        "find": {command: list(places) for command, places in recipe.find.items()},
+        "find": [{"command": command, "places": list(places)} for command, places in recipe.find.items()],
         "when": {key: list(values) for key, values in recipe.when._asdict().items()},
         "programs": [*bring.programs, *bring.programs_if_there],
         "files": [*bring.files, *bring.files_if_there],

@@ -171,7 +171,7 @@ def advice(box: str) -> str:
     printed = subprocess.run([*JAILBUILD, "recipes", "sftp"], capture_output=True, text=True, check=True).stdout
     lines = printed[printed.index("Match User"):].splitlines()
     block = [lines[0], *(line for line in lines[1:] if line.startswith("    ") and not line.strip().startswith("#"))]
-    return "\n".join(block).replace("USER", "someone").replace("{box}", box).replace("BOX", box)
+    return "\n".join(block).replace("USER", "someone").replace("BOX", box)
 
 
 @contextlib.contextmanager
