@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jailbuild.cli import complain, say
+from jailbuild.cli import FAILED, complain, say
 from jailbuild.cli.settle import settle
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
@@ -316,15 +316,16 @@ def _tell_missed(
 ) -> None:
     """Tell of a command that ended badly what it may have missed in silence, each with what brings it.
 
-    Statuses that are not the command's own word on what it did, of a signal or of exec, are let be.
+    Statuses that are not the command's own word on what it did, of a signal or of exec, are let be. 1 is often an
+    answer and no failure (grep): what programs merely mention is not spoken of then.
     """
-    if not 0 < status < _NOT_EXECUTED:
+    if status in (0, _NOT_EXECUTED, _NOT_FOUND) or 128 < status <= 128 + 64:
         return
     from jailbuild.closure.explain import explain_failure
 
     asked = dict(word.split("=", 1) for word in env if "=" in word)
     try:
-        found = explain_failure(_again(root), name, box, made.search_path, asked, has_dev=has_dev)
+        found = explain_failure(_again(root), name, box, made.search_path, asked, has_dev=has_dev or status == FAILED)
     except (OSError, JailError):
         return
     for text, hint in found:

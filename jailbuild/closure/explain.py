@@ -15,6 +15,7 @@ from jailbuild.loader.glibc import Loader
 from jailbuild.loader.resolution import Missing
 from jailbuild.root import Root
 
+_SHELLS = frozenset(("sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "rbash", "zsh"))
 _OFTEN_FATAL = ("no-user-database", "no-tls-roots", "no-dev-null")  # without the others programs mostly go on
 
 
@@ -86,7 +87,7 @@ def explain_failure(
 ) -> list[tuple[str, str]]:
     """Say what a command that ended badly may have missed in silence, each with the `jailbuild add` that brings it.
 
-    `asked` is what of the environment the user set; `has_dev` says that it ran with a /dev of its own.
+    `asked` is what of the environment the user set; `has_dev` says that it had a /dev/null, or cannot mean that.
     """
     from jailbuild.closure import silent  # only for what went wrong
 
@@ -97,7 +98,8 @@ def explain_failure(
         program = None if path is None else Programs(files, Loader(files), search_path).resolve(path)
     except OSError:
         program = None
-    if program is not None and program.error is None:
+    # the status of a shell is that of what it ran
+    if program is not None and program.error is None and os.path.basename(command) not in _SHELLS:
         symbols = silent.imports(root, program)
         for want in silent.absent(root):
             if want.code in _OFTEN_FATAL and not (has_dev and want.code == "no-dev-null") and (

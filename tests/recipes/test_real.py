@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.box.running import NOBODY, Done, add, complaint, dump, entries, manifest, objects, run, state
+from tests.box.running import NOBODY, Done, add, complaint, dump, entries, forked, manifest, objects, run, state
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it enters boxes")
 
@@ -536,3 +536,19 @@ def test_python_of_the_tests_is_that_of_the_package() -> None:
     done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.recipes import OWN; print(OWN)"],
                           capture_output=True, text=True, check=True)
     assert (Path(done.stdout.strip()) / "users.toml").is_file()
+
+
+@pytest.mark.parametrize("step", ["stage:3", "next:1", "commit:1", "place:1", "place:4", "exchange:1", "finished:1"])
+def test_a_change_with_devices_and_users_that_is_killed_is_finished_or_was_never_begun(
+    tmp_path: Path, step: str
+) -> None:
+    box, whole = tmp_path / "box", tmp_path / "whole"
+    words = ("id", "--user", "sys", "--with", "devices")
+    for one in (box, whole):
+        add(one, "id")
+    add(whole, *words)
+    assert forked("add", *words, "--into", box, die_at=step).returncode == -9
+    add(box, *words)
+    assert dump(box, contents=True) == dump(whole, contents=True)
+    assert (box / ".jailbuild/manifest.jsonl").read_bytes() == (whole / ".jailbuild/manifest.jsonl").read_bytes()
+    assert run("check", "--strict", box).returncode == 0
