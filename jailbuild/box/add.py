@@ -10,9 +10,18 @@ from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, read_manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.box.update import find_again
-from jailbuild.closure.commands import NOT_FILES, Request, by_name, find_program, path_note, source_root
-from jailbuild.closure.gather import Options, gather
-from jailbuild.closure.trees import Tree, identity, lay_over, read_directory, read_file
+from jailbuild.closure.commands import (
+    NOT_FILES,
+    UNPLACED,
+    Request,
+    by_name,
+    find_named,
+    path_note,
+    source_root,
+    unplaced,
+)
+from jailbuild.closure.gather import gather
+from jailbuild.closure.trees import Rules, Tree, identity, lay_over, read_directory, read_file
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -23,19 +32,25 @@ class Words(NamedTuple):
     programs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    locales: tuple[str, ...] = ()
 
 
 def plan_addition(
-    root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, rebase: bool = False
+    root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, without: tuple[str, ...] = (),
+    rebase: bool = False,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
+
+    No recipe applies by itself to what is `bare`, and those named in `without` do not.
 
     Where the source root has changed since the box was made, all its requests are planned anew.
     """
     there = _open_box(box)
     if there is not None and os.path.samestat(os.fstat(there.descriptor), os.fstat(root.descriptor)):
         raise JailError(f"cannot make a box at {box}: it is the source root itself", "name another directory")
-    wanted = _find_all(root, words, there, choices.options)
+    wanted = _find_all(root, words, there, choices)
     notes = [note for request in wanted.requests
              if request.name in words.programs and (note := path_note(root, request))]
     before = read_manifest(there, box) if there is not None else None
@@ -47,8 +62,9 @@ def plan_addition(
         known = before.requests.get(request.name) if before is not None else None
         if known is not None:
             _refuse_other_source(request, known)
-        is_bare = bare and (known is None or known.bare)
-        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type)
+        is_bare = bare and request.type not in UNPLACED and (known is None or known.bare)
+        own = () if request.type in UNPLACED else tuple(sorted(set(without)))
+        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type, own)
     wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label)
     change = None
@@ -57,32 +73,37 @@ def plan_addition(
         change = plan_change(root, target, wanted, others, choices, others_decide=True)
     if change is None:
         assert before is not None
-        found = find_again(root, before, wanted, choices.options.search_path)
+        found = find_again(root, before, wanted, choices)
         change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
         assert change is not None
         notes += [f"the source root has changed since {box} was made: all its requests are planned anew", *found.notes]
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
-def _find_all(root: Root, words: Words, there: Root | None, options: Options) -> Wanted:
+def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) -> Wanted:
     """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
     trees: dict[str, Tree] = {}
     failures: list[str] = []
     hint = ""
+    options, rules = choices.options, Rules(allowed=choices.allowed)
     own = frozenset({identity(os.fstat(there.descriptor))}) if there is not None else frozenset()
 
     def find(word: str, type: str) -> Request:
         if type == "program":
-            request = by_name(root, find_program(root, word, options.search_path), options.search_path)
+            request = by_name(root, find_named(root, word, options.search_path, choices.shelf), options.search_path)
             if request.path.startswith(NOT_FILES):
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request
-        tree = read_file(root, word, own) if type == "file" else read_directory(root, word, own)
+        if type in UNPLACED:
+            if type == "recipe" and choices.shelf is not None:
+                choices.shelf.get(word)
+            return unplaced(type, word)
+        tree = read_file(root, word, own, rules) if type == "file" else read_directory(root, word, own, rules)
         trees[tree.path] = tree
         return Request(tree.path, tree.path, tree.source, type)
 
-    for type, some in zip(("program", "file", "directory"), words, strict=True):
+    for type, some in zip(("program", "file", "directory", *UNPLACED), words, strict=True):
         for word in some:
             try:
                 request = find(word, type)

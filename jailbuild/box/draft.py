@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.closure import accounts
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.cache import CacheEntry, CacheError, read_cache, write_cache
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.closure.bring import Made
 
 MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o755, "/run": 0o755, "/sys": 0o755, "/tmp": 0o1777}
 CACHE = "/etc/ld.so.cache"
@@ -26,6 +31,9 @@ _ALIASES = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = "security.capability"
 _MAX_CACHE = 8 << 20
+_MAX_ACCOUNTS = 16 << 20
+ACCOUNT_FILES = frozenset((accounts.PASSWD, accounts.GROUP))
+_LINES = re.compile(r"; (?:users|groups) ([^;]*)$")
 
 
 class Draft(NamedTuple):
@@ -51,6 +59,10 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     for path, held in closure.data.items():
         drafting.add_data(path, held.item, held.edges)
     made = dict(carried.made)
+    for path, brought in closure.made.items():
+        content = drafting.add_made(path, brought.made, brought.edges, carried)
+        if content is not None:
+            made[path] = content
     if closure.cached:
         made[CACHE] = drafting.add_cache(closure.cached, made.get(CACHE))
     drafting.add_mount_points()
@@ -58,8 +70,9 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     drafting.add_parents()
     drafting.add_carried(carried)
     drafting.join_hard_links()
-    return Draft(label, {**carried.requests, **asked}, drafting.finished(), made, frozenset(drafting.carried),
-                 drafting.notes)
+    entries = drafting.finished()
+    made = {path: data for path, data in made.items() if entries[path].source is None}
+    return Draft(label, {**carried.requests, **asked}, entries, made, frozenset(drafting.carried), drafting.notes)
 
 
 def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
@@ -89,6 +102,10 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
         made[CACHE] = data
         old = entries[CACHE]
         entries[CACHE] = _cache_entry(data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
+    for path in ACCOUNT_FILES & entries.keys():
+        if (data := _lines_kept(before, entries, path, box)) is not None:
+            made[path] = data
+            entries[path] = entries[path]._replace(size=len(data), sha256=None)
     requests = {name: asked for name, asked in before.requests.items() if name in stay}
     return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
 
@@ -108,6 +125,30 @@ def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
         return write_cache(kept, little_endian=write_cache(known) == data)
     except CacheError:
         return None
+
+
+def _lines_kept(before: Manifest, entries: Mapping[str, Entry], path: str, box: Root) -> bytes | None:
+    """Return the box's passwd or group file with the lines that are still wanted; None if it is not as we made it.
+
+    Which they are, the edges say.
+    """
+    users = named_lines(entries.get(accounts.PASSWD))
+    names = named_lines(entries[path])
+    if entries[path].source is not None or not names:
+        return None
+    try:
+        data = box.read(path, _MAX_ACCOUNTS)
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != before.entries[path].sha256:
+        return None
+    return accounts.to_bytes(accounts.kept(path, accounts.parse_table(data), names, users))
+
+
+def named_lines(entry: Entry | None) -> frozenset[str]:
+    """Return the names of the lines that the edges of a passwd or group file ask for."""
+    found = (_LINES.search(reason.how) for reason in (entry.reasons if entry is not None else ()))
+    return frozenset(name for match in found if match for name in match[1].split())
 
 
 def _cache_entry(data: bytes) -> Entry:
@@ -178,7 +219,10 @@ class _Drafting:
             if item.type == "link":
                 self.entries[path] = self._link(path, item.target or "")
             else:
-                self.entries[path] = self._file(path) if item.type == "file" else self._directory(path)
+                entry = self._file(path) if item.type == "file" else self._directory(path)
+                if path in self.closure.inert and entry.mode is not None:
+                    entry = entry._replace(mode=entry.mode & ~0o111)
+                self.entries[path] = entry
         for edge, names in edges.items():
             self._want(path, names, edge.by, edge.how)
 
@@ -211,6 +255,31 @@ class _Drafting:
         return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
                      source=self.closure.source_of(path))
 
+    def add_made(
+        self, path: str, made: Made, edges: Mapping[Edge, set[str]], carried: Draft
+    ) -> bytes | None:
+        """Add something that is made, unless it is asked for by path; return the bytes of what is a file."""
+        content = made.content
+        old = carried.entries.get(path)
+        if path in self.entries:
+            if made.type == "directory" == self.entries[path].type:
+                self.entries[path] = Entry(path, "directory", made.mode, made.uid, made.gid)
+            content = None
+        elif old is not None and old.source is not None and made.type != "directory":
+            self.entries[path] = old
+            self.carried.add(path)
+            content = None
+        else:
+            if made.table and content is not None and path in carried.made:
+                lines = accounts.merged(path, accounts.parse_table(carried.made[path]), accounts.parse_table(content))
+                content = accounts.to_bytes(lines)
+            size, time = (None, None) if content is None else (len(content), 0)
+            self.entries[path] = Entry(path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target,
+                                       device=made.device)
+        for edge, names in edges.items():
+            self._want(path, names, edge.by, edge.how)
+        return content
+
     def add_cache(self, cached: Mapping[CacheEntry, set[str]], carried: bytes | None) -> bytes:
         """Add the box's own ld.so.cache and return its bytes (JailError when one name would lead to two files).
 
@@ -242,7 +311,7 @@ class _Drafting:
         if not names:
             return
         for path, mode in MOUNT_POINTS.items():
-            self.entries[path] = Entry(path, "directory", mode)
+            self.entries.setdefault(path, Entry(path, "directory", mode))
             self._want(path, names, "", "mount-point")
 
     def add_aliases(self, names: set[str]) -> None:

@@ -100,6 +100,11 @@ def kind_of(mode: int) -> str:
     return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "special file"
 
 
+def device_of(status: os.stat_result) -> tuple[str, int, int]:
+    """Return type, major and minor of a device node."""
+    return "c" if stat.S_ISCHR(status.st_mode) else "b", os.major(status.st_rdev), os.minor(status.st_rdev)
+
+
 def digest_in(root: Root, path: str) -> str:
     """Return the sha256 of the file at a path of any root (JailError if it cannot be read)."""
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from jailbuild.box.layout import DIRECTORY, NAME
+from jailbuild.closure.commands import UNPLACED
 from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
@@ -22,7 +23,7 @@ SCHEMA = 1
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")
-_ASKED = ("program", "file", "directory")
+_ASKED = ("program", "file", "directory", *UNPLACED)
 _WHAT = TypeVar("_WHAT")
 
 
@@ -41,15 +42,21 @@ class Asked(NamedTuple):
     """One request, as it is remembered."""
 
     name: str
-    path: str
+    path: str  # "" for a recipe, a user or a locale
     source: str | None = None  # of SRC:DEST
     bare: bool = False
-    type: str = "program"  # or "file", "directory"
+    type: str = "program"  # or "file", "directory", "recipe", "user", "locale"
+    without: tuple[str, ...] = ()  # recipes that are not to apply by themselves
+
+    @property
+    def what(self) -> str:
+        """The name as the user gave it: of a recipe, a user or a locale without the type before it."""
+        return self.name.partition(":")[2] if self.type in UNPLACED else self.name
 
     @property
     def by_name(self) -> bool:
-        """Whether it can be found again without believing more of a manifest than a program's name."""
-        return self.type == "program" and self.source is None and "/" not in self.name
+        """Whether it can be found again without believing more of a manifest than a name."""
+        return self.type in UNPLACED or (self.type == "program" and self.source is None and "/" not in self.name)
 
 
 class Reason(NamedTuple):
@@ -124,10 +131,11 @@ class Manifest(NamedTuple):
             {
                 "kind": "request",
                 "type": asked.type,
-                **to_json("name", asked.name),
-                **to_json("path", asked.path),
+                **to_json("name", asked.what),
+                **to_json("path", asked.path or None),
                 **to_json("source", asked.source),
                 "bare": asked.bare,
+                **({"without": list(asked.without)} if asked.without else {}),
             }
             for _, asked in sorted(self.requests.items())
         ]
@@ -216,8 +224,12 @@ def _asked(record: dict[str, Any]) -> Asked:
     name = from_json(record, "name")
     if not name:
         raise ValueError("a request without a name")
+    bare = _get(record, "bare", bool)
+    if kind in UNPLACED:
+        return Asked(f"{kind}:{name}", "", None, bare, kind)
+    without = _all(record, "without", _name) if record.get("without") is not None else ()
     path = "/" if kind == "directory" and record.get("path") == "/" else _path(record, "path")
-    return Asked(name, path, from_json(record, "source"), _get(record, "bare", bool), kind)
+    return Asked(name, path, from_json(record, "source"), bare, kind, without)
 
 
 def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:

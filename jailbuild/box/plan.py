@@ -9,9 +9,9 @@ import stat
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from jailbuild.box.draft import Draft
+from jailbuild.box.draft import CACHE, Draft
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.look import digest_in, kind_of, lstat_in, names_in, read_link_in
+from jailbuild.box.look import device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
@@ -149,6 +149,8 @@ class _Deciding:
         try:
             status = lstat_in(self.box, entry.path)
         except FileNotFoundError:
+            if entry.type == "device" and not self.owned and listed == entry:
+                return Action("keep", entry)  # intended: only root makes devices
             return Action("add", entry)
         except OSError as error:
             return self._unseen(entry, error)
@@ -162,7 +164,7 @@ class _Deciding:
         if entry.type == "link":
             return self._link(entry, listed)
         if entry.type == "device":
-            return Action("keep", entry)
+            return self._device(entry, listed, status)
         return self._file(entry, listed, status)
 
     def _unseen(self, entry: Entry, error: OSError) -> Action:
@@ -195,6 +197,15 @@ class _Deciding:
             return self._spared(entry, f"leads to {there}")
         return self._refused(entry, f"leads to {there} in the box, and would have to lead to {entry.target}")
 
+    def _device(self, entry: Entry, listed: Entry | None, status: os.stat_result) -> Action:
+        there = device_of(status)
+        if there == entry.device:
+            same = listed is None or (listed.mode, listed.uid, listed.gid) == (entry.mode, entry.uid, entry.gid)
+            return Action("keep" if same else "replace", entry)
+        if listed is not None and there == listed.device:
+            return Action("replace", entry)
+        return self._refused(entry, "is another device in the box")
+
     def _spared(self, entry: Entry, what: str) -> Action:
         self.notes.append(f"{entry.path} was changed in the box ({what}), and stays as it is")
         return Action("keep", entry, f"was changed in the box ({what})")
@@ -205,6 +216,11 @@ class _Deciding:
         there = self._digest(entry.path) if is_candidate else ""
         wanted = self._wanted(entry)
         if listed is None:
+            if there != wanted and entry.path in self.draft.made and entry.path not in self.replace and (
+                entry.path != CACHE
+            ):
+                self.notes.append(f"{entry.path} is yours in the box, and stays as it is")
+                return Action("keep", entry, "is the user's own")
             if there != wanted:
                 return self._refused(entry, "is another file in the box")
             mode = stat.S_IMODE(status.st_mode)
@@ -218,7 +234,8 @@ class _Deciding:
         changed = self._change(listed, status, there)
         if changed and entry.path in self.replace:
             return Action("replace", entry, given=True)
-        same = entry.path in self.draft.made or _attributes(entry) == _attributes(listed)
+        same = (_attributes(entry)[:3] == _attributes(listed)[:3] if entry.path in self.draft.made
+                else _attributes(entry) == _attributes(listed))
         if changed and self.spare and same and wanted == listed.sha256:
             return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
@@ -252,6 +269,8 @@ class _Deciding:
             return False
         if listed.type == "link":
             return read_link_in(self.box, listed.path) == listed.target
+        if listed.type == "device":
+            return device_of(status) == listed.device
         if listed.type == "file":
             return status.st_size == listed.size and not self._change(listed, status, self._digest(listed.path))
         return True

@@ -87,6 +87,8 @@ def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:
             links[entry.path] = entry.target or ""
         elif entry.type == "directory":
             directories.append(entry.path)
+        elif entry.type == "device":  # nothing is loaded from it
+            continue
         elif entry.path in plan.draft.made:
             files[entry.path] = _made(plan.draft.made[entry.path])
         else:

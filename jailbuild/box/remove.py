@@ -8,6 +8,7 @@ import os
 from jailbuild.box.draft import carry, named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
+from jailbuild.closure.commands import UNPLACED
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -32,9 +33,15 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
 
 
 def _meant(root: Root, before: Manifest, word: str) -> str | None:
-    """Return the request that a word names: by its name, its path in the box, or as SRC:DEST."""
+    """Return the request that a word names: by its name, its path in the box, or as SRC:DEST.
+
+    A recipe, a user or a locale is named so where nothing else is, or with its type: "recipe:zones".
+    """
     if word in before.requests:
         return word
+    for name, asked in before.requests.items():
+        if asked.type in UNPLACED and asked.what == word:
+            return name
     path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
     for name, asked in before.requests.items():
         if path == asked.path or (asked.source is not None and word == f"{asked.source}:{asked.path}"):

@@ -74,7 +74,7 @@ class Replay:
 
     def _in_order(self) -> list[Entry]:
         """Return the entries to be placed: new before replaced, what is needed before what needs it."""
-        changed = list(self._changed("file", "link"))
+        changed = list(self._changed("file", "link", "device"))
         depth = _depths(changed)
 
         def rank(entry: Entry) -> tuple[int, int, str]:
@@ -119,7 +119,7 @@ class Replay:
             os.rename(aside, name_staged, src_dir_fd=staging, dst_dir_fd=staging)
             self.staged.add(name_staged)
         if name_staged not in self.staged:
-            if not self.fresh:
+            if not self.fresh and entry.type != "device":  # which without root is only intended
                 self._look_again(entry)
             return
         with open_parent(self.box, entry.path) as (parent, name):
@@ -231,7 +231,8 @@ def _facts(entry: Entry | None) -> tuple[object, ...] | None:
     """Return what an entry says of the thing itself, not of why it is there."""
     if entry is None:
         return None
-    return entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns, entry.sha256, entry.target
+    return (entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns, entry.sha256, entry.target,
+            entry.device)
 
 
 def _fingerprint(entry: Entry | None) -> str | None:

@@ -58,12 +58,14 @@ class Staging:
         written = [action.entry for action in sorted(self.plan.changes, key=_rank) if action.kind != "remove"]
         self._make_files([entry for entry in written if entry.type == "file"])
         for entry in written:
-            if entry.type == "link":
+            if entry.type == "link" or (entry.type == "device" and can_make_devices()):
                 with _saying(entry):
-                    self._make_link(entry)
+                    self._make_link(entry) if entry.type == "link" else self._make_device(entry)
                 step("stage")
         for action in self.plan.changes:
-            if action.kind == "replace" and action.entry.type != "directory":
+            if action.kind == "replace" and action.entry.type != "directory" and (
+                action.entry.type != "device" or can_make_devices()
+            ):
                 with _saying(action.entry):
                     self._name_again(action.entry)
         self._note_given()
@@ -125,6 +127,15 @@ class Staging:
         name = staged_name(entry.path)
         os.symlink(entry.target or "", name, dir_fd=self.record.staging)
         _finish_link(self.record.staging, name, entry)
+
+    def _make_device(self, entry: Entry) -> None:
+        assert entry.device is not None
+        kind, major, minor = entry.device
+        name, staging = staged_name(entry.path), self.record.staging
+        os.mknod(name, (stat.S_IFCHR if kind == "c" else stat.S_IFBLK) | 0o600, os.makedev(major, minor),
+                 dir_fd=staging)
+        os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
+        os.chmod(name, entry.mode or 0, dir_fd=staging)
 
     def _name_again(self, entry: Entry) -> None:
         """Give what may look like what it replaces a second name in the staging, by which it is known afterwards."""
@@ -226,6 +237,11 @@ class Staging:
                 raise
             step("mkdir")
             finish_directory(self.box, entry, 0o700)
+
+
+def can_make_devices() -> bool:
+    """Say whether device nodes are made; without root they are recorded as what should be there."""
+    return os.geteuid() == 0
 
 
 def given_up(record: Record) -> dict[str, str]:

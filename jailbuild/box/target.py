@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box.draft import carry, draft
 from jailbuild.box.manifest import Asked, Label, Manifest
 from jailbuild.box.plan import Plan, Source, make_plan
 from jailbuild.box.prove import prove
 from jailbuild.closure.commands import Request, source_root
-from jailbuild.closure.gather import Closure, Options, gather
-from jailbuild.closure.trees import Tree, lay_over
+from jailbuild.closure.gather import Closure, Knowledge, Options, gather
+from jailbuild.closure.trees import Rules, Tree, identity, lay_over
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.closure.recipes import Shelf
 
 
 class Target(NamedTuple):
@@ -34,6 +38,8 @@ class Choices(NamedTuple):
     options: Options = Options()
     keep_privileges: bool = False
     replace: tuple[str, ...] = ()  # paths of the user's that may go
+    shelf: Shelf | None = None  # the recipes that may apply
+    allowed: tuple[str, ...] = ()  # paths of secrets that may go in
 
 
 class Wanted(NamedTuple):
@@ -74,7 +80,7 @@ def plan_change(
     then they cannot stay as they are. JailError; nothing is written.
     """
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
-    closure = gather(source, wanted.requests, choices.options, wanted.trees)
+    closure = gather(source, wanted.requests, choices.options, wanted.trees, _knowledge(target, wanted, choices))
     kept = carry(target.before, carried, target.label, target.there)
     drafted = draft(closure, target.label, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
@@ -87,3 +93,10 @@ def plan_change(
     if not plan.conflicts:
         prove(plan, closure, target.there, anew=not others_decide)
     return Change(plan, closure, source)
+
+
+def _knowledge(target: Target, wanted: Wanted, choices: Choices) -> Knowledge:
+    """Return which recipes may apply to what is wanted."""
+    own = frozenset({identity(os.fstat(target.there.descriptor))}) if target.there is not None else frozenset()
+    without = {name: frozenset(asked.without) for name, asked in wanted.asked.items() if not asked.bare}
+    return Knowledge(choices.shelf, without, Rules(own, choices.allowed))

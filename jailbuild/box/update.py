@@ -1,20 +1,24 @@
 """What `update` does: the requests of a manifest resolved again in the source root as it is now.
 
-A manifest may have been written by somebody inside the box. So only names of programs are taken from it, and looked up
-where the caller says; what was put in by path stays as it is unless the caller names it again.
+A manifest may have been written by somebody inside the box. So only names are taken from it, of programs, recipes,
+users and locales, and looked up where the caller says; what was put in by path stays as it is unless the caller names
+it again.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
-from jailbuild.closure.commands import Request, find_program
-from jailbuild.closure.trees import Tree, identity, read_directory, read_file
+from jailbuild.closure import locales
+from jailbuild.closure.accounts import read_accounts
+from jailbuild.closure.commands import UNPLACED, Request, find_named, find_program, unplaced
+from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -28,7 +32,7 @@ class Found(NamedTuple):
     notes: tuple[str, ...]
 
 
-def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) -> Found:
+def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) -> Found:
     """Find the requests of a manifest in a source root; those `given` are what the caller named himself."""
     requests = {request.name: request for request in given.requests}
     asked = dict(given.asked)
@@ -36,9 +40,14 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
     vanished: list[str] = []
     notes: list[str] = []
     for name, known in before.requests.items():
-        if name not in requests and known.by_name:
+        if name not in requests and known.type in UNPLACED:
+            if _is_known(root, known, choices):
+                requests[name] = unplaced(known.type, known.what)
+            else:
+                notes.append(f"there is no {known.type} {known.what} any more: what it brought stays as it is")
+        elif name not in requests and known.by_name:
             try:
-                requests[name] = find_program(root, name, search_path)
+                requests[name] = find_named(root, name, choices.options.search_path, choices.shelf)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
@@ -49,34 +58,65 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
             notes.append(f"{name} was put in by path, and stays as it is ({option} {word} brings it up to date)")
         if name in requests:
             request = requests[name]
-            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type))
+            without = _still_known(known, choices)
+            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type, without))
         else:
             carried.add(name)
     return Found(Wanted(tuple(requests.values()), asked, given.trees), frozenset(carried), tuple(vanished),
                  tuple(notes))
 
 
+def _is_known(root: Root, known: Asked, choices: Choices) -> bool:
+    if known.type == "recipe":
+        return choices.shelf is not None and known.what in choices.shelf.names
+    if known.type == "user":
+        return known.what in read_accounts(root).users
+    return locales.is_there(root, known.what)
+
+
+def _still_known(known: Asked, choices: Choices) -> tuple[str, ...]:
+    """Return the recipes that are not to apply: one that there is none of does not."""
+    return tuple(name for name in known.without if choices.shelf is None or name in choices.shelf.names)
+
+
 def plan_update(
     root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
-    choices: Choices, *, rebase: bool,
+    choices: Choices, *, more: Iterable[Request] = (), without: tuple[str, ...] = (), rebase: bool,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
-    `files` and `directories` name what was put in by path again, as SRC:DEST or PATH.
+    `files` and `directories` name what was put in by path again, as SRC:DEST or PATH. `more` are recipes, users and
+    locales that the box is to have too; the recipes named in `without` are not to apply any more.
     """
     label = label_of(root)
     if not rebase:
         refuse_other_root(before, label, box, "update")
-    given = _named_again(root, box, there, before, files, directories)
-    found = find_again(root, before, given, choices.options.search_path)
+    given = _named_again(root, box, there, before, files, directories, Rules(allowed=choices.allowed))
+    given = given._replace(
+        requests=(*given.requests, *more),
+        asked={**given.asked, **{one.name: Asked(one.name, "", None, False, one.type) for one in more}},
+    )
+    found = find_again(root, before, given, choices)
+    if without:
+        found = _left_out(found, without)
     target = Target(box, there, before, label)
     change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
     assert change is not None
     return change, found
 
 
+def _left_out(found: Found, without: tuple[str, ...]) -> Found:
+    """Return what is to be resolved, with recipes that are not to apply."""
+    going = {f"recipe:{name}" for name in without}
+    asked = {name: one if one.type in UNPLACED else one._replace(without=tuple(sorted({*one.without, *without})))
+             for name, one in found.wanted.asked.items() if name not in going}
+    requests = tuple(request for request in found.wanted.requests if request.name not in going)
+    return found._replace(wanted=found.wanted._replace(requests=requests, asked=asked), carried=found.carried - going)
+
+
 def _named_again(
-    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...]
+    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
+    rules: Rules,
 ) -> Wanted:
     """Return the requests that the caller names again; what the box has as a program is one again."""
     own = frozenset({identity(os.fstat(there.descriptor))})
@@ -87,19 +127,18 @@ def _named_again(
         if as_program is not None:
             requests[as_program.name] = as_program
             continue
-        tree = read_file(root, word, own)
+        tree = read_file(root, word, own, rules)
         trees[tree.path] = tree
         requests[tree.path] = Request(tree.path, tree.path, tree.source, "file")
     for word in directories:
-        tree = read_directory(root, word, own)
+        tree = read_directory(root, word, own, rules)
         trees[tree.path] = tree
         requests[tree.path] = Request(tree.path, tree.path, tree.source, "directory")
     for name, request in requests.items():
         known = before.requests.get(name)
         if known is None or known.type != request.type:
             raise JailError(f"cannot update {name}: it was never added to {box}", f"jailbuild list {box}")
-    asked = {name: Asked(name, one.path, one.source, before.requests[name].bare, one.type)
-             for name, one in requests.items()}
+    asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
     return Wanted(tuple(requests.values()), asked, trees)
 
 

@@ -103,6 +103,28 @@ CODES = {
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",
         "nothing, if it is yours: jailbuild neither changes nor removes it"),
+    "no-user-database": Code(
+        NOTE, "a program looks up users, and there is no /etc/passwd: it shows numbers, or refuses to run",
+        "jailbuild add --with users --into BOX"),
+    "no-tls-roots": Code(
+        NOTE, "a program loads a library of TLS, and there are no certificates of authorities: it trusts nobody",
+        "jailbuild add --with tls-roots --into BOX"),
+    "no-gconv": Code(
+        NOTE, "a program converts character sets, and there is no gconv", "jailbuild add --with gconv --into BOX"),
+    "no-dev-null": Code(
+        NOTE, "a program opens /dev/null, which is there in the isolated modes of enter alone",
+        "jailbuild add --with devices --into BOX"),
+    "origin-needs-proc": Code(
+        NOTE, "a program finds its libraries by $ORIGIN, for which the loader needs /proc",
+        "jailbuild enter mounts it"),
+    "uncovered-dlopen": Code(
+        NOTE, "a program opens libraries while it runs, and no recipe says which",
+        "jailbuild add --dir DIRECTORY --into BOX"),
+    "absent-zone": Code(
+        NOTE, "a file asks for a time zone that is not there: times are wrong in silence",
+        "jailbuild add --with zones --into BOX"),
+    "absent-locale": Code(
+        NOTE, "a file asks for a locale that is not there", "jailbuild add --locale NAME --into BOX"),
     "not-compared": Code(
         NOTE, "put in by path, which is not believed: it cannot be compared with its source (--stale)",
         "jailbuild update --file SRC:DST names its source again"),

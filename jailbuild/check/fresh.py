@@ -10,6 +10,7 @@ from jailbuild.box.manifest import Manifest
 from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
 from jailbuild.check.findings import Finding
+from jailbuild.closure.recipes import Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -27,7 +28,7 @@ def stale_findings(root: Root, manifest: Manifest, box: str, source: Root) -> It
                       str(label), hint=f"{hint} --rebase")
         return
     try:
-        change, found = plan_update(source, box, root, manifest, (), (), Choices(), rebase=False)
+        change, found = plan_update(source, box, root, manifest, (), (), Choices(shelf=Shelf()), rebase=False)
     except JailError as error:
         for cause in error.causes:
             yield Finding("stale", "/", f"{box} could not be brought up to date: {cause}", hint=error.hint or hint)

@@ -43,6 +43,7 @@ class ProgramRules:
         self.files.learn(tree.elves)
         self.programs = Programs(self.files, Loader(self.files))
         self.count = 0
+        self.resolved: list[Program] = []
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with the programs; `count` is then how many there are."""
@@ -61,6 +62,7 @@ class ProgramRules:
                               requested_by=self._requested_by(path))
                 continue
             found.append(path)
+            self.resolved.append(program)
             reached.update(self._identities(program))
             yield from self._of_program(program)
         self.count = sum(self._identity(path) not in reached or path in self.tree.scripts for path in found)

@@ -19,6 +19,7 @@ from jailbuild.check.place import place_findings, place_of
 from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
 from jailbuild.check.record import change_findings, read_record, state_of
+from jailbuild.check.silent import silent_findings
 from jailbuild.check.tree import read_tree
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -87,6 +88,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         root.learn(tree.places)
         rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
+        findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)
         place = place_of(root)
         findings += place_findings(root, name, wishes.uses)

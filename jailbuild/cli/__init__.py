@@ -32,6 +32,7 @@ COMMANDS = {
     "deps": "Show what programs need, without a box: the safe ldd.",
     "check": "Check that a box, or any root, is self-contained.",
     "enter": "Run a command, or a shell, inside a box.",
+    "recipes": "List what is known of programs beside their libraries.",
 }
 
 FAILED = 1

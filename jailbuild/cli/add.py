@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say
-from jailbuild.cli.change import Manner, carry_out, few, manner, show, summary
-from jailbuild.cli.options import option, programs, resolving, write
+from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
+from jailbuild.cli.options import absolute, knowing, option, programs, resolving, write
+from jailbuild.closure.commands import UNPLACED
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root
 
@@ -23,14 +26,16 @@ from jailbuild.root import Root
 @option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="A directory of data, likewise.")
 @resolving
-@option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
+@knowing
+@option("--bare", is_flag=True, help="Programs, libraries and the links on their way: no recipes, no names beside.")
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
 def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str, bare: bool,
+    library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...], without: tuple[str, ...],
+    users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...], bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
@@ -39,16 +44,21 @@ def command(
 
     Data: SRC is a path of the source root and stands there; with DST it is a path of the host, put at DST.
     """
-    words = Words(programs, files, directories)
+    words = Words(programs, files, directories, recipes, users, locales)
     if not any(words):
-        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file or --dir.")
-    choices = Choices(Options(search_path, library_path), keep_privileges, replace)
+        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir or --with.")
+    shelf = None
+    if not bare or recipes or users or locales or os.path.lexists(box):  # else nothing of it is needed
+        from jailbuild.closure.recipes import Shelf
+
+        shelf = Shelf(shelves)
+    choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
     manner = Manner(**how)
     change: Change | None = None
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
-        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, rebase=rebase)
+        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, without=without, rebase=rebase)
         return change.plan, change.source, change.notes
 
     if as_shell:
@@ -57,7 +67,8 @@ def command(
         return 0
     plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
-        names = [request.name for request in change.closure.requests if request.name in plan.draft.requests]
+        names = [request.name.replace(":", " ", 1) if request.type in UNPLACED else request.name
+                 for request in change.closure.requests if request.name in plan.draft.requests]
         say(f"{box}: {few(names)}: {summary(plan)}")
     return 0 if is_done else FAILED
 
@@ -66,9 +77,7 @@ def _print_shell(
     plan: Plan, notes: tuple[str, ...], change: Change | None, box: str, how: Manner, keep_privileges: bool
 ) -> None:
     assert change is not None
-    if not how.quiet:
-        for note in notes:
-            say(f"note: {note}")
+    say_notes(notes, how.quiet)
     if how.as_json and plan.conflicts:
         show(plan, how)
     plan.refuse_conflicts()

@@ -84,14 +84,21 @@ def carry_out(
         except (BoxChangedError, SourceChangedError):
             if attempt == _ATTEMPTS - 1:
                 raise
-    if not how.quiet:
-        for note in notes:
-            say(f"note: {note}")
+    say_notes(notes, how.quiet)
     show(plan, how, all_of_it=all_of_it, where=where, box=box if box_in_json else None)
     plan.refuse_conflicts()
     for report in reports:
         say(f"warning: {report}")
     return plan, not reports
+
+
+def say_notes(notes: tuple[str, ...], quiet: bool) -> None:
+    """Say what the user should know, each once; who wants no notes gets the warnings all the same."""
+    for note in dict.fromkeys(notes):
+        if note.startswith("warning: "):
+            say(note)
+        elif not quiet:
+            say(f"note: {note}")
 
 
 def _counting(plan: Plan, tell: Callable[[int, int], None] | None) -> Callable[[int], None]:
@@ -129,7 +136,8 @@ def counted(plan: Plan, kind: str) -> str:
     """Return in words how much a plan adds, replaces or removes; "" for nothing."""
     entries = [action.entry for action in plan.actions if action.kind == kind]
     parts = []
-    for type, plural in (("file", "files"), ("link", "links"), ("directory", "directories")):
+    for type, plural in (("file", "files"), ("link", "links"), ("directory", "directories"),
+                         ("device", "devices")):
         some = [entry for entry in entries if entry.type == type]
         if some:
             size = sum(entry.size or 0 for entry in some if entry.hardlink in (None, entry.path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jailbuild.cli import complain, say
+from jailbuild.cli import FAILED, complain, say
 from jailbuild.cli.settle import settle
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
@@ -129,6 +129,8 @@ def _isolated(
         return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
     if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
         complain([why[0]], why[1])
+    elif not wanted.binds:
+        _tell_missed(status, root, box, name, made, options["env"], has_dev=root.is_directory("/dev"))
     return status
 
 
@@ -166,6 +168,8 @@ def _plain(
         return _not_started(failed.error, root, box, name, made, False)
     if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
         complain([why[0]], why[1])
+    else:
+        _tell_missed(status, root, box, name, made, options["env"], has_dev=False)
     return status
 
 
@@ -306,6 +310,28 @@ def _explain(root: Root, name: str, box: str, made: Command) -> tuple[str, str] 
         return explain_start(root, name, box, made.search_path)
     except (OSError, JailError):
         return None
+
+
+def _tell_missed(
+    status: int, root: Root, box: str, name: str, made: Command, env: tuple[str, ...], *, has_dev: bool
+) -> None:
+    """Tell of a command that ended badly what it may have missed in silence, each with what brings it.
+
+    Statuses that are not the command's own word on what it did, of a signal or of exec, are let be. 1 is often an
+    answer and no failure (grep): what programs merely mention is not spoken of then.
+    """
+    if status in (0, _NOT_EXECUTED, _NOT_FOUND) or 128 < status <= 128 + 64:
+        return
+    from jailbuild.closure.explain import explain_failure
+
+    asked = dict(word.split("=", 1) for word in env if "=" in word)
+    try:
+        found = explain_failure(_again(root), name, box, made.search_path, asked, has_dev=has_dev or status == FAILED)
+    except (OSError, JailError):
+        return
+    for text, hint in found:
+        say(f"note: {text}")
+        say(f"hint: {hint}")
 
 
 def _not_started(error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool) -> int:

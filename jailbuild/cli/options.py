@@ -61,4 +61,26 @@ def resolving(command: _Command) -> _Command:
     return command
 
 
+def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Return paths that the user typed, from "/" on."""
+    return tuple(os.path.abspath(path) for path in paths)
+
+
+def knowing(command: _Command) -> _Command:
+    """Take the options that say which recipes apply, and what else a box is to have by name."""
+    for decorate in (
+        option("--allow-secrets", "allowed", metavar="PATH", multiple=True, type=click.UNPROCESSED,
+                     help="A secret, or a directory with secrets, that may go in."),
+        option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
+                     help="A directory with recipes of your own."),
+        option("--locale", "locales", metavar="NAME", multiple=True, help="A locale, such as C.UTF-8."),
+        option("--user", "users", metavar="NAME", multiple=True, type=click.UNPROCESSED,
+                     help="A user of the source root that the box is to know."),
+        option("--without", metavar="NAME", multiple=True, help="A recipe that is not to apply."),
+        option("--with", "recipes", metavar="NAME", multiple=True, help="A recipe to apply."),
+    ):
+        command = decorate(command)
+    return command
+
+
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON Lines.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import click
 
 from jailbuild.box.plan import Plan
@@ -10,11 +12,20 @@ from jailbuild.box.update import plan_update
 from jailbuild.cli import BEHIND, FAILED, Command, complain, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
-from jailbuild.cli.options import option, resolving, write
+from jailbuild.cli.options import absolute, knowing, option, resolving, write
+from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gather import Options
+from jailbuild.closure.recipes import Shelf
 from jailbuild.errors import JailError
 from jailbuild.names import shown
 from jailbuild.root import Root
+
+
+class More(NamedTuple):
+    """What boxes are to have beside what they have, and the recipes that are not to apply."""
+
+    requests: tuple[Request, ...]
+    without: tuple[str, ...]
 
 
 @click.command(cls=Command)
@@ -24,25 +35,32 @@ from jailbuild.root import Root
 @option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="Likewise a directory.")
 @resolving
+@knowing
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @manner
 def command(
     boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str,
+    library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...], without: tuple[str, ...],
+    users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
     keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
 
     With --dry-run the exit status is 3 where a box is behind.
     """
-    choices = Choices(Options(search_path, library_path), keep_privileges, replace)
+    shelf = Shelf(shelves)
+    for name in (*recipes, *without):
+        shelf.get(name)
+    choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
+    words = zip(UNPLACED, (recipes, users, locales), strict=True)
+    more = More(tuple(unplaced(type, name) for type, some in words for name in some), without)
     manner = Manner(**how)
     worst = 0
     for box in boxes:
         try:
             where = f"{box}:" if len(boxes) > 1 else ""
-            status = _update(box, where, files, directories, sysroot, choices, manner, rebase)
+            status = _update(box, where, files, directories, sysroot, choices, more, manner, rebase)
         except JailError as error:
             complain([_naming(cause, box) for cause in error.causes], error.hint)
             status = FAILED
@@ -58,12 +76,12 @@ def _naming(cause: str, box: str) -> str:
 
 def _update(
     box: str, where: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str, choices: Choices,
-    how: Manner, rebase: bool,
+    more: More, how: Manner, rebase: bool,
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
         change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, directories, choices,
-                                    rebase=rebase)
+                                    more=more.requests, without=more.without, rebase=rebase)
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(

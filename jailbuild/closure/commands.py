@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Overlay, Root
+
+if TYPE_CHECKING:
+    from jailbuild.closure.recipes import Shelf
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
@@ -16,12 +19,28 @@ NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 
 class Request(NamedTuple):
-    """What was asked for: a "program", or a "file" or "directory" of data."""
+    """What was asked for: a "program", a "file" or "directory" of data, a "recipe", a "user" or a "locale".
+
+    The last three have no path; their names begin with the type and a colon.
+    """
 
     name: str  # what it is called from now on: a command's name, else its path in the box
     path: str  # where it stands in the source root
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
     type: str = "program"
+
+    @property
+    def what(self) -> str:
+        """The name without the type before it: of a recipe, a user or a locale."""
+        return self.name.partition(":")[2] if self.type in UNPLACED else self.name
+
+
+UNPLACED = ("recipe", "user", "locale")
+
+
+def unplaced(type: str, name: str) -> Request:
+    """Return the request for a recipe, a user or a locale."""
+    return Request(f"{type}:{name}", "", None, type)
 
 
 def is_executable_file(root: Root, path: str) -> bool:
@@ -91,6 +110,21 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
         return _laid_over(root, source, destination)
     path = inside(root, word)
     return Request(path, path)
+
+
+def find_named(root: Root, word: str, search_path: str, shelf: Shelf | None) -> Request:
+    """Find what the user means by `word` as find_program does, and where recipes say that such a command stands."""
+    try:
+        return find_program(root, word, search_path)
+    except JailError:
+        if shelf is None or not word or "/" in word:
+            raise
+        from jailbuild.closure.bring import elsewhere  # only for what no search path has
+
+        path = elsewhere(root, word, shelf)
+        if path is None:
+            raise
+        return Request(word, path)
 
 
 def by_name(root: Root, request: Request, search_path: str = STANDARD_PATH) -> Request:

@@ -15,6 +15,9 @@ from jailbuild.loader.glibc import Loader
 from jailbuild.loader.resolution import Missing
 from jailbuild.root import Root
 
+_SHELLS = frozenset(("sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "rbash", "zsh"))
+_OFTEN_FATAL = ("no-user-database", "no-tls-roots", "no-dev-null")  # without the others programs mostly go on
+
 
 class Problem(NamedTuple):
     """One thing that keeps a program from starting: a code of `check`, what it is about, one line of text."""
@@ -77,6 +80,36 @@ def explain_start(root: Root, command: str, box: str, search_path: str) -> tuple
         return _origin(root, program, files, command, box)
     wanted = found[0].subject if found[0].code == "missing-script-interpreter" else command
     return f"cannot start {command}: {found[0].text}", add_command([wanted], box)
+
+
+def explain_failure(
+    root: Root, command: str, box: str, search_path: str, asked: dict[str, str], *, has_dev: bool
+) -> list[tuple[str, str]]:
+    """Say what a command that ended badly may have missed in silence, each with the `jailbuild add` that brings it.
+
+    `asked` is what of the environment the user set; `has_dev` says that it had a /dev/null, or cannot mean that.
+    """
+    from jailbuild.closure import silent  # only for what went wrong
+
+    path = command if "/" in command else find_command(root, command, search_path)
+    files = Files(root)
+    found = []
+    try:
+        program = None if path is None else Programs(files, Loader(files), search_path).resolve(path)
+    except OSError:
+        program = None
+    # the status of a shell is that of what it ran
+    if program is not None and program.error is None and os.path.basename(command) not in _SHELLS:
+        symbols = silent.imports(root, program)
+        for want in silent.absent(root):
+            if want.code in _OFTEN_FATAL and not (has_dev and want.code == "no-dev-null") and (
+                why := silent.reason_for(root, program, want, symbols)
+            ):
+                found.append((f"{command} {why}, and {want.what}", add_command(["--with", want.recipe], box)))
+    for one in silent.environment_absent(root, asked.items()):
+        words = ["--with", "zones"] if one.code == "absent-zone" else ["--locale", one.name]
+        found.append((f"{one.path} asks for {one.name}, which is not there", add_command(words, box)))
+    return found
 
 
 def _origin(root: Root, program: Program, files: Files, command: str, box: str) -> tuple[str, str] | None:

@@ -6,12 +6,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.closure.commands import STANDARD_PATH, Request, canonical_place
-from jailbuild.closure.explain import problems
+from jailbuild.closure.commands import STANDARD_PATH, UNPLACED, Request, canonical_place
+from jailbuild.closure.explain import Problem, problems
 from jailbuild.closure.programs import Part, Program, Programs
-from jailbuild.closure.trees import Item, Tree
+from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
 from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
 from jailbuild.loader.cache import CacheEntry
@@ -19,6 +19,10 @@ from jailbuild.loader.files import Files
 from jailbuild.loader.glibc import Loader
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.closure.bring import Made
+    from jailbuild.closure.recipes import Shelf
 
 _HINTS = {
     "missing-library": "install what is missing, or name its directory with --library-path",
@@ -51,6 +55,13 @@ class Held(NamedTuple):
     edges: dict[Edge, set[str]]
 
 
+class HeldMade(NamedTuple):
+    """Something that is made: who brings it, for which requests."""
+
+    made: Made
+    edges: dict[Edge, set[str]]
+
+
 class Closure(NamedTuple):
     """Everything that requests need in their source root."""
 
@@ -64,6 +75,8 @@ class Closure(NamedTuple):
     notes: tuple[str, ...]
     data: dict[str, Held]  # by canonical path
     sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
+    made: Mapping[str, HeldMade] = {}  # by canonical path
+    inert: frozenset[str] = frozenset()  # scripts that go in without execute permission, by canonical path
 
     def source_of(self, path: str) -> str:
         """Return where the file at a canonical path of the closure comes from: the host's path for SRC:DEST."""
@@ -77,23 +90,40 @@ class Options(NamedTuple):
     library_path: str = ""
 
 
+class Knowledge(NamedTuple):
+    """Which recipes may apply, and to which requests: those that `without` names, but for the recipes it has there."""
+
+    shelf: Shelf | None = None
+    without: Mapping[str, frozenset[str]] = {}  # by name of a request
+    rules: Rules = NO_RULES
+
+
+NO_KNOWLEDGE = Knowledge()
+
+
 def gather(
-    root: Root, requests: tuple[Request, ...], options: Options, trees: Mapping[str, Tree] | None = None
+    root: Root, requests: tuple[Request, ...], options: Options, trees: Mapping[str, Tree] | None = None,
+    knowledge: Knowledge = NO_KNOWLEDGE,
 ) -> Closure:
     """Resolve the requests in `root` (see commands.source_root); `trees` has the data of those that are no programs.
 
     Raises JailError, a line for each cause, when a request cannot be started with what the root has. What is wrong
     with a program in a directory of data is a note: it may be there for other reasons than to be started.
     """
-    gathering = _Gathering(root, options)
+    gathering = Gathering(root, options)
     failures = []
     for request in requests:
         if request.type == "program":
             failures += gathering.add(request)
-        else:
+        elif request.type not in UNPLACED:
             failures += gathering.add_tree(request, (trees or {})[request.name])
     if failures:
         raise JailError(failures, gathering.hint)
+    made: dict[str, HeldMade] = {}
+    if knowledge.shelf is not None and (knowledge.without or any(request.type in UNPLACED for request in requests)):
+        from jailbuild.closure.knowing import Knowing  # not for --bare
+
+        made = Knowing(gathering, knowledge.shelf, knowledge, options.search_path).apply(requests)
     sources = {canonical_place(root, one.path): one.source for one in requests
                if one.source is not None and one.type == "program"}
     for tree in (trees or {}).values():
@@ -101,11 +131,27 @@ def gather(
             sources.update((item.path, item.source) for item in tree.items)
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        tuple(gathering.notes), gathering.data, sources,
+        tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
     )
 
 
-class _Gathering:
+class Met:
+    """What a request has met that recipes may be for, each name once; `new` is what no recipe was looked for yet."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[str, str]] = set()
+        self.new: list[tuple[str, str, str]] = []  # "program", "file" or "soname"; its name; the path it is known by
+
+    def note(self, kind: str, name: str, path: str) -> None:
+        """Take a program by its path, a file that is one, or a library's name."""
+        if (kind, name) not in self.seen:
+            self.seen.add((kind, name))
+            self.new.append((kind, name, path))
+
+
+class Gathering:
+    """The closure as it grows."""
+
     def __init__(self, root: Root, options: Options) -> None:
         self.root = root
         self.options = options
@@ -117,6 +163,8 @@ class _Gathering:
         self.cached: dict[CacheEntry, set[str]] = {}
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
+        self.met: dict[str, Met] = {}
+        self.inert: set[str] = set()
         self.hint = ""  # for what failed last
         self._notice_preload()
 
@@ -150,64 +198,122 @@ class _Gathering:
         if not status.st_mode & 0o111 and not _is_library(program):
             self.hint = f"chmod +x {path}"
             return [f"cannot add {request.name}: {path} is not executable"]
-        self.asked[path] = program
-        self._node(path, None, request.name)
-        self._include(request.name, program)
-        for programs in self._levels(program):
-            self._include(request.name, programs.resolve(path))
+        self._add_program(path, program, Edge("", "program"), request.name)
         return []
+
+    def _add_program(self, path: str, program: Program, edge: Edge, name: str) -> None:
+        self.asked[path] = program
+        self._node(path, edge, name)
+        self.meet(name).note("program", path, path)
+        self._include(name, program)
+        for programs in self._levels(program):
+            self._include(name, programs.resolve(path))
+
+    def bring_program(self, path: str, edge: Edge, name: str) -> None:
+        """Add a program that a recipe brings for a request: what is wrong with it is a warning."""
+        try:
+            program = self.programs.resolve(path)
+        except OSError as error:
+            self.notes.append(f"warning: {path} is left out: {reason(error)}")
+            return
+        found = problems(program)
+        self.notes += [f"warning: {problem.text}" for problem in found]
+        if program.error is None:
+            self._add_program(path, program, edge, name)
+        if found:
+            self.asked.pop(path, None)  # it need not start in the box either
+
+    def bring_tree(self, tree: Tree, named: str, top: Edge, name: str) -> None:
+        """Add what a recipe brings for a request, which is `named` by the tree's path or by a link to it; likewise.
+
+        A library that misses what is in the tree itself finds it in the program that loads both (a JDK's, which need
+        libjvm.so), a script for an interpreter that the root has not (python's cgi.py) is brought to be read, and what
+        may not be executed need not be loadable (gcc's crtbegin.o).
+        """
+        self._hold(tree, named, top, name)
+        names = {item.path.rpartition("/")[2] for item in tree.items}
+        wrong: list[str] = []
+        for item in tree.items:
+            if item.program is None or (item.program == "script" and not item.status.st_mode & 0o111):
+                continue
+            found = self._add_data_program(name, item)
+            if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
+                self.inert.add(item.path)
+                self.notes.append(f"{found[0].text}: it goes in without execute permission")
+                continue
+            wrong += [one.text for one in found if (
+                one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
+            )]
+        self.notes += [f"warning: {text}" for text in _first(wrong)]
+
+    def meet(self, name: str) -> Met:
+        """Return what a request has met."""
+        return self.met.setdefault(name, Met())
 
     def add_tree(self, request: Request, tree: Tree) -> list[str]:
         """Add data, with what the programs and libraries in it need; return what keeps a file from starting."""
-        top = Edge("", request.type)
-        for item in tree.items:
-            is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
-            edge = top if item.path == tree.path else Edge(tree.path, "tree" if is_below else "path")
-            self.data.setdefault(item.path, Held(item, {})).edges.setdefault(edge, set()).add(request.name)
+        self._hold(tree, tree.path, Edge("", request.type), request.name)
         self.notes += tree.notes
+        return self._add_programs_of(request, tree)
+
+    def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:
+        for item in tree.items:
+            if item.path == named:
+                edge = top
+            elif item.path == tree.path:
+                edge = Edge(named, "target")
+            else:
+                is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
+                edge = Edge(tree.path, "tree") if is_below else Edge(named, "path")
+            self.data.setdefault(item.path, Held(item, {})).edges.setdefault(edge, set()).add(name)
+
+    def _add_programs_of(self, request: Request, tree: Tree) -> list[str]:
         failures: list[str] = []
         wrong: list[str] = []
         for item in tree.items:
             is_executable = bool(item.status.st_mode & 0o111)
             if item.program is None or (item.program == "script" and not is_executable):
                 continue
-            found = self._add_data_program(request.name, item)
+            found = [problem.text for problem in self._add_data_program(request.name, item)]
             if request.type == "file" and is_executable:
                 self.hint = "leave out its execute permission if it is only data" if found else self.hint
                 failures += [f"cannot add {request.name}: {text}" for text in found]
             else:
                 wrong += found
-        self.notes += wrong if len(wrong) <= _FEW else [*wrong[:_FEW], f"and {len(wrong) - _FEW} more of that kind"]
+        self.notes += _first(wrong)
         return failures
 
-    def _add_data_program(self, name: str, item: Item) -> list[str]:
+    def _add_data_program(self, name: str, item: Item) -> list[Problem]:
         try:
             program = self.programs.resolve(item.path)
         except OSError as error:
-            return [f"{item.path}: {reason(error)}"]
+            return [Problem("unreadable", item.path, f"{item.path}: {reason(error)}")]
         if program.error is None:
+            self.meet(name).note("file", item.path, item.path)
             self._include(name, program)
             for programs in self._levels(program):
                 self._include(name, programs.resolve(item.path))
-        found = [problem.text for problem in problems(program)]
+        found = problems(program)
         if not found:
             self.asked[item.path] = program
         return found
 
-    def _node(self, path: str, edge: Edge | None, wanted_by: str) -> None:
-        node = self.nodes.setdefault(path, Node({}))
-        node.edges.setdefault(edge or Edge("", "program"), set()).add(wanted_by)
+    def _node(self, path: str, edge: Edge, wanted_by: str) -> None:
+        self.nodes.setdefault(path, Node({})).edges.setdefault(edge, set()).add(wanted_by)
 
     def _include(self, name: str, program: Program) -> None:
         by = program.path
+        met = self.meet(name)
         for interpreter in program.interpreters:
             self._node(interpreter.path, Edge(by, "interpreter"), name)
+            met.note("program", interpreter.path, interpreter.path)
             by = interpreter.path
         for part in program.parts:
             built_in = part.resolution.built_in
             if built_in is not None and built_in.file is not None:  # of a library too: nothing loads it otherwise
                 self._node(built_in.name, Edge(part.path, "interpreter"), name)
             for library in part.resolution.libraries:
+                met.note("soname", library.name, library.path)
                 for edge in library.requests:
                     self._node(library.path, edge, name)
             for entry in _cache_entries(part):
@@ -233,6 +339,10 @@ class _Gathering:
         if built_in is None or built_in.cache is None:
             return False
         return len(built_in.cache.variants(name, machines.machine(built_in.kind).cache_flags)) > 1
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _FEW else [*lines[:_FEW], f"and {len(lines) - _FEW} more of that kind"]
 
 
 def _is_library(program: Program) -> bool:

@@ -6,11 +6,14 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from jailbuild.closure.places import Place, laid_place, merged_place, own_place, split, why_not
+from jailbuild.closure.secrets import HEAD, secret
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.root import Overlay, Root, open_beneath
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,6 +40,23 @@ class Item(NamedTuple):
     program: str | None = None  # of a file that is "elf" or "script"; whether it may be executed, its status says
 
 
+class Rules(NamedTuple):
+    """What of a directory is not to go into a box."""
+
+    left_out: frozenset[Identity] = frozenset()  # directories: the box
+    allowed: tuple[str, ...] = ()  # paths of files, or of directories with files, that may be secrets
+    exclude: tuple[str, ...] = ()  # patterns: of paths below the directory, without a "/" of names
+    is_lenient: bool = False  # what cannot be read is left out with a note
+
+    def is_allowed(self, *paths: str) -> bool:
+        """Say whether one of the paths may be a secret's."""
+        return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.allowed for path in paths)
+
+    def excludes(self, below: str, name: str) -> bool:
+        """Say whether a path below the directory, with this last name, is not wanted."""
+        return any(fnmatchcase(below if "/" in one else name, one) for one in self.exclude)
+
+
 class Tree(NamedTuple):
     """What one `--file` or `--dir` puts into a box."""
 
@@ -55,20 +75,25 @@ class Tree(NamedTuple):
         return tuple(tuple(paths) for paths in found.values() if len(paths) > 1)
 
 
+NO_RULES = Rules()
+
+
 def identity(status: os.stat_result) -> Identity:
     """Return what tells a file or directory from all others."""
     return status.st_dev, status.st_ino
 
 
-def read_file(root: Root, word: str, left_out: frozenset[Identity] = frozenset()) -> Tree:
+def read_file(
+    root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES
+) -> Tree:
     """Return the file that `--file` names, for the source root `root`; at DST/ it keeps its name.
 
-    JailError if it is no regular file, cannot be read, is inside a directory of `left_out` (the box), or cannot stand
-    at DST.
+    JailError if it is no regular file, cannot be read, is a secret, is inside a directory of `left_out` (the box), or
+    cannot stand at DST.
     """
     source, destination = split(root, word)
     place = own_place(root, source) if destination is None else laid_place(root, source, destination, False)
-    reading = _Reading(root, place, left_out)
+    reading = _Reading(root, place, rules._replace(left_out=left_out), is_named=True)
     above, _, name = place.source.rpartition("/")
     try:
         with _opened(root, place, above or "/", os.path.dirname(place.path)) as directory:
@@ -83,17 +108,19 @@ def read_file(root: Root, word: str, left_out: frozenset[Identity] = frozenset()
     return reading.finished()
 
 
-def read_directory(root: Root, word: str, left_out: frozenset[Identity] = frozenset()) -> Tree:
+def read_directory(
+    root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES
+) -> Tree:
     """Return the directory that `--dir` names, and all below it, for the source root `root`; it becomes DST.
 
     A directory that the source root has there too is as that has it, mode and owner included; where that has a link
-    (/lib in a merged /usr), it goes where the link leads. FIFOs, sockets, devices, what the kernel makes up (/proc)
-    and the directories of `left_out` (the box) are left out with a note. JailError, a line for each name, where
+    (/lib in a merged /usr), it goes where the link leads. FIFOs, sockets, devices, what the kernel makes up (/proc),
+    the directories of `left_out` (the box) and secrets are left out with a note. JailError, a line for each name, where
     something cannot be read; if SRC is no directory or inside one of `left_out`, or cannot be DST.
     """
     source, destination = split(root, word)
     place = own_place(root, source) if destination is None else laid_place(root, source, destination, True)
-    reading = _Reading(root, place, left_out)
+    reading = _Reading(root, place, rules._replace(left_out=left_out))
     try:
         with _opened(root, place, place.source, place.path) as top:
             reading.add_all(top)
@@ -166,14 +193,17 @@ def _opened(root: Root, place: Place, source: str, path: str) -> Iterator[int]:
 
 
 class _Reading:
-    def __init__(self, root: Root, place: Place, left_out: frozenset[Identity]) -> None:
+    def __init__(self, root: Root, place: Place, rules: Rules, *, is_named: bool = False) -> None:
         self.root = root
         self.place = place
-        self.left_out = left_out
+        self.rules = rules
+        self.is_named = is_named  # a file by itself: what cannot go in is no file of many
+        self.left_out = rules.left_out
         self.kernels = _kernels()
         self.items: dict[str, Item] = {}
         self.causes: list[str] = []
         self.notes: list[str] = []
+        self.hint = ""
         self._refuse_inside()
         for link, target in place.links:
             self._add_link(link, target)
@@ -200,7 +230,7 @@ class _Reading:
             opened = os.open(name, _READ, dir_fd=directory)
             try:
                 status = os.fstat(opened)
-                head = os.pread(opened, len(MAGIC), 0) if stat.S_ISREG(status.st_mode) else b""
+                head = os.pread(opened, HEAD, 0) if stat.S_ISREG(status.st_mode) else b""
             finally:
                 os.close(opened)
         except OSError as error:
@@ -210,11 +240,20 @@ class _Reading:
             self.causes.append(f"cannot read {source}: it was a file just now")
         elif why := self._unwanted(status):
             self.causes.append(f"cannot add {source}: {why}")
+        elif (what := secret(source, head) or secret(path)) and not self.rules.is_allowed(source, path):
+            self._refuse_secret(source, path, what)
         elif is_beside and self.root.is_directory(path) and self.root.walk(path).real == path:
             self.causes.append(f"cannot put {source} at {path}: that is a directory")
         else:
-            program = "elf" if head == MAGIC else "script" if head.startswith(b"#!") else None
+            program = "elf" if head.startswith(MAGIC) else "script" if head.startswith(b"#!") else None
             self._add(Item(source, path, "file", status, None, program))
+
+    def _refuse_secret(self, source: str, path: str, what: str) -> None:
+        if self.is_named and not self.rules.is_lenient:
+            self.causes.append(f"cannot add {source}: it is a secret: {what}")
+            self.hint = f"--allow-secrets {quoted(path)}, if it is to be in the box all the same"
+        else:
+            self.notes.append(f"warning: {source} is left out: it is a secret: {what} (--allow-secrets {quoted(path)})")
 
     def _add(self, item: Item) -> None:
         known = self.items.get(item.path, item)
@@ -253,7 +292,7 @@ class _Reading:
                 if path != "/":
                     self._add(self._merged_item(source, path, status) if is_beside
                               else Item(source, path, "directory", status))
-                for name in self._add_names(opened, source, path, is_beside):
+                for name in self._add_names(opened, below, source, path, is_beside):
                     todo.append((f"{below}/{name}" if below else name, f"{path.rstrip('/')}/{name}", is_beside))
             except OSError as error:
                 self.causes.append(f"cannot read {source}: {reason(error)}")
@@ -291,11 +330,13 @@ class _Reading:
             return "it is the kernel's"
         return None
 
-    def _add_names(self, directory: int, source: str, path: str, is_beside: bool) -> Iterator[str]:
+    def _add_names(self, directory: int, below: str, source: str, path: str, is_beside: bool) -> Iterator[str]:
         """Add what an open directory has, and yield the names of directories in it."""
         with os.scandir(directory) as names:
             found = sorted(names, key=lambda name: name.name)
         for entry in found:
+            if self.rules.exclude and self.rules.excludes(f"{below}/{entry.name}".lstrip("/"), entry.name):
+                continue
             here, there = f"{source.rstrip('/')}/{entry.name}", f"{path.rstrip('/')}/{entry.name}"
             if max(len(os.fsencode(here)), len(os.fsencode(there))) > _LONGEST:
                 self.causes.append(f"cannot put {here[:80]}… at {there[:80]}…: the path is too long")
@@ -318,8 +359,10 @@ class _Reading:
 
     def finished(self) -> Tree:
         """Return what was read (JailError: all that could not be)."""
-        if self.causes:
-            hint = "what should not go in is to be moved away first"
+        if self.causes and self.rules.is_lenient:
+            self.notes += [f"warning: {cause}" for cause in self.causes]
+        elif self.causes:
+            hint = self.hint or "what should not go in is to be moved away first"
             raise JailError(_few(self.causes, "cannot add {} more names"), hint)
         items = tuple(item for _, item in sorted(self.items.items()))
         source = self.place.source if self.place.is_laid else None

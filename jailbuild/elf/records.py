@@ -34,15 +34,23 @@ DT_AUXILIARY: int = ENUM_D_TAG["DT_AUXILIARY"]
 DT_FILTER: int = ENUM_D_TAG["DT_FILTER"]
 DT_AUDIT: int = ENUM_D_TAG["DT_AUDIT"]
 DT_DEPAUDIT: int = ENUM_D_TAG["DT_DEPAUDIT"]
+DT_SYMTAB: int = ENUM_D_TAG["DT_SYMTAB"]
+DT_STRSZ: int = ENUM_D_TAG["DT_STRSZ"]
+DT_HASH: int = ENUM_D_TAG["DT_HASH"]
+DT_GNU_HASH: int = ENUM_D_TAG["DT_GNU_HASH"]
+DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
+    "DT_STRTAB", "DT_HASH", "DT_GNU_HASH", "DT_VERSYM", "DT_VERNEED", "DT_RELA", "DT_REL", "DT_JMPREL",
+))
 
 # What is read of a record; both classes have these in this order.
 HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")
 SEGMENT = ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
 DYNAMIC = ("d_tag", "d_val")
+SYMBOL = ("st_name", "st_shndx")
 
 
 class Records(NamedTuple):
-    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT and DYNAMIC."""
+    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT, DYNAMIC."""
 
     header: Struct
     segment: Struct
@@ -58,8 +66,8 @@ def _flatten(record: object, order: str, wanted: tuple[str, ...]) -> Struct:
         if field.name in wanted:
             formats.append(plain.packer.format.lstrip("<>"))
             names.append(field.name)
-        elif hasattr(field, "subcons") or hasattr(plain, "packer"):  # else a computed value, such as d_ptr: no bytes
-            formats.append(f"{field.sizeof()}x")
+        elif hasattr(field, "subcons") or hasattr(field, "subcon") or hasattr(plain, "packer"):
+            formats.append(f"{field.sizeof()}x")  # else a computed value, such as d_ptr: no bytes
     if tuple(names) != wanted:
         raise ImportError(f"pyelftools has the fields {names} where {wanted} are expected")
     return Struct("".join(formats))
@@ -77,6 +85,15 @@ def records(bits: int, little: bool) -> Records:
         _flatten(structs.Elf_Phdr, order, SEGMENT),
         _flatten(structs.Elf_Dyn, order, DYNAMIC),
     )
+
+
+@cache
+def symbol_record(bits: int, little: bool) -> Struct:
+    """Return the record of a symbol: unpacking gives the fields of SYMBOL."""
+    structs = ELFStructs(little_endian=little, elfclass=bits)
+    structs.create_basic_structs()
+    structs.create_advanced_structs()
+    return _flatten(structs.Elf_Sym, "<" if little else ">", SYMBOL)
 
 
 @cache

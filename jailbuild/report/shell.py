@@ -37,6 +37,7 @@ def script(actions: Sequence[Action], made: Mapping[str, bytes], box: str, sourc
         for action in changes
         if action.entry.type == "link"
     ]
+    lines += [_device(action) for action in changes if action.entry.type == "device"]
     return "\n".join(lines) + "\n"
 
 
@@ -57,14 +58,28 @@ def _in_box(path: str) -> str:
 def _directory(action: Action) -> str:
     where = _in_box(action.entry.path)
     mode = action.entry.mode or 0
-    return f"mkdir -p {where}" if mode == 0o755 else f"mkdir -p {where} && chmod {mode:04o} {where}"
+    made = f"mkdir -p {where}" if mode == 0o755 else f"mkdir -p {where} && chmod {mode:04o} {where}"
+    return f"{made}{_owned(action)}" if action.entry.source is None else made
+
+
+def _owned(action: Action) -> str:
+    """Return the command that gives what is made an owner other than root."""
+    entry = action.entry
+    return f" && chown {entry.uid}:{entry.gid} {_in_box(entry.path)}" if entry.uid or entry.gid else ""
+
+
+def _device(action: Action) -> str:
+    kind, major, minor = action.entry.device or ("c", 0, 0)
+    where = _in_box(action.entry.path)
+    return f"mknod -m {action.entry.mode or 0:04o} {where} {kind} {major} {minor}{_owned(action)}"
 
 
 def _file(action: Action, made: Mapping[str, bytes], source_of: Callable[[str], str]) -> list[str]:
     entry = action.entry
     where = _in_box(entry.path)
     if entry.path in made:
-        return [f"printf {shlex.quote(_octal(made[entry.path]))} > {where}", f"chmod {entry.mode or 0:04o} {where}"]
+        return [f"printf {shlex.quote(_octal(made[entry.path]))} > {where}",
+                f"chmod {entry.mode or 0:04o} {where}{_owned(action)}"]
     if entry.hardlink is not None and entry.hardlink != entry.path:
         return [f"ln {_in_box(entry.hardlink)} {where}"]
     source = source_of(entry.path)

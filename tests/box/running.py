@@ -25,6 +25,7 @@ from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.target import Choices
 from jailbuild.cli import COMMANDS, jailbuild, main
 from jailbuild.closure.gather import Options
+from jailbuild.closure.recipes import Shelf
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -34,7 +35,7 @@ NOBODY = 65534
 
 # Imports everything, then becomes somebody who may read next to nothing.
 _AS_NOBODY = f"""
-import importlib, os, pkgutil, sys
+import importlib, os, pkgutil, sys, tomllib
 import click, jailbuild
 for module in pkgutil.walk_packages(jailbuild.__path__, "jailbuild."):
     if module.name != "jailbuild.__main__":
@@ -125,7 +126,8 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, QUICKLY)
     try:
-        addition = plan_addition(Root(str(root)), Words(words), str(box), Choices(Options(library_path=library_path)))
+        choices = Choices(Options(library_path=library_path), shelf=Shelf())
+        addition = plan_addition(Root(str(root)), Words(words), str(box), choices)
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
     finally:

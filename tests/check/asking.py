@@ -20,7 +20,10 @@ SEVERITIES = {
         "secret-file", "reachable-from-host", "not-enterable", "leftover-staging", "unread-manifest", "no-program",
         "vanished-program",
     },
-    "note": {"privileged-file", "unreached-library", "unlisted-file", "not-compared"},
+    "note": {
+        "privileged-file", "unreached-library", "unlisted-file", "not-compared", "no-user-database", "no-tls-roots",
+        "no-gconv", "no-dev-null", "origin-needs-proc", "uncovered-dlopen", "absent-zone", "absent-locale",
+    },
 }
 
 

@@ -300,7 +300,7 @@ def test_each_library_that_is_taken_away_is_missed(real: Path) -> None:
             assert {"missing-library", "missing-interpreter"} & {one.code for one in bare.findings}, path
         finally:
             aside.rename(path)
-    assert list(check_root(Root(str(real)), "box").findings) == []
+    assert [one for one in check_root(Root(str(real)), "box").findings if one.severity != "note"] == []
 
 
 def test_every_single_flipped_byte_is_seen(real: Path) -> None:
@@ -313,7 +313,8 @@ def test_every_single_flipped_byte_is_seen(real: Path) -> None:
             os.pwrite(file.fileno(), bytes([old[0] ^ 0x80]), place)
             found = check_root(Root(str(real)), "box").findings
             os.pwrite(file.fileno(), old, place)
-        assert [("changed-file", f"{LIB}/libc.so.6")] == [(one.code, one.path) for one in found]
+        assert [("changed-file", f"{LIB}/libc.so.6")] == [
+            (one.code, one.path) for one in found if one.severity != "note"]
 
 
 def test_the_readme_lists_every_code_with_severity_and_meaning() -> None:

@@ -1,0 +1,320 @@
+"""What a recipe brings from one root: its patterns looked up there, its trees read, its files made. Only reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from jailbuild.closure.accounts import Accounts
+from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
+from jailbuild.closure.places import why_not
+from jailbuild.closure.recipes import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe, Shelf
+from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
+from jailbuild.errors import JailError
+from jailbuild.root import Root
+
+_MOST = 100_000  # names that one pattern may fit
+_DEEPEST = 40  # directories that "**" goes into
+_MAX_RESOLV = 1 << 16  # bytes
+_RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+# a link to one of these leads to half a system
+_TOO_MUCH = frozenset((
+    "/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/run", "/sbin", "/srv",
+    "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/cache",
+    "/var/lib", "/var/log", "/var/tmp",
+))
+_GONE = ("/run/", "/tmp/")  # mounted over, or emptied
+
+
+class Made(NamedTuple):
+    """Something that no file of the source root is copied for."""
+
+    type: str  # "file", "directory", "device" or "link"
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    content: bytes | None = None
+    device: tuple[str, int, int] | None = None
+    target: str | None = None
+    table: bool = False  # whether its lines are those of a passwd or group file
+
+
+class Part(NamedTuple):
+    """A file or directory that is brought; `by` is the link that leads there, "" where the recipe names it."""
+
+    tree: Tree
+    named: str  # its entry: what the tree's path is, or a link that leads there
+    by: str = ""
+
+
+class Brought(NamedTuple):
+    """What a recipe brings from a root."""
+
+    programs: tuple[str, ...]
+    parts: tuple[Part, ...]
+    made: tuple[tuple[str, Made], ...]  # by canonical path
+    missing: tuple[str, ...]  # what it looked for, and is not there
+    notes: tuple[str, ...]
+
+    def is_nothing(self, bring: Bring) -> bool:
+        """Whether the recipe has something to bring, and the root nothing of it."""
+        return not (self.programs or self.parts or self.made or bring.recipes or bring.users) and bring != Bring()
+
+
+def bring(
+    root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+    prefixes: tuple[str, ...] = (),
+) -> Brought:
+    """Look up in `root` what a recipe brings; what cannot be read there is left out with a note.
+
+    `prefixes` are those of the program that it is brought for, the real one last.
+    """
+    return _Bringing(root, recipe, accounts, search_path, rules, shelf, prefixes).brought()
+
+
+def has_prefix(recipe: Recipe) -> bool:
+    """Say whether what a recipe brings depends on where the program stands."""
+    bring = recipe.bring
+    paths = (*bring.files, *bring.files_if_there, *(tree.path for tree in bring.tree))
+    return any(path.startswith(PREFIXES) for path in paths)
+
+
+def prefixes_of(root: Root, path: str) -> tuple[str, ...]:
+    """Return the directories above the bin or sbin of a program, on its way through links, the real one last."""
+    walk = root.walk(path)
+    found: dict[str, None] = {}
+    for one in (path, *(link for link, _ in walk.links), walk.real):
+        directory = one.rpartition("/")[0]
+        if directory.endswith(("/bin", "/sbin")) and (above := directory.rpartition("/")[0]):
+            found.pop(above, None)
+            found[above] = None
+    return tuple(found)
+
+
+def elsewhere(root: Root, command: str, shelf: Shelf) -> str | None:
+    """Return where recipes say that a command stands which no search path has: of versions the highest."""
+    found = [path for pattern in shelf.places(command) for path in expand(root, pattern)
+             if is_executable_file(root, path)]
+    return max(found, key=_version, default=None)
+
+
+def _version(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def expand(root: Root, pattern: str) -> list[str]:
+    """Return the paths of a root that a pattern fits, sorted: parts as fnmatch(3) with leading dots, "**" any depth.
+
+    Links on the way are followed, but not by "**".
+    """
+    found = [""]
+    for part in pattern[1:].split("/"):
+        if part == "**":
+            found = [below for path in found for below in _deep(root, path)]
+        elif any(character in part for character in "*?["):
+            found = [f"{path}/{name}" for path in found for name in _names(root, path)
+                     if fnmatchcase(name, part) and (name[0] != "." or part[0] == ".")]
+        else:
+            found = [f"{path}/{part}" for path in found]
+        if len(found) > _MOST:
+            raise JailError(f"cannot bring {pattern}: more than {_MOST} names fit", "name less")
+    return sorted(path for path in found if _leads(root, path) is not None)
+
+
+def _names(root: Root, path: str) -> list[str]:
+    try:
+        return root.listdir(path or "/")
+    except OSError:
+        return []
+
+
+def _deep(root: Root, path: str, depth: int = 0) -> Iterator[str]:
+    yield path
+    for name in _names(root, path) if depth < _DEEPEST else ():
+        below = f"{path}/{name}"
+        try:
+            if root.is_directory(below) and not root.walk(below).links:
+                yield from _deep(root, below, depth + 1)
+        except OSError:
+            continue
+
+
+def _leads(root: Root, path: str) -> str | None:
+    """Return where a path leads, None for nowhere."""
+    try:
+        return root.walk(path).real
+    except OSError:
+        return None
+
+
+class _Bringing:
+    def __init__(
+        self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+        prefixes: tuple[str, ...],
+    ) -> None:
+        self.root = root
+        self.recipe = recipe
+        self.accounts = accounts
+        self.search_path = search_path
+        self.shelf = shelf
+        self.prefixes = prefixes
+        self.rules = rules._replace(is_lenient=True)
+        self.parts: dict[str, Part] = {}  # by what was named
+        self.roots: list[str] = []  # of trees, canonical
+        self.missing: list[str] = []
+        self.notes: list[str] = []
+        self.lost: list[str] = []  # links that lead nowhere
+
+    def brought(self) -> Brought:
+        bring = self.recipe.bring
+        programs = [*self._programs(bring.programs, False), *self._programs(bring.programs_if_there, True)]
+        for tree in bring.tree:
+            paths = self._expand(tree.path)
+            if not paths and not tree.if_there:
+                self.missing.append(tree.path)
+            for path in paths:
+                self._add(path, exclude=tree.exclude)
+        for patterns, if_there in ((bring.files, False), (bring.files_if_there, True)):
+            for pattern in patterns:
+                paths = self._expand(pattern)
+                if not paths and not if_there:
+                    self.missing.append(pattern)
+                for path in paths:
+                    self._add(path)
+        parts = tuple(self._whole())
+        if self.lost:
+            more = f" and {len(self.lost) - 3} more" if len(self.lost) > 3 else ""
+            self.notes.append(f"{', '.join(self.lost[:3])}{more}: links that lead nowhere are left out")
+        return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
+                       tuple(self.notes))
+
+    def _programs(self, words: tuple[str, ...], if_there: bool) -> Iterator[str]:
+        for word in words:
+            if word.startswith("/"):
+                found = [path for path in expand(self.root, word) if is_executable_file(self.root, path)]
+            else:
+                path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+                found = [] if path is None else [path]
+            if not found and not if_there:
+                self.missing.append(word)
+            yield from found
+
+    def _expand(self, pattern: str) -> list[str]:
+        """Return the paths that a pattern fits, at each prefix of the program if it begins with that."""
+        if pattern.startswith(EACH_PREFIX):
+            places = self.prefixes
+        elif pattern.startswith(REAL_PREFIX):
+            places = self.prefixes[-1:]
+        else:
+            return expand(self.root, pattern)
+        return [path for prefix in places for path in expand(self.root, prefix + pattern[pattern.index("/"):])]
+
+    def _add(self, path: str, by: str = "", exclude: tuple[str, ...] = ()) -> None:
+        """Read what is at a path, once."""
+        real = _leads(self.root, path)
+        if path in self.parts or real is None or (not by and real in self.roots):
+            return
+        if why := why_not(real):
+            self.notes.append(f"{path} is left out: {why}")
+            return
+        try:
+            if self.root.is_directory(path):
+                tree = read_directory(self.root, path, self.rules.left_out, self.rules._replace(exclude=exclude))
+                self.roots.append(tree.path)
+            else:
+                tree = read_file(self.root, path, self.rules.left_out, self.rules)
+        except JailError as error:
+            self.notes += [f"warning: {cause}" for cause in error.causes]
+            return
+        parent, _, name = path.rpartition("/")
+        self.parts[path] = Part(tree, f"{(_leads(self.root, parent or '/') or '').rstrip('/')}/{name}", by)
+        self.notes += tree.notes
+
+    def _whole(self) -> Iterator[Part]:
+        """Yield what was read, and what the links in it lead to; links that lead nowhere are left out."""
+        done: set[str] = set()
+        while todo := [path for path in self.parts if path not in done]:
+            for path in todo:
+                done.add(path)
+                part = self.parts[path]
+                gone = set()
+                for item in part.tree.items:
+                    if item.type == "link" and not self._follow(part.tree, item.path):
+                        gone.add(item.path)
+                if gone:
+                    items = tuple(item for item in part.tree.items if item.path not in gone)
+                    part = part._replace(tree=part.tree._replace(items=items))
+                if part.tree.items:
+                    yield part
+
+    def _follow(self, tree: Tree, link: str) -> bool:
+        """Bring what a link leads to, unless it comes anyway; say whether it leads anywhere."""
+        if not link.startswith(f"{tree.path}/"):
+            return True  # on the way to the tree
+        real = _leads(self.root, link)
+        if real is None:
+            self.lost.append(link)
+            return False
+        if real == tree.path or any(real.startswith(f"{root}/") or real == root for root in self.roots):
+            return True
+        if why_not(real) or real.startswith(_GONE):
+            return True  # there when the box is entered
+        if self.root.is_directory(real) and (real in _TOO_MUCH or tree.path.startswith(f"{real}/")):
+            self.notes.append(f"{link} leads to {real}, which is not brought")
+            return True
+        self._add(link, link)
+        return True
+
+    def _made(self) -> Iterator[tuple[str, Made]]:
+        bring = self.recipe.bring
+        for directory in bring.directory:
+            uid, gid = self._owner(directory.owner, directory.path)
+            place = _leads(self.root, directory.path) or canonical_place(self.root, directory.path)
+            yield place, Made("directory", directory.mode, uid, gid)
+        for device in bring.device:
+            yield canonical_place(self.root, device.path), Made(
+                "device", device.mode, device=(device.type, device.major, device.minor))
+        for link in bring.link:
+            yield canonical_place(self.root, link.path), Made("link", target=link.target)
+        for made in bring.made:
+            if made.unless is not None and _leads(self.root, made.unless) is not None:
+                continue
+            content = self._content(made)
+            if content is not None:
+                uid, gid = self._owner(made.owner, made.path)
+                yield canonical_place(self.root, made.path), Made("file", made.mode, uid, gid, content)
+
+    def _content(self, made: BroughtFile) -> bytes | None:
+        if made.content is not None:
+            return made.content.removeprefix("\n").encode()
+        return resolv_conf(self.root)
+
+    def _owner(self, owner: str, path: str) -> tuple[int, int]:
+        found = self.accounts.id_of(owner)
+        if found is None:
+            self.notes.append(f"warning: {path} will be root's: the source root has no {owner}")
+            return 0, 0
+        return found
+
+
+def resolv_conf(root: Root) -> bytes | None:
+    """Return a resolv.conf that works inside: one whose servers are not only the host's own, if there is one.
+
+    The stub of systemd-resolved listens on the host's loopback; where that answers, another file has the servers.
+    """
+    first = None
+    for path in _RESOLVERS:
+        try:
+            data = root.read(path, _MAX_RESOLV)
+        except OSError:
+            continue
+        servers = [words[1] for line in data.decode("utf-8", "replace").splitlines()
+                   if len(words := line.split()) > 1 and words[0] == "nameserver"]
+        if any(not server.startswith("127.") and server != "::1" for server in servers):
+            return data
+        first = first or data
+    return first
+
+

@@ -1,0 +1,243 @@
+"""Recipes applied to requests, again and again until nothing new is met.
+
+Each request has its own: what a recipe brings for it goes when it goes. An edge that a recipe makes reads
+"recipe NAME: WHY", or "recipe NAME > INNER: WHY" where one brings another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from jailbuild.closure import locales
+from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, to_bytes
+from jailbuild.closure.bring import Brought, Made, bring, elsewhere, has_prefix, prefixes_of
+from jailbuild.closure.commands import Request, find_command
+from jailbuild.closure.gather import Gathering, HeldMade, Knowledge
+from jailbuild.closure.recipes import Recipe, Shelf, When
+from jailbuild.elf.symbols import imported_symbols
+from jailbuild.errors import JailError
+from jailbuild.loader.resolution import Edge
+from jailbuild.root import Root
+
+LINES = {PASSWD: "users", GROUP: "groups"}  # how the edges of these say which lines they are for
+
+
+class Matches:
+    """Which recipes a program, a file or a library calls for."""
+
+    def __init__(self, whens: Mapping[str, When]) -> None:
+        self.symbols: list[tuple[str, str]] = []  # with the recipe, in its order
+        self.exact: dict[tuple[str, str], list[str]] = {}
+        self.patterns: dict[str, list[tuple[str, str, str]]] = {"program": [], "path": [], "soname": []}
+        for name, when in whens.items():
+            for symbol in when.symbol:
+                self.symbols.append((symbol, name))
+            for pattern in when.program:
+                self._add("path" if "/" in pattern else "program", pattern, name)
+            for pattern in when.soname:
+                self._add("soname", pattern, name)
+
+    def _add(self, kind: str, pattern: str, name: str) -> None:
+        places = [place for place in map(pattern.find, "*?[") if place >= 0]
+        if places:
+            self.patterns[kind].append((pattern[: min(places)], pattern, name))
+        else:
+            self.exact.setdefault((kind, pattern), []).append(name)
+
+    def of(self, kind: str, text: str) -> Iterator[str]:
+        """Yield the recipes with a pattern of a kind ("program", "path", "soname") that fits."""
+        yield from self.exact.get((kind, text), ())
+        for start, pattern, name in self.patterns[kind]:
+            if text.startswith(start) and fnmatchcase(text, pattern):
+                yield name
+
+    def of_program(self, root: Root, path: str, *, by_name: bool = True) -> Iterator[str]:
+        """Yield the recipes for the program at a path: by that, by where its links lead, and by those names."""
+        try:
+            walk = root.walk(path)
+        except OSError:
+            return
+        paths = dict.fromkeys((path, *(link for link, _ in walk.links), walk.real))
+        for one in paths:
+            yield from self.of("path", one)
+        if by_name:
+            for name in dict.fromkeys(os.path.basename(one) for one in (path, walk.real)):
+                yield from self.of("program", name)
+
+
+def symbols_of(root: Root, path: str) -> frozenset[str]:
+    """Return what a program imports itself; nothing if it is no ELF file or cannot be read."""
+    try:
+        opened = root.open(path)
+    except OSError:
+        return frozenset()
+    try:
+        return imported_symbols(opened)
+    except OSError:
+        return frozenset()
+    finally:
+        os.close(opened)
+
+
+class Knowing:
+    """The applying of recipes to a closure that is being gathered."""
+
+    def __init__(self, gathering: Gathering, shelf: Shelf, knowledge: Knowledge, search_path: str) -> None:
+        self.gathering = gathering
+        self.root = gathering.root
+        self.shelf = shelf
+        self.knowledge = knowledge
+        self.search_path = search_path
+        self.matches = Matches(self.shelf.whens())
+        self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
+        self.made: dict[str, HeldMade] = {}
+        self.users: dict[Edge, tuple[list[str], set[str]]] = {}  # which, and for which requests
+        self._accounts: Accounts | None = None
+
+    @property
+    def accounts(self) -> Accounts:
+        """The users and groups of the source root."""
+        if self._accounts is None:
+            self._accounts = read_accounts(self.root)
+        return self._accounts
+
+    def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
+        """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""
+        for unwanted in {name for names in self.knowledge.without.values() for name in names}:
+            self.shelf.get(unwanted)
+        for request in requests:
+            if request.type == "user":
+                self._add_user(request)
+            elif request.type == "locale":
+                self._add_locale(request)
+            elif request.type == "recipe":
+                self._use(request.name, request.what, Edge("", f"recipe {request.what}"), set(), True)
+            if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
+                self._settle(request)
+        self._make_accounts()
+        return self.made
+
+    def _settle(self, request: Request) -> None:
+        """Apply recipes to a request until nothing new is met."""
+        done = set(self.knowledge.without.get(request.name, ()))
+        if request.type == "recipe":
+            done.add(request.what)
+        if request.type == "program":
+            by = self._place(request.path)
+            imported = symbols_of(self.root, request.path)
+            for symbol, name in self.matches.symbols:
+                if symbol in imported:
+                    self._use(request.name, name, Edge(by, f"recipe {name}: imports {symbol}"), done, False)
+        met = self.gathering.meet(request.name)
+        while met.new:
+            new, met.new = met.new, []
+            for kind, name, path in new:
+                if kind == "soname":
+                    for recipe in self.matches.of("soname", name):
+                        if recipe not in done:
+                            self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: {name}"), done,
+                                      False)
+                    continue
+                for recipe in self.matches.of_program(self.root, path, by_name=kind == "program"):
+                    if recipe not in done:
+                        what = os.path.basename(path) if kind == "program" else path
+                        self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: program {what}"),
+                                  done, True, path)
+
+    def _place(self, path: str) -> str:
+        """Return the entry of the box that a path is."""
+        parent, _, name = (path if path.startswith("/") else f"/{path}").rpartition("/")
+        return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
+
+    def _use(
+        self, request: str, name: str, edge: Edge, done: set[str], is_told: bool, program: str | None = None,
+    ) -> None:
+        """Bring what a recipe has for a request, and the recipes that it brings; each once.
+
+        `is_told` says that it should be told what it does not find; `program` is the path of the one that it is for.
+        """
+        if name in done:
+            return
+        done.add(name)
+        recipe = self.shelf.get(name)
+        if program is None and has_prefix(recipe):
+            program = self._program_of(recipe)
+            if program is not None:
+                self.gathering.bring_program(program, edge, request)
+        brought = self._bring(recipe, is_told, program)
+        for path in brought.programs:
+            self.gathering.bring_program(path, edge, request)
+        for part in brought.parts:
+            self.gathering.bring_tree(part.tree, part.named, edge if not part.by else Edge(part.by, "target"), request)
+        for path, made in brought.made:
+            self._hold(path, made, edge, request)
+        users = (*recipe.bring.users, *(user for user in recipe.bring.users_if_there if user in self.accounts.users))
+        if users:
+            self._want_users(users, edge, request, is_told)
+        for inner in recipe.bring.recipes:
+            way, colon, why = edge.how.partition(": ")
+            self._use(request, inner, Edge(edge.by, f"{way} > {inner}{colon}{why}"), done, is_told, program)
+
+    def _program_of(self, recipe: Recipe) -> str | None:
+        """Return where the first program stands that a recipe is for, where nobody named one."""
+        for word in recipe.when.program:
+            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+            if path is not None:
+                return path
+        return None
+
+    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Brought:
+        prefixes = prefixes_of(self.root, program) if program is not None and has_prefix(recipe) else ()
+        known = self.brought.get((recipe.name, prefixes))
+        if known is None:
+            known = self.brought[recipe.name, prefixes] = bring(
+                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes)
+            self.gathering.notes += known.notes
+            if is_told and known.missing:
+                nothing = "finds nothing" if known.is_nothing(recipe.bring) else "does not find all"
+                self.gathering.notes.append(
+                    f"warning: the recipe {recipe.name} {nothing}: there is no {', no '.join(known.missing)}")
+        return known
+
+    def _hold(self, path: str, made: Made, edge: Edge, request: str) -> None:
+        known = self.made.setdefault(path, HeldMade(made, {}))
+        if known.made != made:
+            self.gathering.notes.append(f"warning: {path} is made by two recipes: {edge.how} is left out")
+        else:
+            known.edges.setdefault(edge, set()).add(request)
+
+    def _want_users(self, names: tuple[str, ...], edge: Edge, request: str, is_told: bool) -> None:
+        absent = [name for name in names if name not in self.accounts.users]
+        if absent and is_told:
+            self.gathering.notes.append(
+                f"warning: {edge.how.partition(': ')[0]} finds no user {', no '.join(absent)} in the source root")
+        users, requests = self.users.setdefault(edge, ([], set()))
+        users += [name for name in names if name not in users and name not in absent]
+        requests.add(request)
+
+    def _add_user(self, request: Request) -> None:
+        if request.what not in self.accounts.users:
+            raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
+                            f"useradd {request.what} makes one")
+        self._use(request.name, "users", Edge("", "recipe users"), set(), True)
+        self._want_users((request.what,), Edge("", f"user {request.what}"), request.name, True)
+
+    def _add_locale(self, request: Request) -> None:
+        tree = locales.find(self.root, request.what, self.knowledge.rules)
+        self.gathering.bring_tree(tree, tree.path, Edge("", f"locale {request.what}"), request.name)
+
+    def _make_accounts(self) -> None:
+        """Make the passwd and group files of all users that are wanted."""
+        if not self.users:
+            return
+        wanted = sorted({name for users, _ in self.users.values() for name in users})
+        tables = dict(zip(LINES, self.accounts.of(wanted), strict=True))
+        for path, table in tables.items():
+            place = self._place(path) if self.root.is_directory("/etc") else path
+            edges: dict[Edge, set[str]] = {}
+            for edge, (users, requests) in self.users.items():
+                names = sorted(dict(zip(LINES, self.accounts.of(users), strict=True))[path])
+                edges[edge._replace(how=f"{edge.how}; {LINES[path]} {' '.join(names)}")] = requests
+            self.made[place] = HeldMade(Made("file", 0o644, content=to_bytes(table), table=True), edges)
