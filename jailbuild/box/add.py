@@ -12,6 +12,7 @@ from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.box.update import find_again
 from jailbuild.closure.commands import NOT_FILES, Request, by_name, find_program, path_note, source_root
 from jailbuild.closure.gather import Options, gather
+from jailbuild.closure.packages import find_package
 from jailbuild.closure.trees import Tree, identity, lay_over, read_directory, read_file
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
@@ -23,6 +24,7 @@ class Words(NamedTuple):
     programs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # names of requests
 
 
 def plan_addition(
@@ -78,11 +80,15 @@ def _find_all(root: Root, words: Words, there: Root | None, options: Options) ->
             if request.path.startswith(NOT_FILES):
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request
+        if type == "package":
+            request, tree = find_package(root, word)
+            trees[request.name] = tree
+            return request
         tree = read_file(root, word, own) if type == "file" else read_directory(root, word, own)
         trees[tree.path] = tree
         return Request(tree.path, tree.path, tree.source, type)
 
-    for type, some in zip(("program", "file", "directory"), words, strict=True):
+    for type, some in zip(("program", "file", "directory", "package"), words, strict=True):
         for word in some:
             try:
                 request = find(word, type)
@@ -103,6 +109,8 @@ def _find_all(root: Root, words: Words, there: Root | None, options: Options) ->
 
 
 def _refuse_other_source(request: Request, known: Asked) -> None:
+    if request.type == known.type == "package":  # where its files are listed may change
+        return
     if (known.path, known.source, known.type) != (request.path, request.source, request.type):
         raise JailError(
             f"cannot add {request.name}: the box has it from {known.source or known.path}, "

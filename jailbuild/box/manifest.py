@@ -22,7 +22,7 @@ SCHEMA = 1
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")
-_ASKED = ("program", "file", "directory")
+_ASKED = ("program", "file", "directory", "package")
 _WHAT = TypeVar("_WHAT")
 
 
@@ -44,11 +44,13 @@ class Asked(NamedTuple):
     path: str
     source: str | None = None  # of SRC:DEST
     bare: bool = False
-    type: str = "program"  # or "file", "directory"
+    type: str = "program"  # or "file", "directory", "package"
 
     @property
     def by_name(self) -> bool:
-        """Whether it can be found again without believing more of a manifest than a program's name."""
+        """Whether it can be found again without believing more of a manifest than a program's or package's name."""
+        if self.type == "package":
+            return True
         return self.type == "program" and self.source is None and "/" not in self.name
 
 

@@ -1,7 +1,7 @@
 """What `update` does: the requests of a manifest resolved again in the source root as it is now.
 
-A manifest may have been written by somebody inside the box. So only names of programs are taken from it, and looked up
-where the caller says; what was put in by path stays as it is unless the caller names it again.
+A manifest may have been written by somebody inside the box. So only names of programs and packages are taken from it, and
+looked up where the caller says; what was put in by path stays as it is unless the caller names it again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure.commands import Request, find_program
+from jailbuild.closure.packages import find_package
 from jailbuild.closure.trees import Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -24,7 +25,7 @@ class Found(NamedTuple):
 
     wanted: Wanted
     carried: frozenset[str]
-    vanished: tuple[str, ...]  # names of programs that the source root no longer has
+    vanished: tuple[str, ...]  # names of programs and packages that the source root no longer has
     notes: tuple[str, ...]
 
 
@@ -35,10 +36,14 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
     carried: set[str] = set()
     vanished: list[str] = []
     notes: list[str] = []
+    trees = dict(given.trees)
     for name, known in before.requests.items():
         if name not in requests and known.by_name:
             try:
-                requests[name] = find_program(root, name, search_path)
+                if known.type == "package":
+                    requests[name], trees[name] = find_package(root, name)
+                else:
+                    requests[name] = find_program(root, name, search_path)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
@@ -52,7 +57,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
             asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type))
         else:
             carried.add(name)
-    return Found(Wanted(tuple(requests.values()), asked, given.trees), frozenset(carried), tuple(vanished),
+    return Found(Wanted(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
                  tuple(notes))
 
 

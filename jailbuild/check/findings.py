@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.closure.explain import add_command
+from jailbuild.closure.packages import option_words
 from jailbuild.names import shown, to_json
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -114,6 +115,9 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     words = []
     for name in requested_by:
         asked = manifest.requests.get(name)
+        if asked is not None and asked.type == "package":
+            words += option_words(name)
+            continue
         if asked is not None and asked.type != "program":
             words.append("--dir" if asked.type == "directory" else "--file")
         words.append(name if asked is None or asked.source is None else f"{asked.source}:{asked.path}")

@@ -11,6 +11,7 @@ from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.change import Manner, carry_out, manner, show, summary
 from jailbuild.cli.options import option, programs, resolving, write
 from jailbuild.closure.gather import Options
+from jailbuild.closure.packages import request_name
 from jailbuild.root import Root
 
 _FEW = 8  # names in the summary
@@ -24,6 +25,9 @@ _FEW = 8  # names in the summary
               help="A file of data; what is a program or script is resolved as at its place.")
 @option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="A directory of data, likewise.")
+@option("--package", "packages", metavar="NAME", multiple=True, type=click.UNPROCESSED,
+              help="The files of an installed package, without documentation and translations.")
+@option("--docs", is_flag=True, help="Of packages, manuals, documentation, completions and translations too.")
 @resolving
 @option("--bare", is_flag=True, help="Programs, libraries and the links on their way; no names beside them.")
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
@@ -32,7 +36,7 @@ _FEW = 8  # names in the summary
 @manner
 def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str, bare: bool,
+    packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str, bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
@@ -41,9 +45,11 @@ def command(
 
     Data: SRC is a path of the source root and stands there; with DST it is a path of the host, put at DST.
     """
-    words = Words(programs, files, directories)
+    words = Words(programs, files, directories, tuple(request_name(name, docs=docs) for name in packages))
     if not any(words):
-        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file or --dir.")
+        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir or --package.")
+    if docs and not packages:
+        raise click.UsageError("--docs is about packages: name one with --package.")
     choices = Choices(Options(search_path, library_path), keep_privileges, replace)
     manner = Manner(**how)
     change: Change | None = None

@@ -16,10 +16,10 @@ NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 
 class Request(NamedTuple):
-    """What was asked for: a "program", or a "file" or "directory" of data."""
+    """What was asked for: a "program", a "file" or "directory" of data, or a "package"."""
 
-    name: str  # what it is called from now on: a command's name, else its path in the box
-    path: str  # where it stands in the source root
+    name: str  # what it is called from now on: a command's name, package:NAME, else its path in the box
+    path: str  # where it stands in the source root; where the files of a package are listed there
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
     type: str = "program"
 

@@ -163,6 +163,8 @@ class _Gathering:
         for item in tree.items:
             is_below = item.path.startswith(f"{tree.path.rstrip('/')}/")
             edge = top if item.path == tree.path else Edge(tree.path, "tree" if is_below else "path")
+            if request.type == "package":
+                edge = Edge(tree.led[item.path], "target") if item.path in tree.led else top
             self.data.setdefault(item.path, Held(item, {})).edges.setdefault(edge, set()).add(request.name)
         self.notes += tree.notes
         failures: list[str] = []

@@ -26,6 +26,16 @@ def request_name(word: str, *, docs: bool = False) -> str:
     return f"{PREFIX}{word}{DOCS if docs else ''}"
 
 
+def word_of(name: str) -> str:
+    """Return what the user calls the package of a request."""
+    return name.removeprefix(PREFIX).removesuffix(DOCS)
+
+
+def option_words(name: str) -> list[str]:
+    """Return the words of `jailbuild add` that ask for a package as the request of that name does."""
+    return ["--package", word_of(name), *(["--docs"] if name.endswith(DOCS) else [])]
+
+
 def find_package(root: Root, name: str, allowed: frozenset[str] = frozenset()) -> tuple[Request, Tree]:
     """Return the request of that name, and the package's files as the source root has them (JailError).
 
@@ -33,16 +43,14 @@ def find_package(root: Root, name: str, allowed: frozenset[str] = frozenset()) -
     the paths `allowed`), what cannot be in a box, and what is not there (any more) are left out with a note. A file
     of another package comes too where a link of this one leads to it.
     """
-    word = name.removeprefix(PREFIX)
-    docs = word.endswith(DOCS)
-    word = word.removesuffix(DOCS)
+    word = word_of(name)
     if not NAME.fullmatch(word):
         raise JailError(f"cannot find the package {word}: that is no name of a package", "dpkg -l")
     packages = Dpkg(root)
     package = packages.find(word)
-    reading = _Reading(root, packages.files(package), docs, allowed)
+    reading = _Reading(root, packages.files(package), name.endswith(DOCS), allowed)
     tree = Tree(package.place, None, tuple(item for _, item in sorted(reading.items.items())),
-                (*reading.notes(package.name),), reading.led)
+                tuple(reading.notes(package.name)), reading.led)
     return Request(name, package.place, None, "package"), tree
 
 
@@ -79,7 +87,6 @@ class _Reading:
 
     def _add_real(self, path: str) -> bool:
         """Add what is no link; say whether it could be."""
-        kind = None
         try:
             status = self.root.lstat(path)
             if stat.S_ISDIR(status.st_mode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jailbuild.closure.places import Place, laid_place, merged_place, own_place, split, why_not
@@ -44,6 +44,7 @@ class Tree(NamedTuple):
     source: str | None  # the host's path of what is laid over; None for what the source root has itself
     items: tuple[Item, ...]  # by path, each once; the links on the way to `path` too, its parents not
     notes: tuple[str, ...]  # what is left out
+    led: Mapping[str, str] = {}  # of a package, by path: the link that leads to what is not the package's own
 
     @property
     def families(self) -> tuple[tuple[str, ...], ...]:

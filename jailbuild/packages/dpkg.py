@@ -19,7 +19,7 @@ from jailbuild.root import Root
 _PLACE = "/var/lib/dpkg"
 _MOST = 64 << 20  # bytes of one list
 _FEW = 64  # paths for which it is worth guessing where they are listed, before every list is read
-_USUAL = ("coreutils", "libc6", "libc-bin", "util-linux", "base-files", "bash", "dash")
+_USUAL = ("coreutils", "libc6", "libc-bin", "util-linux", "zlib1g", "base-files", "dash")
 _ALTERNATIVES = "/etc/alternatives/"
 _LIBRARY = re.compile(r"(lib.*?)(?:\.so\.(\d+)[^/]*|-([\d.]+)\.so)")
 _FIELD = re.compile(rb"^(Package|Architecture|Status):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -100,7 +100,7 @@ class Dpkg:
     def owners(self, links: Mapping[str, str | None]) -> dict[str, str]:
         """Return the packages that canonical paths of files and links belong to; what no list names is left out.
 
-        `links` has the text of each that is a link. Of packages that are there for several architectures the name
+        `links` has the text of each that is a link. Links of a merged /usr and of the alternatives are nobody's. Of packages that are there for several architectures the name
         says which: all of a file that several of them share. Lists that cannot be read count as empty.
         """
         sought: dict[bytes, list[str]] = {}
@@ -109,10 +109,8 @@ class Dpkg:
             spellings.setdefault(real, []).append(alias)
         waiting = set()
         for path, target in links.items():
-            # update-alternatives(1) makes these, and no list would ever end the search for them
-            if path.startswith(_ALTERNATIVES) or (target or "").startswith(_ALTERNATIVES):
-                continue
-            if path in self._aliases and "base-files" not in self._by_name:
+            # update-alternatives(1) and usrmerge make these, and no list would ever end the search for them
+            if path in self._aliases or path.startswith(_ALTERNATIVES) or (target or "").startswith(_ALTERNATIVES):
                 continue
             waiting.add(path)
             listed = self._diverted.get(path, path)
@@ -122,12 +120,10 @@ class Dpkg:
                     for alias in aliases:
                         sought.setdefault(os.fsencode(alias + listed[len(real) :]), []).append(path)
         found: dict[str, list[str]] = {}
-        # the links of a merged /usr itself are base-files' or nobody's
-        waiting -= self._aliases.keys()
         for key, more in self._in_order(links):
             for name in sought.keys() & self._listed(key):
                 for path in sought[name]:
-                    if self._may_own(key, path) and (path not in self._aliases or key == "base-files"):
+                    if self._may_own(key, path):
                         found.setdefault(path, []).append(key)
                         waiting.discard(path)
             if not waiting and not more:
@@ -141,8 +137,7 @@ class Dpkg:
         """
         likely = {}
         if len(paths) <= _FEW:
-            aliases = ["base-files"] if not self._aliases.keys().isdisjoint(paths) else []
-            likely = dict.fromkeys([*aliases, *(name for path in paths for name in _guesses(path)), *_USUAL])
+            likely = dict.fromkeys([*(name for path in paths for name in _guesses(path)), *_USUAL])
         for name in dict.fromkeys([*(name for name in likely if name in self._by_name), *self._by_name]):
             keys = self._by_name[name]
             yield from ((key, key != keys[-1]) for key in keys)
@@ -246,7 +241,7 @@ class Dpkg:
 def _guesses(path: str) -> Iterator[str]:
     """Yield names that the package of a file may have: parts of its path, and by Debian policy 8.1 for a library."""
     parts = path.split("/")
-    library = _LIBRARY.match(parts[-1])
+    library = _LIBRARY.fullmatch(parts[-1])
     if library is not None:
         name, *versions = library.groups()
         version = next(version for version in versions if version is not None)
