@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from jailbuild.box.manifest import Manifest, Reason
 
 _Steps = dict[str, tuple[str | None, Reason]]  # by path: the path before, and the step to this one
-Chain = tuple[Reason, ...]  # each step: a path, how the one before leads to it; the first with its requests
+Chain = tuple[Reason, ...]  # steps: a path, and how the one before leads to it; the first has the requests too
 
 
 def chains(manifest: Manifest, path: str) -> Iterator[Chain]:

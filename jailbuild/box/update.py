@@ -1,7 +1,7 @@
 """What `update` does: the requests of a manifest resolved again in the source root as it is now.
 
-A manifest may have been written by somebody inside the box. So only names of programs and packages are taken from it, and
-looked up where the caller says; what was put in by path stays as it is unless the caller names it again.
+A manifest may have been written by somebody inside the box. So only names of programs and packages are taken from
+it, and looked up where the caller says; what was put in by path stays as it is unless the caller names it again.
 """
 
 from __future__ import annotations

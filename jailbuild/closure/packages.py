@@ -63,7 +63,10 @@ class _Reading:
         self.led: dict[str, str] = {}
         self.absent: list[str] = []
         self.left_out: list[str] = []
-        above = {path.rpartition("/")[0] for path in listed}
+        above = set()
+        for path in listed:
+            while (path := path.rpartition("/")[0]) and path not in above:
+                above.add(path)
         for path in listed:
             if (docs or not is_documentation(path)) and path not in above:
                 self._add(path)

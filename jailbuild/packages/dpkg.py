@@ -100,8 +100,9 @@ class Dpkg:
     def owners(self, links: Mapping[str, str | None]) -> dict[str, str]:
         """Return the packages that canonical paths of files and links belong to; what no list names is left out.
 
-        `links` has the text of each that is a link. Links of a merged /usr and of the alternatives are nobody's. Of packages that are there for several architectures the name
-        says which: all of a file that several of them share. Lists that cannot be read count as empty.
+        `links` has the text of each that is a link. Links of a merged /usr and of the alternatives are nobody's. Of
+        packages that are there for several architectures the name says which: all that share the file. Lists that
+        cannot be read count as empty.
         """
         sought: dict[bytes, list[str]] = {}
         spellings: dict[str, list[str]] = {}
