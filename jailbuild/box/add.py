@@ -12,7 +12,6 @@ from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.box.update import find_again
 from jailbuild.closure.commands import NOT_FILES, Request, by_name, find_program, path_note, source_root
 from jailbuild.closure.gather import Options, gather
-from jailbuild.closure.packages import find_package
 from jailbuild.closure.trees import Tree, identity, lay_over, read_directory, read_file
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
@@ -81,6 +80,8 @@ def _find_all(root: Root, words: Words, there: Root | None, options: Options) ->
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request
         if type == "package":
+            from jailbuild.closure.packages import find_package  # only who asks for one
+
             request, tree = find_package(root, word)
             trees[request.name] = tree
             return request

@@ -8,7 +8,7 @@ import os
 from jailbuild.box.draft import carry
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
-from jailbuild.closure.packages import request_name
+from jailbuild.closure.commands import package_request
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -44,4 +44,4 @@ def _meant(before: Manifest, word: str) -> list[str]:
     for name, asked in before.requests.items():
         if source and asked.source == os.path.realpath(source) and destination == asked.path:
             return [name]
-    return [name for name in (request_name(word), request_name(word, docs=True)) if name in before.requests]
+    return [name for name in (package_request(word), package_request(word, docs=True)) if name in before.requests]

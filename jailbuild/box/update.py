@@ -14,7 +14,6 @@ from jailbuild.box.label import label_of, refuse_other_root
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure.commands import Request, find_program
-from jailbuild.closure.packages import find_package
 from jailbuild.closure.trees import Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -41,6 +40,8 @@ def find_again(root: Root, before: Manifest, given: Wanted, search_path: str) ->
         if name not in requests and known.by_name:
             try:
                 if known.type == "package":
+                    from jailbuild.closure.packages import find_package  # only who asks for one
+
                     requests[name], trees[name] = find_package(root, name)
                 else:
                     requests[name] = find_program(root, name, search_path)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jailbuild.box.manifest import Manifest
+from jailbuild.closure.commands import package_options
 from jailbuild.closure.explain import add_command
-from jailbuild.closure.packages import option_words
 from jailbuild.names import shown, to_json
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -116,7 +116,7 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     for name in requested_by:
         asked = manifest.requests.get(name)
         if asked is not None and asked.type == "package":
-            words += option_words(name)
+            words += package_options(name)
             continue
         if asked is not None and asked.type != "program":
             words.append("--dir" if asked.type == "directory" else "--file")

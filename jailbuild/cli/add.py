@@ -10,8 +10,8 @@ from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.change import Manner, carry_out, manner, show, summary
 from jailbuild.cli.options import option, programs, resolving, write
+from jailbuild.closure.commands import package_request
 from jailbuild.closure.gather import Options
-from jailbuild.closure.packages import request_name
 from jailbuild.root import Root
 
 _FEW = 8  # names in the summary
@@ -45,7 +45,7 @@ def command(
 
     Data: SRC is a path of the source root and stands there; with DST it is a path of the host, put at DST.
     """
-    words = Words(programs, files, directories, tuple(request_name(name, docs=docs) for name in packages))
+    words = Words(programs, files, directories, tuple(package_request(name, docs=docs) for name in packages))
     if not any(words):
         raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir or --package.")
     if docs and not packages:

@@ -10,7 +10,7 @@ from jailbuild.box.chains import Chain, chains
 from jailbuild.box.manifest import Manifest
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json, write
-from jailbuild.closure.packages import word_of
+from jailbuild.closure.commands import package_word
 from jailbuild.errors import JailError
 from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines
@@ -43,7 +43,7 @@ def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
 def _steps(chain: Chain) -> Iterator[str]:
     first = chain[0]
     if first.how == "package":  # which one, its path does not tell
-        yield f"{', '.join(word_of(name) for name in first.wanted_by)} (package)"
+        yield f"{', '.join(package_word(name) for name in first.wanted_by)} (package)"
     yield from (f"{step.by} ({'listed' if step.how == 'package' else step.how})" for step in chain)
 
 

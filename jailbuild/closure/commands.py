@@ -14,6 +14,9 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
 NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
+PREFIX = "package:"  # of the request's name: a program may be called as its package is
+DOCS = "/docs"  # at its end, where documentation was asked for; no package has a "/" in its name
+
 
 class Request(NamedTuple):
     """What was asked for: a "program", a "file" or "directory" of data, or a "package"."""
@@ -22,6 +25,21 @@ class Request(NamedTuple):
     path: str  # where it stands in the source root; where the files of a package are listed there
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
     type: str = "program"
+
+
+def package_request(word: str, *, docs: bool = False) -> str:
+    """Return the name of the request for a package, which says all that there is to it."""
+    return f"{PREFIX}{word}{DOCS if docs else ''}"
+
+
+def package_word(name: str) -> str:
+    """Return what the user calls the package of a request."""
+    return name.removeprefix(PREFIX).removesuffix(DOCS)
+
+
+def package_options(name: str) -> list[str]:
+    """Return the words of `jailbuild add` that ask for a package as the request of that name does."""
+    return ["--package", package_word(name), *(["--docs"] if name.endswith(DOCS) else [])]
 
 
 def is_executable_file(root: Root, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from jailbuild.closure.commands import Request
+from jailbuild.closure.commands import DOCS, Request, package_word
 from jailbuild.closure.places import why_not
 from jailbuild.closure.secrets import HEAD, secret
 from jailbuild.closure.trees import Item, Tree
@@ -15,25 +15,8 @@ from jailbuild.packages.documentation import is_documentation
 from jailbuild.packages.dpkg import NAME, Dpkg
 from jailbuild.root import Root
 
-PREFIX = "package:"  # of the request's name: a program may be called as its package is
-DOCS = "/docs"  # at its end, where documentation was asked for; no package has a "/" in its name
 _FEW = 10
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
-
-
-def request_name(word: str, *, docs: bool = False) -> str:
-    """Return the name of the request for a package, which says all that there is to it."""
-    return f"{PREFIX}{word}{DOCS if docs else ''}"
-
-
-def word_of(name: str) -> str:
-    """Return what the user calls the package of a request."""
-    return name.removeprefix(PREFIX).removesuffix(DOCS)
-
-
-def option_words(name: str) -> list[str]:
-    """Return the words of `jailbuild add` that ask for a package as the request of that name does."""
-    return ["--package", word_of(name), *(["--docs"] if name.endswith(DOCS) else [])]
 
 
 def find_package(root: Root, name: str, allowed: frozenset[str] = frozenset()) -> tuple[Request, Tree]:
@@ -43,7 +26,7 @@ def find_package(root: Root, name: str, allowed: frozenset[str] = frozenset()) -
     the paths `allowed`), what cannot be in a box, and what is not there (any more) are left out with a note. A file
     of another package comes too where a link of this one leads to it.
     """
-    word = word_of(name)
+    word = package_word(name)
     if not NAME.fullmatch(word):
         raise JailError(f"cannot find the package {word}: that is no name of a package", "dpkg -l")
     packages = Dpkg(root)

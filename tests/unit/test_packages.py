@@ -97,7 +97,7 @@ def test_one_path_alone_and_many_together_have_the_same_package(sample: list[str
 
 @pytest.mark.parametrize("name", ["bash", "coreutils", "libc6", "dash", "perl-base", "dpkg"])
 def test_a_package_has_the_files_that_dpkg_lists(name: str) -> None:
-    """dpkg -L is the oracle; what it says of diversions is where the file is."""
+    """The oracle is dpkg -L; what it says of diversions is where the file is."""
     expected: list[str] = []
     for line in _dpkg("-L", name):
         if line.startswith(("diverted by ", "locally diverted to:")):
