@@ -12,7 +12,7 @@ from jailbuild.closure.trees import Item, Tree
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import JailError, reason
 from jailbuild.packages.documentation import is_documentation
-from jailbuild.packages.dpkg import NAME, Dpkg
+from jailbuild.packages.dpkg import Dpkg
 from jailbuild.root import Root
 
 _FEW = 10
@@ -27,8 +27,6 @@ def find_package(root: Root, name: str, allowed: frozenset[str] = frozenset()) -
     of another package comes too where a link of this one leads to it.
     """
     word = package_word(name)
-    if not NAME.fullmatch(word):
-        raise JailError(f"cannot find the package {word}: that is no name of a package", "dpkg -l")
     packages = Dpkg(root)
     package = packages.find(word)
     reading = _Reading(root, packages.files(package), name.endswith(DOCS), allowed)

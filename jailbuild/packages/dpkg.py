@@ -21,9 +21,10 @@ _MOST = 64 << 20  # bytes of one list
 _FEW = 64  # paths for which it is worth guessing where they are listed, before every list is read
 _USUAL = ("coreutils", "libc6", "libc-bin", "util-linux", "zlib1g", "base-files", "dash")
 _ALTERNATIVES = "/etc/alternatives/"
-_LIBRARY = re.compile(r"(lib.*?)(?:\.so\.(\d+)[^/]*|-([\d.]+)\.so)")
-_FIELD = re.compile(rb"^(Package|Architecture|Status):[ \t]*(.*?)[ \t]*$", re.MULTILINE)
-NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?")  # deb-control(5); with an architecture, dpkg(1)
+# Compiled when they are used: few runs need more than the first.
+_LIBRARY = r"(lib.*?)(?:\.so\.(\d+)[^/]*|-([\d.]+)\.so)"
+_FIELD = rb"(?m)^(Package|Architecture|Status):[ \t]*(.*?)[ \t]*$"
+_NAME = r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?"  # deb-control(5); with an architecture, dpkg(1)
 
 
 class Package(NamedTuple):
@@ -170,6 +171,8 @@ class Dpkg:
 
     def find(self, word: str) -> Package:
         """Return the installed package that a word names, NAME or NAME:ARCHITECTURE (JailError if there is none)."""
+        if not re.fullmatch(_NAME, word):
+            raise JailError(f"cannot find the package {word}: that is no name of a package", "dpkg -l")
         name, _, architecture = word.partition(":")
         known = [one for one in self._installed() if one[0] == name]
         there = [one for one in known if one[2] and architecture in ("", one[1])]
@@ -212,7 +215,7 @@ class Dpkg:
                     raise JailError(f"cannot read {place}: {reason(error)}") from None
         found = []
         for stanza in stanzas:
-            fields = {key: os.fsdecode(value) for key, value in _FIELD.findall(stanza)}
+            fields = {key: os.fsdecode(value) for key, value in re.findall(_FIELD, stanza)}
             if b"Package" in fields:
                 # "want flag status", dpkg-query(1); an image's stanza has none
                 status = fields.get(b"Status", "install ok installed").split(" ")[-1]
@@ -242,7 +245,7 @@ class Dpkg:
 def _guesses(path: str) -> Iterator[str]:
     """Yield names that the package of a file may have: parts of its path, and by Debian policy 8.1 for a library."""
     parts = path.split("/")
-    library = _LIBRARY.fullmatch(parts[-1])
+    library = re.fullmatch(_LIBRARY, parts[-1])
     if library is not None:
         name, *versions = library.groups()
         version = next(version for version in versions if version is not None)
