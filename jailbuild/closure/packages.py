@@ -62,7 +62,8 @@ class _Reading:
             self.absent.append(path)
             return
         if why := why_not(path):
-            self.left_out.append(f"{path} is left out: {why}")
+            if not stat.S_ISDIR(status.st_mode):  # each box has those
+                self.left_out.append(f"{path} is left out: {why}")
         elif stat.S_ISLNK(status.st_mode):
             self._add_link(path)
         else:
@@ -119,6 +120,9 @@ class _Reading:
 
     def notes(self, name: str) -> list[str]:
         """Return what is left out, in words."""
+        for path, link in self.led.items():
+            if self.items[path].type == "directory" and not any(one.startswith(f"{path}/") for one in self.items):
+                self.left_out.append(f"{link} leads to {path}, which is left empty: what is in it is not of {name}")
         notes = self.left_out[:_FEW]
         if len(self.left_out) > _FEW:
             notes.append(f"{len(self.left_out) - _FEW} more files of {name} are left out")

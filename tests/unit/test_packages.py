@@ -243,6 +243,20 @@ def test_what_a_link_of_a_package_leads_to_comes_too(tmp_path: Path) -> None:
     assert [note for note in tree.notes if "lost" in note] == list(tree.notes)
 
 
+def test_a_directory_of_others_that_a_link_leads_to_is_made_and_it_is_said(tmp_path: Path) -> None:
+    """What is in it belongs to others; a directory with files of the package needs no words."""
+    root = database(tmp_path, {"x": "/usr/bin/other /usr/bin/own /srv/own/file"})
+    for name in ("other", "own"):
+        (tmp_path / "usr/bin" / name).symlink_to(f"/srv/{name}")
+        (tmp_path / "srv" / name).mkdir(parents=True)
+        (tmp_path / "srv" / name / "file").write_text("")
+    _, tree = find_package(root, "package:x")
+    assert {item.path for item in tree.items} == {
+        "/usr/bin/other", "/usr/bin/own", "/srv/other", "/srv/own", "/srv/own/file",
+    }
+    assert [note.partition(",")[0] for note in tree.notes] == ["/usr/bin/other leads to /srv/other"]
+
+
 def test_special_files_of_a_package_stay_outside(tmp_path: Path) -> None:
     root = database(tmp_path, {"x": "/usr/bin/pipe /dev/own"})
     os.mkfifo(tmp_path / "usr/bin/pipe")
