@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
 import shutil
+import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.box import tiny
@@ -148,6 +152,40 @@ def test_why_and_list_name_the_package(packaged: Path, box: Path) -> None:
     assert done.stdout == f"tool (package) -> /usr/bin/tool (listed) -> {library} (needed)\n"
     assert [objects(run("why", "--json", box, library))[0]["steps"][0]] == [{"path": "/usr/bin/tool", "as": "package"}]
     assert f"request {NAME}: /var/lib/dpkg/info/tool.list" in run("list", box).stdout
+
+
+def test_what_is_printed_of_packages_and_data_is_what_the_schemas_say(packaged: Path, box: Path) -> None:
+    """The plan, the manifest, and chains."""
+    words = ("--package", "tool", "--docs", "--file", "/etc/os-release", "--dir", "/usr/share/man", "--into", box)
+    planned = run("add", *words, "--sysroot", packaged, "--dry-run", "--json")
+    add(box, *words[:-2], sysroot=packaged)
+    manual = "/usr/share/man/man1/tool.1.gz"
+    for name, done in (("add", planned), ("list", run("list", "--json", box)),
+                       ("why", run("why", "--json", box, manual))):
+        text = importlib.resources.files("jailbuild.report").joinpath(f"schemas/{name}.json").read_text("utf-8")
+        validator = jsonschema.Draft202012Validator(json.loads(text))
+        assert objects(done)
+        assert [error.message for line in objects(done) for error in validator.iter_errors(line)] == []
+
+
+@pytest.mark.parametrize("name", ["package:../../../etc", "package:", "tool"])
+def test_an_update_finds_a_package_by_its_name_alone(packaged: Path, box: Path, name: str) -> None:
+    """Whatever a manifest calls it or says of where it is listed; what is no package's name stays as it is."""
+    add(box, "--package", "tool", sysroot=packaged)
+    record = box / ".jailbuild/manifest.jsonl"
+    text = record.read_text("utf-8").replace(NAME, name).replace("/var/lib/dpkg/info/tool.list", "/etc/os-release")
+    record.write_text(text, "utf-8")
+    before = sorted(entries(box))
+    done = run("update", "--no-sync", "--sysroot", packaged, box)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert sorted(entries(box)) == before
+    assert (name == "tool") is ("no longer in the source root" not in done.stderr)
+
+
+def test_as_shell_prints_a_package_as_the_commands_of_the_demo(packaged: Path, box: Path) -> None:
+    done = run("add", "--package", "tool", "--into", box, "--sysroot", packaged, "--as-shell")
+    assert subprocess.run(["sh", "-eu", "-c", done.stdout], check=False).returncode == 0
+    assert inside(box, "/usr/bin/tool").returncode == 30
 
 
 def test_an_unknown_package_is_one_line_with_near_matches(packaged: Path, box: Path) -> None:
