@@ -11,6 +11,7 @@ from jailbuild.box.manifest import Asked, read_manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.box.update import find_again
 from jailbuild.closure.commands import (
+    NAMED,
     NOT_FILES,
     UNPLACED,
     Request,
@@ -35,6 +36,7 @@ class Words(NamedTuple):
     recipes: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     locales: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # with /docs at the end of the name, where that is asked for
 
 
 def plan_addition(
@@ -99,11 +101,17 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
             if type == "recipe" and choices.shelf is not None:
                 choices.shelf.get(word)
             return unplaced(type, word)
+        if type == "package":
+            from jailbuild.closure.packages import find_package  # only who asks for one
+
+            request, tree = find_package(root, word, rules)
+            trees[request.name] = tree
+            return request
         tree = read_file(root, word, own, rules) if type == "file" else read_directory(root, word, own, rules)
         trees[tree.path] = tree
         return Request(tree.path, tree.path, tree.source, type)
 
-    for type, some in zip(("program", "file", "directory", *UNPLACED), words, strict=True):
+    for type, some in zip(("program", "file", "directory", *NAMED), words, strict=True):
         for word in some:
             try:
                 request = find(word, type)
@@ -124,6 +132,8 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
 
 
 def _refuse_other_source(request: Request, known: Asked) -> None:
+    if request.type == known.type == "package":  # where its files are listed may change
+        return
     if (known.path, known.source, known.type) != (request.path, request.source, request.type):
         raise JailError(
             f"cannot add {request.name}: the box has it from {known.source or known.path}, "

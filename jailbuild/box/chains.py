@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from jailbuild.box.manifest import Manifest, Reason
 
 _Steps = dict[str, tuple[str | None, Reason]]  # by path: the path before, and the step to this one
-Chain = tuple[Reason, ...]  # each step: a path, and how the one before leads to it; the first is the request's
+Chain = tuple[Reason, ...]  # steps: a path, and how the one before leads to it; the first has the requests too
 
 
 def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
@@ -22,7 +22,7 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
     for reason in entry.reasons:
         seen.clear()
         if not reason.by:
-            yield (Reason(path, reason.how),)
+            yield (Reason(path, reason.how, reason.wanted_by),)
             continue
         for name in reason.wanted_by:
             way = ways.from_request(name, reason.by)
@@ -65,7 +65,7 @@ def _shortest(manifest: Manifest, name: str) -> _Steps:
             if name not in reason.wanted_by:
                 continue
             if not reason.by:
-                todo.append((None, Reason(path, reason.how)))
+                todo.append((None, Reason(path, reason.how, (name,))))
             else:
                 below.setdefault(reason.by, []).append(Reason(path, reason.how))
     found: _Steps = {}

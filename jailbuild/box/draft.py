@@ -17,6 +17,7 @@ from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.cache import CacheEntry, CacheError, read_cache, write_cache
 from jailbuild.loader.resolution import Edge
+from jailbuild.packages.dpkg import Dpkg
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     drafting.add_parents()
     drafting.add_carried(carried)
     drafting.join_hard_links()
+    drafting.name_packages()
     entries = drafting.finished()
     made = {path: data for path, data in made.items() if entries[path].source is None}
     return Draft(label, {**carried.requests, **asked}, entries, made, frozenset(drafting.carried), drafting.notes)
@@ -380,6 +382,14 @@ class _Drafting:
             for family in families.values():
                 for path in family if len(family) > 1 else ():
                     self.entries[path] = self.entries[path]._replace(hardlink=min(family))
+
+    def name_packages(self) -> None:
+        """Note which packages the files and links are from that the source root has itself."""
+        copied = {path: entry.target for path, entry in self.entries.items()
+                  if entry.type in ("file", "link") and entry.source == path
+                  and path not in self.carried and path not in self.closure.sources}
+        for path, package in Dpkg(self.root).owners(copied).items():
+            self.entries[path] = self.entries[path]._replace(package=package)
 
     def finished(self) -> dict[str, Entry]:
         """Return the entries, each with who wants it and why."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from jailbuild.box.layout import DIRECTORY, NAME
-from jailbuild.closure.commands import UNPLACED
+from jailbuild.closure.commands import NAMED, UNPLACED
 from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")
-_ASKED = ("program", "file", "directory", *UNPLACED)
+_ASKED = ("program", "file", "directory", *NAMED)
 _WHAT = TypeVar("_WHAT")
 
 
@@ -42,21 +42,21 @@ class Asked(NamedTuple):
     """One request, as it is remembered."""
 
     name: str
-    path: str  # "" for a recipe, a user or a locale
+    path: str  # "" for a recipe, a user or a locale; of a package where its files are listed
     source: str | None = None  # of SRC:DEST
     bare: bool = False
-    type: str = "program"  # or "file", "directory", "recipe", "user", "locale"
+    type: str = "program"  # or "file", "directory", "recipe", "user", "locale", "package"
     without: tuple[str, ...] = ()  # recipes that are not to apply by themselves
 
     @property
     def what(self) -> str:
-        """The name as the user gave it: of a recipe, a user or a locale without the type before it."""
-        return self.name.partition(":")[2] if self.type in UNPLACED else self.name
+        """The name as the user gave it: of a recipe, a user, a locale or a package without the type before it."""
+        return self.name.partition(":")[2] if self.type in NAMED else self.name
 
     @property
     def by_name(self) -> bool:
         """Whether it can be found again without believing more of a manifest than a name."""
-        return self.type in UNPLACED or (self.type == "program" and self.source is None and "/" not in self.name)
+        return self.type in NAMED or (self.type == "program" and self.source is None and "/" not in self.name)
 
 
 class Reason(NamedTuple):
@@ -227,6 +227,7 @@ def _asked(record: dict[str, Any]) -> Asked:
     bare = _get(record, "bare", bool)
     if kind in UNPLACED:
         return Asked(f"{kind}:{name}", "", None, bare, kind)
+    name = f"{kind}:{name}" if kind in NAMED else name
     without = _all(record, "without", _name) if record.get("without") is not None else ()
     path = "/" if kind == "directory" and record.get("path") == "/" else _path(record, "path")
     return Asked(name, path, from_json(record, "source"), bare, kind, without)

@@ -8,7 +8,7 @@ import os
 from jailbuild.box.draft import carry, named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
-from jailbuild.closure.commands import UNPLACED
+from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -20,40 +20,40 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     hint = f"jailbuild list {box}"
     for word in words:
         found = _meant(root, before, word)
-        if found is None:
+        if not found:
             near = difflib.get_close_matches(word, sorted(before.requests), 3)
             failures.append(f"cannot remove {word}: it was never added to {box}"
                             + (f"; near: {', '.join(near)}" if near else ""))
         else:
-            names.add(found)
+            names.update(found)
     if failures:
         raise JailError(failures, hint)
     draft = carry(before, before.requests.keys() - names, before.label, root)
     return make_plan(draft, None, before, root, replace=replace)
 
 
-def _meant(root: Root, before: Manifest, word: str) -> str | None:
-    """Return the request that a word names: by its name, its path in the box, or as SRC:DEST.
+def _meant(root: Root, before: Manifest, word: str) -> list[str]:
+    """Return the requests that a word names: by its name, its path in the box, or as SRC:DEST.
 
-    A recipe, a user or a locale is named so where nothing else is, or with its type: "recipe:zones".
+    A recipe, a user, a locale or a package is named so where nothing else is, or with its type: "recipe:zones".
     """
     if word in before.requests:
-        return word
-    for name, asked in before.requests.items():
-        if asked.type in UNPLACED and asked.what == word:
-            return name
+        return [word]
+    if found := [name for name, asked in before.requests.items()
+                 if asked.type in NAMED and asked.what.removesuffix(DOCS) == word]:
+        return found
     path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
     for name, asked in before.requests.items():
         if path == asked.path or (asked.source is not None and word == f"{asked.source}:{asked.path}"):
-            return name
+            return [name]
     for name, asked in before.requests.items():
         if word.startswith("/") and _place(root, path) == _place(root, asked.path):
-            return name
+            return [name]
     source, _, destination = word.rpartition(":")
     for name, asked in before.requests.items():
         if source and asked.source == os.path.realpath(source) and destination == asked.path:
-            return name
-    return None
+            return [name]
+    return []
 
 
 def _place(root: Root, path: str) -> str:

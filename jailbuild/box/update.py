@@ -1,8 +1,8 @@
 """What `update` does: the requests of a manifest resolved again in the source root as it is now.
 
 A manifest may have been written by somebody inside the box. So only names are taken from it, of programs, recipes,
-users and locales, and looked up where the caller says; what was put in by path stays as it is unless the caller names
-it again.
+users, locales and packages, and looked up where the caller says; what was put in by path stays as it is unless the
+caller names it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
     wanted: Wanted
     carried: frozenset[str]
-    vanished: tuple[str, ...]  # names of programs that the source root no longer has
+    vanished: tuple[str, ...]  # names of programs and packages that the source root no longer has
     notes: tuple[str, ...]
 
 
@@ -39,6 +39,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
     carried: set[str] = set()
     vanished: list[str] = []
     notes: list[str] = []
+    trees = dict(given.trees)
     for name, known in before.requests.items():
         if name not in requests and known.type in UNPLACED:
             if _is_known(root, known, choices):
@@ -47,7 +48,12 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
                 notes.append(f"there is no {known.type} {known.what} any more: what it brought stays as it is")
         elif name not in requests and known.by_name:
             try:
-                requests[name] = find_named(root, name, choices.options.search_path, choices.shelf)
+                if known.type == "package":
+                    from jailbuild.closure.packages import find_package  # only who asks for one
+
+                    requests[name], trees[name] = find_package(root, known.what, Rules(allowed=choices.allowed))
+                else:
+                    requests[name] = find_named(root, name, choices.options.search_path, choices.shelf)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
@@ -62,7 +68,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
             asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type, without))
         else:
             carried.add(name)
-    return Found(Wanted(tuple(requests.values()), asked, given.trees), frozenset(carried), tuple(vanished),
+    return Found(Wanted(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
                  tuple(notes))
 
 

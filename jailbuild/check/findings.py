@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jailbuild.box.manifest import Manifest
+from jailbuild.closure.commands import DOCS, OPTIONS
 from jailbuild.closure.explain import add_command
 from jailbuild.names import shown, to_json
 
@@ -136,9 +137,13 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     words = []
     for name in requested_by:
         asked = manifest.requests.get(name)
-        if asked is not None and asked.type != "program":
-            words.append("--dir" if asked.type == "directory" else "--file")
-        words.append(name if asked is None or asked.source is None else f"{asked.source}:{asked.path}")
+        if asked is None:
+            words.append(name)
+            continue
+        word = asked.what if asked.source is None else f"{asked.source}:{asked.path}"
+        option = OPTIONS.get(asked.type)
+        docs = ["--docs"] if asked.type == "package" and word.endswith(DOCS) else []
+        words += [*([option] if option else []), word.removesuffix(DOCS) if docs else word, *docs]
     return add_command(words, box) if words else None
 
 

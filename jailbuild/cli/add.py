@@ -12,7 +12,7 @@ from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
 from jailbuild.cli.options import absolute, knowing, option, programs, resolving, write
-from jailbuild.closure.commands import UNPLACED
+from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root
 
@@ -25,6 +25,9 @@ from jailbuild.root import Root
               help="A file of data; what is a program or script is resolved as at its place.")
 @option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
               help="A directory of data, likewise.")
+@option("--package", "packages", metavar="NAME", multiple=True, type=click.UNPROCESSED,
+              help="The files of an installed package, without documentation and translations.")
+@option("--docs", is_flag=True, help="Of packages, manuals, documentation, completions and translations too.")
 @resolving
 @knowing
 @option("--bare", is_flag=True, help="Programs, libraries and the links on their way: no recipes, no names beside.")
@@ -34,8 +37,9 @@ from jailbuild.root import Root
 @manner
 def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...], without: tuple[str, ...],
-    users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...], bare: bool,
+    packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...],
+    without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...],
+    allowed: tuple[str, ...], bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
@@ -44,9 +48,12 @@ def command(
 
     Data: SRC is a path of the source root and stands there; with DST it is a path of the host, put at DST.
     """
-    words = Words(programs, files, directories, recipes, users, locales)
+    if docs and not packages:
+        raise click.UsageError("--docs is about packages: name one with --package.")
+    packages = tuple(name + DOCS * docs for name in packages)
+    words = Words(programs, files, directories, recipes, users, locales, packages)
     if not any(words):
-        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir or --with.")
+        raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir, --package or --with.")
     shelf = None
     if not bare or recipes or users or locales or os.path.lexists(box):  # else nothing of it is needed
         from jailbuild.closure.recipes import Shelf
@@ -67,7 +74,7 @@ def command(
         return 0
     plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
-        names = [request.name.replace(":", " ", 1) if request.type in UNPLACED else request.name
+        names = [request.name.replace(":", " ", 1) if request.type in NAMED else request.name
                  for request in change.closure.requests if request.name in plan.draft.requests]
         say(f"{box}: {few(names)}: {summary(plan)}")
     return 0 if is_done else FAILED

@@ -20,7 +20,9 @@ def command(box: str, as_json: bool) -> None:
         write("".join(jsonlines.line(line) for line in manifest.lines()))
         return
     lines = [f"made from {manifest.label}"]
-    lines += [f"request {asked.name}: {asked.source or asked.path}" for _, asked in sorted(manifest.requests.items())]
+    for name, asked in sorted(manifest.requests.items()):
+        place = asked.source or asked.path
+        lines.append(f"request {name}" + (f": {place}" if place else ""))
     for path, entry in sorted(manifest.entries.items()):
         mode = "    " if entry.mode is None else f"{entry.mode:04o}"
         size = "" if entry.size is None else str(entry.size)

@@ -21,6 +21,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
     """Take PROGRAM... out of BOX, and what only they needed.
 
     A program is named as it was added: its name, its path in the box, or SRC:DEST; so are files and directories.
+    A package is package:NAME, or NAME where nothing else is called so.
     """
     manner = Manner(**how)
 

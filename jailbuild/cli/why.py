@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
-from jailbuild.box.chains import chains
+from jailbuild.box.chains import Chain, chains
 from jailbuild.box.manifest import Manifest
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json, write
+from jailbuild.closure.commands import DOCS
 from jailbuild.errors import JailError
 from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines
@@ -34,7 +37,15 @@ def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
         if number == _FEW and not verbose:
             write("… and more (-v shows them)\n")
             break
-        write(shown(" -> ".join(f"{step.by} ({step.how})" for step in chain)) + "\n")
+        write(shown(" -> ".join(_steps(chain))) + "\n")
+
+
+def _steps(chain: Chain) -> Iterator[str]:
+    first = chain[0]
+    if first.how == "package":  # which one, its path does not tell
+        names = (name.removeprefix("package:").removesuffix(DOCS) for name in first.wanted_by)
+        yield f"{', '.join(names)} (package)"
+    yield from (f"{step.by} ({'listed' if step.how == 'package' else step.how})" for step in chain)
 
 
 def _listed(manifest: Manifest, box: str, path: str) -> str:

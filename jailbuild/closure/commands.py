@@ -17,25 +17,28 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
 NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
+UNPLACED = ("recipe", "user", "locale")
+NAMED = (*UNPLACED, "package")  # the types that names of requests begin with: a program may be called as its package is
+OPTIONS = {"file": "--file", "directory": "--dir", "recipe": "--with", "user": "--user", "locale": "--locale",
+           "package": "--package"}  # of `add`, that ask for a request of a type
+DOCS = "/docs"  # at the end of a package's name, where documentation was asked for; no package has a "/" in its name
+
 
 class Request(NamedTuple):
-    """What was asked for: a "program", a "file" or "directory" of data, a "recipe", a "user" or a "locale".
+    """What was asked for: a "program", a "file" or "directory" of data, a "recipe", "user" or "locale", a "package".
 
-    The last three have no path; their names begin with the type and a colon.
+    The names of the last four begin with the type and a colon; all but the package have no path.
     """
 
-    name: str  # what it is called from now on: a command's name, else its path in the box
-    path: str  # where it stands in the source root
+    name: str  # what it is called from now on: a command's name, TYPE:NAME, else its path in the box
+    path: str  # where it stands in the source root; where the files of a package are listed there
     source: str | None = None  # the host's file that is to stand there, for SRC:DEST
     type: str = "program"
 
     @property
     def what(self) -> str:
-        """The name without the type before it: of a recipe, a user or a locale."""
-        return self.name.partition(":")[2] if self.type in UNPLACED else self.name
-
-
-UNPLACED = ("recipe", "user", "locale")
+        """The name without the type before it: of a recipe, a user, a locale or a package."""
+        return self.name.partition(":")[2] if self.type in NAMED else self.name
 
 
 def unplaced(type: str, name: str) -> Request:

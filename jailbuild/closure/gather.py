@@ -236,7 +236,7 @@ class Gathering:
         for item in tree.items:
             if item.program is None or (item.program == "script" and not item.status.st_mode & 0o111):
                 continue
-            found = self._add_data_program(name, item)
+            found = self._add_data_program(name, item, "file")
             if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
                 self.inert.add(item.path)
                 self.notes.append(f"{found[0].text}: it goes in without execute permission")
@@ -258,8 +258,8 @@ class Gathering:
 
     def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:
         for item in tree.items:
-            if item.path == named:
-                edge = top
+            if item.path == named or tree.led is not None:
+                edge = top if tree.led is None or item.path not in tree.led else Edge(tree.led[item.path], "target")
             elif item.path == tree.path:
                 edge = Edge(named, "target")
             else:
@@ -274,7 +274,8 @@ class Gathering:
             is_executable = bool(item.status.st_mode & 0o111)
             if item.program is None or (item.program == "script" and not is_executable):
                 continue
-            found = [problem.text for problem in self._add_data_program(request.name, item)]
+            kind = "program" if request.type == "package" and self._is_command(item.path) else "file"
+            found = [problem.text for problem in self._add_data_program(request.name, item, kind)]
             if request.type == "file" and is_executable:
                 self.hint = "leave out its execute permission if it is only data" if found else self.hint
                 failures += [f"cannot add {request.name}: {text}" for text in found]
@@ -283,13 +284,19 @@ class Gathering:
         self.notes += _first(wrong)
         return failures
 
-    def _add_data_program(self, name: str, item: Item) -> list[Problem]:
+    def _is_command(self, path: str) -> bool:
+        """Say whether a command's name would find the canonical path."""
+        above = os.path.dirname(path)
+        return any(canonical_place(self.root, one) == above for one in self.options.search_path.split(":") if one)
+
+    def _add_data_program(self, name: str, item: Item, kind: str) -> list[Problem]:
+        """Add what a program or library among the data needs, known to recipes as a "program" or a "file"."""
         try:
             program = self.programs.resolve(item.path)
         except OSError as error:
             return [Problem("unreadable", item.path, f"{item.path}: {reason(error)}")]
         if program.error is None:
-            self.meet(name).note("file", item.path, item.path)
+            self.meet(name).note(kind, item.path, item.path)
             self._include(name, program)
             for programs in self._levels(program):
                 self._include(name, programs.resolve(item.path))

@@ -124,13 +124,13 @@ class Knowing:
         done = set(self.knowledge.without.get(request.name, ()))
         if request.type == "recipe":
             done.add(request.what)
-        if request.type == "program":
-            by = self._place(request.path)
-            imported = symbols_of(self.root, request.path)
-            for symbol, name in self.matches.symbols:
-                if symbol in imported:
-                    self._use(request.name, name, Edge(by, f"recipe {name}: imports {symbol}"), done, False)
         met = self.gathering.meet(request.name)
+        if request.type == "program":
+            self._use_by_symbols(request.name, request.path, done)
+        elif request.type == "package":
+            for kind, _, path in tuple(met.new):
+                if kind == "program":
+                    self._use_by_symbols(request.name, path, done)
         while met.new:
             new, met.new = met.new, []
             for kind, name, path in new:
@@ -145,6 +145,13 @@ class Knowing:
                         what = os.path.basename(path) if kind == "program" else path
                         self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: program {what}"),
                                   done, True, path)
+
+    def _use_by_symbols(self, request: str, path: str, done: set[str]) -> None:
+        """Apply the recipes for what a requested program imports itself."""
+        imported = symbols_of(self.root, path)
+        for symbol, name in self.matches.symbols:
+            if symbol in imported and name not in done:
+                self._use(request, name, Edge(self._place(path), f"recipe {name}: imports {symbol}"), done, False)
 
     def _place(self, path: str) -> str:
         """Return the entry of the box that a path is."""

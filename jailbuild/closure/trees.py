@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ class Tree(NamedTuple):
     source: str | None  # the host's path of what is laid over; None for what the source root has itself
     items: tuple[Item, ...]  # by path, each once; the links on the way to `path` too, its parents not
     notes: tuple[str, ...]  # what is left out
+    led: Mapping[str, str] | None = None  # of a package, by path: the link that leads to what is not the package's own
 
     @property
     def families(self) -> tuple[tuple[str, ...], ...]:
