@@ -16,7 +16,7 @@ from jailbuild.closure.trees import Rules, Tree, identity, lay_over
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.recipes import Shelf
+    from jailbuild.closure.shelf import Shelf
 
 
 class Target(NamedTuple):

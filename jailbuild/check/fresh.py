@@ -10,7 +10,7 @@ from jailbuild.box.manifest import Manifest
 from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
 from jailbuild.check.findings import Finding
-from jailbuild.closure.recipes import Shelf
+from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 

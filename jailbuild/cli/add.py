@@ -56,7 +56,7 @@ def command(
         raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir, --package or --with.")
     shelf = None
     if not bare or recipes or users or locales or os.path.lexists(box):  # else nothing of it is needed
-        from jailbuild.closure.recipes import Shelf
+        from jailbuild.closure.shelf import Shelf
 
         shelf = Shelf(shelves)
     choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))

@@ -9,7 +9,8 @@ import click
 
 from jailbuild.cli import Command
 from jailbuild.cli.options import as_json, option, write
-from jailbuild.closure.recipes import Recipe, Shelf
+from jailbuild.closure.recipe import Recipe
+from jailbuild.closure.shelf import Shelf
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 

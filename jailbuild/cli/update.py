@@ -15,7 +15,7 @@ from jailbuild.cli.change import Manner, carry_out, manner, summary
 from jailbuild.cli.options import absolute, knowing, option, resolving, write
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gather import Options
-from jailbuild.closure.recipes import Shelf
+from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
 from jailbuild.names import shown
 from jailbuild.root import Root

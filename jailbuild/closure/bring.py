@@ -10,7 +10,8 @@ from typing import NamedTuple
 from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
 from jailbuild.closure.places import why_not
-from jailbuild.closure.recipes import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe, Shelf
+from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe
+from jailbuild.closure.shelf import Shelf
 from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root

@@ -11,7 +11,7 @@ from jailbuild.errors import JailError, reason
 from jailbuild.root import Overlay, Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.recipes import Shelf
+    from jailbuild.closure.shelf import Shelf
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")

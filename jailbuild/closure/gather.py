@@ -22,7 +22,7 @@ from jailbuild.root import Root
 
 if TYPE_CHECKING:
     from jailbuild.closure.bring import Made
-    from jailbuild.closure.recipes import Shelf
+    from jailbuild.closure.shelf import Shelf
 
 _HINTS = {
     "missing-library": "install what is missing, or name its directory with --library-path",

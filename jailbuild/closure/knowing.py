@@ -15,7 +15,8 @@ from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, t
 from jailbuild.closure.bring import Brought, Made, bring, elsewhere, has_prefix, prefixes_of
 from jailbuild.closure.commands import Request, find_command
 from jailbuild.closure.gather import Gathering, HeldMade, Knowledge
-from jailbuild.closure.recipes import Recipe, Shelf, When
+from jailbuild.closure.recipe import Recipe, When
+from jailbuild.closure.shelf import Shelf
 from jailbuild.elf.symbols import imported_symbols
 from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jailbuild.closure.knowing import Matches
-from jailbuild.closure.recipes import OWN, Shelf, When, line_of, quick_when, read_recipe
+from jailbuild.closure.recipe import When, line_of, quick_when, read_recipe
+from jailbuild.closure.shelf import OWN, Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 

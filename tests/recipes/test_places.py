@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.bring import elsewhere, prefixes_of
-from jailbuild.closure.recipes import Shelf, read_recipe
+from jailbuild.closure.recipe import read_recipe
+from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny

@@ -491,7 +491,7 @@ def test_a_secret_goes_in_where_it_is_allowed_by_path(tmp_path: Path) -> None:
 
 def test_recipes_by_symbol_bring_less_than_100_kb_together(tmp_path: Path) -> None:
     """And python3 or bash would have brought most of them: the rule holds for all of them at once."""
-    from jailbuild.closure.recipes import Shelf
+    from jailbuild.closure.shelf import Shelf
 
     shelf = Shelf()
     names = [name for name in shelf.names if shelf.get(name).when.symbol]
@@ -533,7 +533,7 @@ def test_the_script_of_as_shell_makes_what_recipes_bring(tmp_path: Path, mine: P
 
 def test_python_of_the_tests_is_that_of_the_package() -> None:
     """The recipes are found beside the code, wherever that was installed."""
-    done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.recipes import OWN; print(OWN)"],
+    done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.shelf import OWN; print(OWN)"],
                           capture_output=True, text=True, check=True)
     assert (Path(done.stdout.strip()) / "users.toml").is_file()
 

@@ -1,7 +1,6 @@
-"""Recipes: what a program or library needs beside its libraries, as TOML files say it. Read, checked, found by name.
+"""One recipe: what a program or library needs beside its libraries, as a TOML file says it. Read and checked.
 
-Those of the package stand in jailbuild/recipes, others in /etc/jailbuild/recipes and where the user says; a later
-directory's recipe replaces one of the same name. What a recipe means for a root is closure/bring.py's.
+What it means for a root is closure/bring.py's; which recipes there are, closure/shelf.py's.
 """
 
 from __future__ import annotations
@@ -11,13 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jailbuild.errors import JailError, reason
-
-OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes")
-SYSTEM = "/etc/jailbuild/recipes"
+from jailbuild.errors import JailError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")
-_LARGEST = 1 << 20  # bytes of a recipe
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
@@ -132,9 +127,9 @@ def read_recipe(file: str, text: str) -> Recipe:
         place = re.search(r"\(at (?:line (\d+)|end of document)", str(error))
         line = int(place[1]) if place and place[1] else text.count("\n") + 1
         why = str(error).partition(" (at ")[0]
-        raise _unusable(file, line, why) from None
+        raise unusable(file, line, why) from None
     except RecursionError:
-        raise _unusable(file, 1, "it is nested too deep") from None
+        raise unusable(file, 1, "it is nested too deep") from None
     name = os.path.basename(file).removesuffix(".toml")
     try:
         if not _NAME.fullmatch(name):
@@ -143,10 +138,11 @@ def read_recipe(file: str, text: str) -> Recipe:
     except WrongRecipe as error:
         key = ".".join(str(part) for part in error.key if isinstance(part, str))
         what = f"{key}: {error.what}" if key else error.what
-        raise _unusable(file, line_of(text, error.key), what) from None
+        raise unusable(file, line_of(text, error.key), what) from None
 
 
-def _unusable(file: str, line: int, what: str) -> JailError:
+def unusable(file: str, line: int, what: str) -> JailError:
+    """Return the error for a recipe with a mistake on a line."""
     return JailError(f"cannot use the recipe {file}: line {line}: {what}", "jailbuild recipes shows recipes that work")
 
 
@@ -403,76 +399,3 @@ def quick_when(text: str) -> When | None:
     if any("#" in words and re.search(r"#[^\n]*\"", words) for _, words in _LIST.findall(found[1])):
         return None  # a comment with quotes in it
     return When(**lists)
-
-
-class Shelf:
-    """The recipes that there are. A file is read in full when its recipe is wanted."""
-
-    def __init__(self, directories: tuple[str, ...] = ()) -> None:
-        """Take the recipes of the package, of /etc/jailbuild/recipes and of `directories`; nothing is read yet."""
-        self.directories = directories
-        self._texts: dict[str, tuple[str, str]] | None = None  # by name: file and text
-        self._read: dict[str, Recipe] = {}
-        self._whens: dict[str, When] | None = None
-
-    def _all(self) -> dict[str, tuple[str, str]]:
-        if self._texts is None:
-            found = _texts_in(OWN)
-            for directory in (SYSTEM, *self.directories):
-                if directory in self.directories or os.path.isdir(directory):
-                    found.update(_texts_in(directory))
-            self._texts = found
-        return self._texts
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all recipes, sorted."""
-        return tuple(sorted(self._all()))
-
-    def get(self, name: str) -> Recipe:
-        """Return the recipe of that name (JailError if there is none, or if its file is wrong)."""
-        recipe = self._read.get(name)
-        if recipe is None:
-            if name not in self._all():
-                import difflib  # only needed to word an error
-
-                near = difflib.get_close_matches(name, self.names, 3)
-                raise JailError(f"cannot find the recipe {name}: there is none of that name"
-                                + (f"; near: {', '.join(near)}" if near else ""), "jailbuild recipes lists them")
-            recipe = self._read[name] = read_recipe(*self._all()[name])
-        return recipe
-
-    def places(self, command: str) -> Iterator[str]:
-        """Yield where a command may stand that no search path has: paths and patterns."""
-        for name, (_, text) in sorted(self._all().items()):
-            if "find" in text and command in text:
-                yield from self.get(name).find.get(command, ())
-
-    def whens(self) -> Mapping[str, When]:
-        """Return when each recipe applies, by name; users' own files are read in full, so that a mistake is met."""
-        if self._whens is None:
-            self._whens = {}
-            for name, (file, text) in sorted(self._all().items()):
-                quick = quick_when(text) if os.path.dirname(file) == OWN else None
-                self._whens[name] = self.get(name).when if quick is None else quick
-        return self._whens
-
-
-def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
-    found = {}
-    try:
-        for file in sorted(os.listdir(directory)):
-            path = os.path.join(directory, file)
-            if file.endswith(".toml") and not file.startswith("."):
-                with open(path, "rb") as opened:
-                    data = opened.read(_LARGEST + 1)
-                if len(data) > _LARGEST:
-                    raise _unusable(path, 1, f"it has more than {_LARGEST} bytes")
-                try:
-                    found[file.removesuffix(".toml")] = path, data.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise _unusable(path, data.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from None
-    except OSError as error:
-        raise JailError(f"cannot read recipes in {error.filename or directory}: {reason(error)}",
-                        "--recipes names a directory of TOML files") from None
-    return found

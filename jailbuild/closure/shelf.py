@@ -1,0 +1,91 @@
+"""The recipes that there are, found by name.
+
+Those of the package stand in jailbuild/recipes, others in /etc/jailbuild/recipes and where the user says; a later
+directory's recipe replaces one of the same name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from jailbuild.closure.recipe import Recipe, When, quick_when, read_recipe, unusable
+from jailbuild.errors import JailError, reason
+
+OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes")
+SYSTEM = "/etc/jailbuild/recipes"
+
+_LARGEST = 1 << 20  # bytes of a recipe
+
+
+class Shelf:
+    """The recipes that there are. A file is read in full when its recipe is wanted."""
+
+    def __init__(self, directories: tuple[str, ...] = ()) -> None:
+        """Take the recipes of the package, of /etc/jailbuild/recipes and of `directories`; nothing is read yet."""
+        self.directories = directories
+        self._texts: dict[str, tuple[str, str]] | None = None  # by name: file and text
+        self._read: dict[str, Recipe] = {}
+        self._whens: dict[str, When] | None = None
+
+    def _all(self) -> dict[str, tuple[str, str]]:
+        if self._texts is None:
+            found = _texts_in(OWN)
+            for directory in (SYSTEM, *self.directories):
+                if directory in self.directories or os.path.isdir(directory):
+                    found.update(_texts_in(directory))
+            self._texts = found
+        return self._texts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all recipes, sorted."""
+        return tuple(sorted(self._all()))
+
+    def get(self, name: str) -> Recipe:
+        """Return the recipe of that name (JailError if there is none, or if its file is wrong)."""
+        recipe = self._read.get(name)
+        if recipe is None:
+            if name not in self._all():
+                import difflib  # only needed to word an error
+
+                near = difflib.get_close_matches(name, self.names, 3)
+                raise JailError(f"cannot find the recipe {name}: there is none of that name"
+                                + (f"; near: {', '.join(near)}" if near else ""), "jailbuild recipes lists them")
+            recipe = self._read[name] = read_recipe(*self._all()[name])
+        return recipe
+
+    def places(self, command: str) -> Iterator[str]:
+        """Yield where a command may stand that no search path has: paths and patterns."""
+        for name, (_, text) in sorted(self._all().items()):
+            if "find" in text and command in text:
+                yield from self.get(name).find.get(command, ())
+
+    def whens(self) -> Mapping[str, When]:
+        """Return when each recipe applies, by name; users' own files are read in full, so that a mistake is met."""
+        if self._whens is None:
+            self._whens = {}
+            for name, (file, text) in sorted(self._all().items()):
+                quick = quick_when(text) if os.path.dirname(file) == OWN else None
+                self._whens[name] = self.get(name).when if quick is None else quick
+        return self._whens
+
+
+def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
+    found = {}
+    try:
+        for file in sorted(os.listdir(directory)):
+            path = os.path.join(directory, file)
+            if file.endswith(".toml") and not file.startswith("."):
+                with open(path, "rb") as opened:
+                    data = opened.read(_LARGEST + 1)
+                if len(data) > _LARGEST:
+                    raise unusable(path, 1, f"it has more than {_LARGEST} bytes")
+                try:
+                    found[file.removesuffix(".toml")] = path, data.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise unusable(path, data.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from None
+    except OSError as error:
+        raise JailError(f"cannot read recipes in {error.filename or directory}: {reason(error)}",
+                        "--recipes names a directory of TOML files") from None
+    return found
