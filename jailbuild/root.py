@@ -159,6 +159,14 @@ class Root:
             return os.open(path, _READ)
         return self._beneath(self.walk(path).real, _READ)
 
+    def open_directory(self, canonical: str) -> int:
+        """Return a descriptor of a directory, as the disk has it, for names below; no link is followed."""
+        return self._beneath(canonical, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def is_laid(self, canonical: str) -> bool:
+        """Say whether something is laid over the path: see Overlay."""
+        return False
+
     def stat(self, path: str) -> os.stat_result:
         """Return what stat(2) says of `path`, links followed inside the root."""
         if self.is_host:
@@ -257,6 +265,10 @@ class Overlay(Root):
         if self.base is None or canonical in self.gone:
             raise _error(errno.ENOENT, canonical)
         return self.base._beneath(canonical, flags)
+
+    def is_laid(self, canonical: str) -> bool:
+        """Say whether something is laid over the path, or was further below."""
+        return canonical in self.files or (self.base is not None and self.base.is_laid(canonical))
 
     def lstat(self, canonical: str) -> os.stat_result:
         """Return what lstat(2) says of a path whose parent is canonical."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
-from jailbuild.closure.places import why_not
+from jailbuild.closure.following import Following, Part, real_path
 from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe
 from jailbuild.closure.shelf import Shelf
-from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
+from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -20,13 +20,6 @@ _MOST = 100_000  # names that one pattern may fit
 _DEEPEST = 40  # directories that "**" goes into
 _MAX_RESOLV = 1 << 16  # bytes
 _RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
-# a link to one of these leads to half a system
-_TOO_MUCH = frozenset((
-    "/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/run", "/sbin", "/srv",
-    "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/cache",
-    "/var/lib", "/var/log", "/var/tmp",
-))
-_GONE = ("/run/", "/tmp/")  # mounted over, or emptied
 
 
 class Made(NamedTuple):
@@ -40,14 +33,6 @@ class Made(NamedTuple):
     device: tuple[str, int, int] | None = None
     target: str | None = None
     table: bool = False  # whether its lines are those of a passwd or group file
-
-
-class Part(NamedTuple):
-    """A file or directory that is brought; `by` is the link that leads there, "" where the recipe names it."""
-
-    tree: Tree
-    named: str  # its entry: what the tree's path is, or a link that leads there
-    by: str = ""
 
 
 class Brought(NamedTuple):
@@ -121,7 +106,7 @@ def expand(root: Root, pattern: str) -> list[str]:
             found = [f"{path}/{part}" for path in found]
         if len(found) > _MOST:
             raise JailError(f"cannot bring {pattern}: more than {_MOST} names fit", "name less")
-    return sorted(path for path in found if _leads(root, path) is not None)
+    return sorted(path for path in found if real_path(root, path) is not None)
 
 
 def _names(root: Root, path: str) -> list[str]:
@@ -142,14 +127,6 @@ def _deep(root: Root, path: str, depth: int = 0) -> Iterator[str]:
             continue
 
 
-def _leads(root: Root, path: str) -> str | None:
-    """Return where a path leads, None for nowhere."""
-    try:
-        return root.walk(path).real
-    except OSError:
-        return None
-
-
 class _Bringing:
     def __init__(
         self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
@@ -161,12 +138,9 @@ class _Bringing:
         self.search_path = search_path
         self.shelf = shelf
         self.prefixes = prefixes
-        self.rules = rules._replace(is_lenient=True)
-        self.parts: dict[str, Part] = {}  # by what was named
-        self.roots: list[str] = []  # of trees, canonical
+        self.following = Following(root, rules)
         self.missing: list[str] = []
-        self.notes: list[str] = []
-        self.lost: list[str] = []  # links that lead nowhere
+        self.notes = self.following.notes
 
     def brought(self) -> Brought:
         bring = self.recipe.bring
@@ -176,18 +150,15 @@ class _Bringing:
             if not paths and not tree.if_there:
                 self.missing.append(tree.path)
             for path in paths:
-                self._add(path, exclude=tree.exclude)
+                self.following.read(path, exclude=tree.exclude)
         for patterns, if_there in ((bring.files, False), (bring.files_if_there, True)):
             for pattern in patterns:
                 paths = self._expand(pattern)
                 if not paths and not if_there:
                     self.missing.append(pattern)
                 for path in paths:
-                    self._add(path)
-        parts = tuple(self._whole())
-        if self.lost:
-            more = f" and {len(self.lost) - 3} more" if len(self.lost) > 3 else ""
-            self.notes.append(f"{', '.join(self.lost[:3])}{more}: links that lead nowhere are left out")
+                    self.following.read(path)
+        parts = tuple(self.following.whole())
         return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
                        tuple(self.notes))
 
@@ -212,67 +183,11 @@ class _Bringing:
             return expand(self.root, pattern)
         return [path for prefix in places for path in expand(self.root, prefix + pattern[pattern.index("/"):])]
 
-    def _add(self, path: str, by: str = "", exclude: tuple[str, ...] = ()) -> None:
-        """Read what is at a path, once."""
-        real = _leads(self.root, path)
-        if path in self.parts or real is None or (not by and real in self.roots):
-            return
-        if why := why_not(real):
-            self.notes.append(f"{path} is left out: {why}")
-            return
-        try:
-            if self.root.is_directory(path):
-                tree = read_directory(self.root, path, self.rules.left_out, self.rules._replace(exclude=exclude))
-                self.roots.append(tree.path)
-            else:
-                tree = read_file(self.root, path, self.rules.left_out, self.rules)
-        except JailError as error:
-            self.notes += [f"warning: {cause}" for cause in error.causes]
-            return
-        parent, _, name = path.rpartition("/")
-        self.parts[path] = Part(tree, f"{(_leads(self.root, parent or '/') or '').rstrip('/')}/{name}", by)
-        self.notes += tree.notes
-
-    def _whole(self) -> Iterator[Part]:
-        """Yield what was read, and what the links in it lead to; links that lead nowhere are left out."""
-        done: set[str] = set()
-        while todo := [path for path in self.parts if path not in done]:
-            for path in todo:
-                done.add(path)
-                part = self.parts[path]
-                gone = set()
-                for item in part.tree.items:
-                    if item.type == "link" and not self._follow(part.tree, item.path):
-                        gone.add(item.path)
-                if gone:
-                    items = tuple(item for item in part.tree.items if item.path not in gone)
-                    part = part._replace(tree=part.tree._replace(items=items))
-                if part.tree.items:
-                    yield part
-
-    def _follow(self, tree: Tree, link: str) -> bool:
-        """Bring what a link leads to, unless it comes anyway; say whether it leads anywhere."""
-        if not link.startswith(f"{tree.path}/"):
-            return True  # on the way to the tree
-        real = _leads(self.root, link)
-        if real is None:
-            self.lost.append(link)
-            return False
-        if real == tree.path or any(real.startswith(f"{root}/") or real == root for root in self.roots):
-            return True
-        if why_not(real) or real.startswith(_GONE):
-            return True  # there when the box is entered
-        if self.root.is_directory(real) and (real in _TOO_MUCH or tree.path.startswith(f"{real}/")):
-            self.notes.append(f"{link} leads to {real}, which is not brought")
-            return True
-        self._add(link, link)
-        return True
-
     def _made(self) -> Iterator[tuple[str, Made]]:
         bring = self.recipe.bring
         for directory in bring.directory:
             uid, gid = self._owner(directory.owner, directory.path)
-            place = _leads(self.root, directory.path) or canonical_place(self.root, directory.path)
+            place = real_path(self.root, directory.path) or canonical_place(self.root, directory.path)
             yield place, Made("directory", directory.mode, uid, gid)
         for device in bring.device:
             yield canonical_place(self.root, device.path), Made(
@@ -280,7 +195,7 @@ class _Bringing:
         for link in bring.link:
             yield canonical_place(self.root, link.path), Made("link", target=link.target)
         for made in bring.made:
-            if made.unless is not None and _leads(self.root, made.unless) is not None:
+            if made.unless is not None and real_path(self.root, made.unless) is not None:
                 continue
             content = self._content(made)
             if content is not None:

@@ -116,7 +116,7 @@ def gather(
         if request.type == "program":
             failures += gathering.add(request)
         elif request.type not in UNPLACED:
-            failures += gathering.add_tree(request, (trees or {})[request.name])
+            failures += gathering.add_tree(request, (trees or {})[request.name], knowledge.rules)
     if failures:
         raise JailError(failures, gathering.hint)
     made: dict[str, HeldMade] = {}
@@ -250,10 +250,20 @@ class Gathering:
         """Return what a request has met."""
         return self.met.setdefault(name, Met())
 
-    def add_tree(self, request: Request, tree: Tree) -> list[str]:
-        """Add data, with what the programs and libraries in it need; return what keeps a file from starting."""
+    def add_tree(self, request: Request, tree: Tree, rules: Rules) -> list[str]:
+        """Add data, with what the programs and libraries in it need; return what keeps a file from starting.
+
+        What links in a directory lead to comes too.
+        """
         self._hold(tree, tree.path, Edge("", request.type), request.name)
         self.notes += tree.notes
+        if request.type == "directory" and any(item.type == "link" for item in tree.items):
+            from jailbuild.closure.following import led_out_of  # only for who has links
+
+            parts, notes = led_out_of(self.root, tree, rules)
+            self.notes += notes
+            for part in parts:
+                self.bring_tree(part.tree, part.named, Edge(part.by, "target"), request.name)
         return self._add_programs_of(request, tree)
 
     def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:

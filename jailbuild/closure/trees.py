@@ -186,7 +186,7 @@ def opener(item: Item) -> Callable[[], int]:
 def _opened(root: Root, place: Place, source: str, path: str) -> Iterator[int]:
     """Have a descriptor of a directory: the host's `source`, or `path` inside the root."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    opened = os.open(source, flags) if place.is_laid else open_beneath(root.descriptor, path.lstrip("/") or ".", flags)
+    opened = os.open(source, flags) if place.is_laid else root.open_directory(path)
     try:
         yield opened
     finally:
