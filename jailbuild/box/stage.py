@@ -136,6 +136,7 @@ class Staging:
                  dir_fd=staging)
         os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
         os.chmod(name, entry.mode or 0, dir_fd=staging)
+        os.utime(name, ns=(0, 0), dir_fd=staging, follow_symlinks=False)
 
     def _name_again(self, entry: Entry) -> None:
         """Give what may look like what it replaces a second name in the staging, by which it is known afterwards."""

@@ -42,6 +42,7 @@ class Brought(NamedTuple):
     parts: tuple[Part, ...]
     made: tuple[tuple[str, Made], ...]  # by canonical path
     missing: tuple[str, ...]  # what it looked for, and is not there
+    optional: tuple[str, ...]  # likewise, and need not be
     notes: tuple[str, ...]
 
     def is_nothing(self, bring: Bring) -> bool:
@@ -140,6 +141,7 @@ class _Bringing:
         self.prefixes = prefixes
         self.following = Following(root, rules)
         self.missing: list[str] = []
+        self.optional: list[str] = []
         self.notes = self.following.notes
 
     def brought(self) -> Brought:
@@ -147,20 +149,20 @@ class _Bringing:
         programs = [*self._programs(bring.programs, False), *self._programs(bring.programs_if_there, True)]
         for tree in bring.tree:
             paths = self._expand(tree.path)
-            if not paths and not tree.if_there:
-                self.missing.append(tree.path)
+            if not paths:
+                (self.optional if tree.if_there else self.missing).append(tree.path)
             for path in paths:
                 self.following.read(path, exclude=tree.exclude)
         for patterns, if_there in ((bring.files, False), (bring.files_if_there, True)):
             for pattern in patterns:
                 paths = self._expand(pattern)
-                if not paths and not if_there:
-                    self.missing.append(pattern)
+                if not paths:
+                    (self.optional if if_there else self.missing).append(pattern)
                 for path in paths:
                     self.following.read(path)
         parts = tuple(self.following.whole())
         return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
-                       tuple(self.notes))
+                       tuple(self.optional), tuple(self.notes))
 
     def _programs(self, words: tuple[str, ...], if_there: bool) -> Iterator[str]:
         for word in words:
@@ -169,8 +171,8 @@ class _Bringing:
             else:
                 path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
                 found = [] if path is None else [path]
-            if not found and not if_there:
-                self.missing.append(word)
+            if not found:
+                (self.optional if if_there else self.missing).append(word)
             yield from found
 
     def _expand(self, pattern: str) -> list[str]:

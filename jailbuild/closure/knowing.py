@@ -115,6 +115,7 @@ class Knowing:
                 self._add_locale(request)
             elif request.type == "recipe":
                 self._use(request.name, request.what, Edge("", f"recipe {request.what}"), set(), True)
+                self._tell_of_nothing(self.shelf.get(request.what))
             if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
                 self._settle(request)
         self._make_accounts()
@@ -205,9 +206,18 @@ class Knowing:
             self.gathering.notes += known.notes
             if is_told and known.missing:
                 nothing = "finds nothing" if known.is_nothing(recipe.bring) else "does not find all"
-                self.gathering.notes.append(
-                    f"warning: the recipe {recipe.name} {nothing}: there is no {', no '.join(known.missing)}")
+                self._warn_of_absent(recipe, nothing, known.missing)
         return known
+
+    def _tell_of_nothing(self, recipe: Recipe) -> None:
+        """Say of a recipe that was asked for by name what it looked for, if it found nothing of that."""
+        if not has_prefix(recipe):
+            known = self._bring(recipe, False, None)
+            if known.optional and not known.missing and known.is_nothing(recipe.bring):
+                self._warn_of_absent(recipe, "finds nothing", known.optional)
+
+    def _warn_of_absent(self, recipe: Recipe, what: str, sought: tuple[str, ...]) -> None:
+        self.gathering.notes.append(f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought)}")
 
     def _hold(self, path: str, made: Made, edge: Edge, request: str) -> None:
         known = self.made.setdefault(path, HeldMade(made, {}))
