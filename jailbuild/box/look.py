@@ -11,8 +11,11 @@ from collections.abc import Collection, Iterator
 
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
+from jailbuild.syscalls import capabilities
 
 _BLOCK = 1 << 20
+_MKNOD = 1 << 27  # CAP_MKNOD, linux/capability.h
+_ALL_IDS = ["0", "0", "4294967295"]
 
 
 def lstat_in(box: Root, path: str) -> os.stat_result:
@@ -98,6 +101,20 @@ def kind_of(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "directory"
     return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "special file"
+
+
+def can_make_devices() -> bool:
+    """Say whether device nodes are made; where they cannot be, they are recorded as what should be there.
+
+    That takes CAP_MKNOD of the first user namespace (user_namespaces(7)): root in a container may have neither.
+    """
+    if os.geteuid() != 0 or not capabilities() & _MKNOD:
+        return False
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as lines:
+            return lines.read().split() == _ALL_IDS
+    except OSError:
+        return True
 
 
 def device_of(status: os.stat_result) -> tuple[str, int, int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jailbuild.box.draft import CACHE, Draft
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.look import device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
+from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
@@ -149,8 +149,8 @@ class _Deciding:
         try:
             status = lstat_in(self.box, entry.path)
         except FileNotFoundError:
-            if entry.type == "device" and not self.owned and listed == entry:
-                return Action("keep", entry)  # intended: only root makes devices
+            if entry.type == "device" and listed == entry and not (self.owned and can_make_devices()):
+                return Action("keep", entry)  # it is merely intended
             return Action("add", entry)
         except OSError as error:
             return self._unseen(entry, error)

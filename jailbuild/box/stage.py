@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import digest_in, fingerprint, identity, open_parent
+from jailbuild.box.look import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -238,11 +238,6 @@ class Staging:
                 raise
             step("mkdir")
             finish_directory(self.box, entry, 0o700)
-
-
-def can_make_devices() -> bool:
-    """Say whether device nodes are made; without root they are recorded as what should be there."""
-    return os.geteuid() == 0
 
 
 def given_up(record: Record) -> dict[str, str]:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 
 from jailbuild.box.draft import MOUNT_POINTS
-from jailbuild.box.look import kind_of
+from jailbuild.box.look import can_make_devices, kind_of
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, command_on, mend
@@ -21,15 +21,15 @@ def content_findings(
 ) -> Iterator[Finding]:
     """Yield what is gone, what was changed, and what is there without being listed.
 
-    `owned` says whether who made the box could set owners and make devices: else they are merely intended. What is on
-    another `device` than the box, at a mount point, is not the box's own.
+    `owned` says whether who made the box could set owners and make devices: else they are merely intended, as devices
+    are where the caller could make none. What is on another `device` than the box, at a mount point, is not its own.
     """
     for path, entry in sorted(manifest.entries.items()):
         seen = tree.seen.get(path)
         if seen is not None:
             if path not in MOUNT_POINTS or seen.identity[0] == device:
                 yield from _differences(entry, seen, digests, manifest, box, owned)
-        elif not tree.is_hidden(path) and (owned or entry.type != "device"):
+        elif not tree.is_hidden(path) and (entry.type != "device" or (owned and can_make_devices())):
             yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
                           hint=mend(manifest, entry.wanted_by, box))
     for path in sorted(tree.seen.keys() - manifest.entries.keys()):

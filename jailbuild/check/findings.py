@@ -120,7 +120,7 @@ CODES = {
         "jailbuild enter mounts it"),
     "uncovered-dlopen": Code(
         NOTE, "a program opens libraries while it runs, and no recipe says which",
-        "jailbuild add --dir DIRECTORY --into BOX"),
+        "jailbuild enter --env LD_DEBUG=files BOX PROGRAM shows which"),
     "absent-zone": Code(
         NOTE, "a file asks for a time zone that is not there: times are wrong in silence",
         "jailbuild add --with zones --into BOX"),

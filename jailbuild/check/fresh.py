@@ -18,9 +18,12 @@ _WORDS = {"add": "would be added", "replace": "would be replaced", "remove": "wo
           "conflict": "would have to change, and cannot"}
 
 
-def stale_findings(root: Root, manifest: Manifest, box: str, source: Root) -> Iterator[Finding]:
+def stale_findings(
+    root: Root, manifest: Manifest, box: str, source: Root, shelf: Shelf
+) -> Iterator[Finding]:
     """Yield what `update` from the source root `source` would change, and what it could not bring up to date."""
     where = ["--sysroot", source.path] if source.path != "/" else []
+    where += [word for directory in shelf.directories for word in ("--recipes", directory)]
     hint = shlex.join(["jailbuild", "update", box, *where])
     label = label_of(source)
     if label != manifest.label:
@@ -28,7 +31,7 @@ def stale_findings(root: Root, manifest: Manifest, box: str, source: Root) -> It
                       str(label), hint=f"{hint} --rebase")
         return
     try:
-        change, found = plan_update(source, box, root, manifest, (), (), Choices(shelf=Shelf()), rebase=False)
+        change, found = plan_update(source, box, root, manifest, (), (), Choices(shelf=shelf), rebase=False)
     except JailError as error:
         for cause in error.causes:
             yield Finding("stale", "/", f"{box} could not be brought up to date: {cause}", hint=error.hint or hint)

@@ -36,6 +36,7 @@ class Wishes(NamedTuple):
     uses: tuple[str, ...] = ()  # of place.USES
     ignored: tuple[Ignored, ...] = ()
     source: Root | None = None  # the root that the box should not be behind
+    shelves: tuple[str, ...] = ()  # directories with recipes of the user's, for that
 
 
 NO_WISHES = Wishes()
@@ -96,19 +97,22 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         while digests.step():
             tick()
         if wishes.source is not None:
-            findings += _stale(root, manifest, name, wishes.source)
+            findings += _stale(root, manifest, name, wishes.source, wishes.shelves)
         if manifest is not None:
             findings += content_findings(tree, digests, manifest, name, owned=_is_owned(root), device=place.device)
     return _Look(manifest, findings, rules.count, tree.files)
 
 
-def _stale(root: Root, manifest: Manifest | None, name: str, source: Root) -> list[Finding]:
+def _stale(
+    root: Root, manifest: Manifest | None, name: str, source: Root, shelves: tuple[str, ...]
+) -> list[Finding]:
     if manifest is None:
         why = "it has no manifest that can be read"
         raise JailError(f"cannot check whether {name} is stale: {why}", "only a box has a source root")
     from jailbuild.check.fresh import stale_findings  # what plans is loaded by who asks for a plan
+    from jailbuild.closure.shelf import Shelf
 
-    return list(stale_findings(root, manifest, name, source))
+    return list(stale_findings(root, manifest, name, source, Shelf(shelves)))
 
 
 def _is_owned(root: Root) -> bool:

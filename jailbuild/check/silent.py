@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from jailbuild.box.manifest import Manifest
-from jailbuild.check.findings import Finding, on_host
+from jailbuild.check.findings import Finding
 from jailbuild.closure.programs import Program
 from jailbuild.closure.silent import DLOPEN, absent, asked_and_absent, imports, reason_for
 from jailbuild.loader.files import File, Files
@@ -36,8 +36,7 @@ def silent_findings(
         if manifest is not None and (found := sorted(DLOPEN & symbols)) and not _is_covered(manifest, program.path):
             yield Finding("uncovered-dlopen", program.path, f"{program.path} imports {found[0]}, and no recipe knows "
                           "what it opens", found[0], requested_by=_requested_by(manifest, program.path),
-                          hint=f"put in what it turns out to open: jailbuild add --dir DIRECTORY --into "
-                               f"{shlex.quote(box)}")
+                          hint=shlex.join(["jailbuild", "enter", "--env", "LD_DEBUG=files", box, program.path]))
     for want in wants:
         if some := told.get(want.code):
             path, why = some[0]
@@ -53,8 +52,7 @@ def silent_findings(
             yield Finding("origin-needs-proc", program.path, f"{program.path} finds libraries by $ORIGIN, and without "
                           "/proc the loader does not know where that is", "$ORIGIN",
                           requested_by=_requested_by(manifest, program.path) if manifest is not None else (),
-                          hint=f"jailbuild enter mounts it; for chroot: mount --bind /proc "
-                               f"{shlex.quote(on_host('/proc', box))}")
+                          hint=shlex.join(["jailbuild", "enter", box, program.path]))
     for one in asked_and_absent(root):
         option = ("--with", "zones") if one.code == "absent-zone" else ("--locale", one.name)
         kind = one.code.removeprefix("absent-")

@@ -56,12 +56,14 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
               help="Believe this copy of the manifest, not the box's own.")
 @option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
 @option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
+@option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
+              help="A directory with recipes of your own, for --stale.")
 @as_json
 @option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
-    stale: bool, sysroot: str, as_json: bool, quiet: bool, verbose: bool,
+    stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -74,7 +76,7 @@ def command(
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
-    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None)
+    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves)
     with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:
