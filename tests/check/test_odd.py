@@ -155,32 +155,46 @@ def test_a_hundred_thousand_files_are_told_in_ten_lines(box: Path) -> None:
     assert report.count("note") == 100_000
     told = text(report, "box", quiet=False, verbose=False).splitlines()
     assert len(told) <= 10
-    assert any("99997 more in /usr/many" in line for line in told)
+    assert any("; 99999 more in /usr/many" in line for line in told)
 
 
-def test_few_findings_are_each_told() -> None:
-    """Five of one code in one place, and of many places four."""
-    some = [Finding("missing-file", f"/usr/bin/{name}", f"{name} is gone") for name in "abcde"]
-    others = [Finding("wrong-mode", f"/{place}/{name}", f"{place}/{name}") for place in "abcd" for name in "xyz"]
-    told = text(Report((*some, *others), 1, 1), "box", quiet=False, verbose=False)
-    assert told.count("error: ") == 17
-    assert "more" not in told
+def test_few_findings_are_each_told_with_what_to_do() -> None:
+    some = [Finding("missing-file", f"/usr/bin/{name}", f"{name} is gone", hint=f"mend {name}") for name in "abcde"]
+    told = text(Report(tuple(some), 1, 1), "box", quiet=False, verbose=False)
+    assert (told.count("error: "), told.count("hint: mend "), "-v" in told) == (5, 5, False)
 
 
-def test_many_findings_are_told_by_place() -> None:
-    """The first three of each directory, then how many more; -v tells all, and warnings do not stand for errors."""
+def test_many_findings_are_told_by_what_is_alike() -> None:
+    """Errors first; the first of each code, how many more and where; -v tells all."""
     findings = tuple(
         Finding(code, f"/usr/{place}/{number}", f"{place} {number}")
-        for code in ("missing-file", "secret-file") for place in ("bin", "lib") for number in range(100)
+        for code in ("secret-file", "missing-file", "privileged-file") for place in ("bin", "lib")
+        for number in range(100)
     )
     report = Report(findings, 1, 1)
-    told = text(report, "box", quiet=True, verbose=False)
-    assert told.count("[missing-file]") == told.count("[secret-file]") == 8
-    for line in ("error: 97 more in /usr/bin [missing-file] (-v shows them)",
-                 "warning: 97 more in /usr/lib [secret-file] (-v shows them)"):
-        assert line in told
-    assert "400 " not in told
+    told = text(report, "box", quiet=False, verbose=False).splitlines()
+    assert [line for line in told if "hint: " not in line] == [
+        "error: bin 0; 199 more in /usr/lib, /usr/bin [missing-file]",
+        "warning: bin 0; 199 more in /usr/lib, /usr/bin [secret-file]",
+        "note: bin 0; 199 more in /usr/lib, /usr/bin [privileged-file]",
+        "-v shows each of them, with what to do about it",
+        "box: 1 programs, 1 files, 200 errors, 200 warnings, 200 notes",
+    ]
     assert text(report, "box", quiet=False, verbose=True).count("[missing-file]") == 200
+
+
+def test_one_cause_is_one_line() -> None:
+    """A library that many programs miss is told once, each other one by itself; the rarest of many are counted."""
+    missing = {"libc.so.6": 600, "libx.so.1": 3, **{f"lib{number}.so": 2 for number in range(10)}}
+    findings = tuple(Finding("missing-library", f"/usr/bin/{name}{number}", f"{name}{number} needs {name}", name)
+                     for name, count in missing.items() for number in range(count))
+    told = text(Report(findings, 1, 1), "box", quiet=False, verbose=False).splitlines()
+    errors = [line for line in told if line.startswith("error: ")]
+    assert errors[:2] == [
+        "error: libc.so.60 needs libc.so.6; 599 more in /usr/bin [missing-library]",
+        "error: libx.so.10 needs libx.so.1; likewise /usr/bin/libx.so.11, /usr/bin/libx.so.12 [missing-library]",
+    ]
+    assert (len(errors), errors[-1]) == (6, "error: 14 more, of 7 other causes [missing-library]")
 
 
 def _on_a_terminal(box: Path, *options: str) -> tuple[bytes, bytes]:
