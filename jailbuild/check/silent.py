@@ -23,7 +23,8 @@ def silent_findings(
     if manifest is not None:
         own = {one.path for one in manifest.requests.values() if one.type == "program"}
         asked = [program for program in asked if program.path in own]
-    wants = absent(root)
+    # whoever uses a root that is no box gives it its /dev: engines, systemd-nspawn
+    wants = [want for want in absent(root) if manifest is not None or want.code != "no-dev-null"]
     told: dict[str, list[tuple[str, str]]] = {}  # by code: programs, and why
     for program in asked if wants or manifest is not None else ():
         left = [want for want in wants if manifest is not None or want.code not in told]
