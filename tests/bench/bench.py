@@ -1,6 +1,6 @@
 """jailbuild beside its peers, in one run, in alternating order: medians and ratios, as Markdown.
 
-By hand: python tests/bench/bench.py [add] [deps] [--rounds N]. See README.md beside this file.
+By hand: python -m tests.bench.bench [add] [deps] [--rounds N]. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-import click
-import elftools
-
-TOP = Path(__file__).parents[2]
-PLAIN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
+from tests.bench.clock import Clock, Contestant, bench, table
 
 # What everybody writes after the first chroot. cp -n: a library that two programs need is copied once.
 LOOP = r"""
@@ -45,55 +37,6 @@ done
 IMPORTS = "import jailbuild.cli.deps"
 
 Answers = dict[str, frozenset[tuple[int, int]]]  # by program: which files it loads, each by device and inode
-
-
-class Contestant(NamedTuple):
-    """A command to be timed."""
-
-    name: str
-    command: list[str]
-    before: Callable[[], object] = lambda: None  # makes ready for each run and is not timed
-    may_fail: bool = False  # where its status tells that something is missing, or is no dynamic program
-
-
-class Clock:
-    """Times contestants in rounds; each round in another order, the first not counted."""
-
-    def __init__(self, environment: dict[str, str], rounds: int) -> None:
-        self.environment = environment
-        self.rounds = rounds
-
-    def medians(self, contestants: list[Contestant]) -> dict[str, float]:
-        """Return the median seconds of each, by name."""
-        seconds: dict[str, list[float]] = {one.name: [] for one in contestants}
-        for number in range(self.rounds + 1):
-            turn = number % len(contestants)
-            order = contestants[turn:] + contestants[:turn]
-            for one in order if number % 2 else reversed(order):
-                took = self.once(one)
-                if number:
-                    seconds[one.name].append(took)
-        return {name: statistics.median(values) for name, values in seconds.items()}
-
-    def once(self, one: Contestant) -> float:
-        """Run it and return how long it took."""
-        one.before()
-        start = time.perf_counter()
-        done = subprocess.run(
-            one.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=self.environment, check=False,
-        )
-        took = time.perf_counter() - start
-        if done.returncode and not one.may_fail:
-            sys.exit(f"{one.name} failed with {done.returncode}: {done.stderr.decode(errors='replace')[-500:]}")
-        return took
-
-
-def table(title: str, seconds: dict[str, float], of: str) -> None:
-    """Print a table of medians, each with its ratio to the one called `of`."""
-    print(f"\n### {title}\n\n| what | median | ratio to {of} |\n| --- | ---: | ---: |")
-    for name, value in seconds.items():
-        print(f"| {name} | {value * 1000:.1f} ms | {value / seconds[of]:.2f} |")
 
 
 # add
@@ -254,28 +197,14 @@ def main() -> None:
     """Compile, then run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="*", choices=["add", "deps", []], help="both by default")
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--work", default=None, help="where boxes are made (default: the temporary directory)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.work) as made:
-        work = Path(made)
-        # What users have after `pip install .`: a plain virtual environment (an editable install costs 20 ms more at
-        # each start of Python) and compiled modules, here in a place of their own so that no checkout is written to.
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True)
-        packages = [str(Path(package.__path__[0]).parent) for package in (click, elftools)]
-        environment = PLAIN | {
-            "PYTHONPYCACHEPREFIX": str(work / "pyc"), "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
-        }
-        python = [str(work / "venv/bin/python"), "-P"]
-        jailbuild = [*python, "-m", "jailbuild"]
-        for warm in (["deps", "ls"], ["add", "--dry-run", "ls", "--into", str(work / "warm")], ["--version"]):
-            subprocess.run([*jailbuild, *warm], env=environment, check=True, capture_output=True)
-        print(f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors")
-        clock = Clock(environment, arguments.rounds)
-        if "add" in arguments.what or not arguments.what:
-            bench_add(clock, jailbuild, work)
-        if "deps" in arguments.what or not arguments.what:
-            bench_deps(clock, jailbuild, python)
+    with bench(parser, 21) as world:
+        for warm in (["deps", "ls"], ["add", "--dry-run", "ls", "--into", str(world.work / "warm")], ["--version"]):
+            subprocess.run([*world.jailbuild, *warm], env=world.environment, check=True, capture_output=True)
+        what = world.arguments.what or ["add", "deps"]
+        if "add" in what:
+            bench_add(world.clock(), world.jailbuild, world.work)
+        if "deps" in what:
+            bench_deps(world.clock(), world.jailbuild, world.python)
 
 
 if __name__ == "__main__":

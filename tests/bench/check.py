@@ -1,21 +1,18 @@
 """`check` beside a bare hashlib loop over the same files, as Markdown.
 
-By hand: python tests/bench/check.py [--rounds N]. See README.md beside this file.
+By hand: python -m tests.bench.check [--rounds N]. See README.md beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import click
-import elftools
-from bench import PLAIN, TOP, Clock, Contestant, programs, table  # type: ignore[import-not-found]
+from tests.bench.bench import programs
+from tests.bench.clock import Clock, Contestant, bench, table
 
 # The sha256 of each file, one after the other.
 LOOP = """
@@ -53,33 +50,21 @@ def compare(clock: Clock, python: list[str], box: Path, what: str) -> None:
 
 def main() -> None:
     """Make the boxes, then time."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--work", default=None, help="where boxes are made (default: the temporary directory)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.work) as made:
-        work = Path(made)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True)
-        packages = [str(Path(package.__path__[0]).parent) for package in (click, elftools)]
-        environment = PLAIN | {
-            "PYTHONPYCACHEPREFIX": str(work / "pyc"), "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
-        }
-        python = [str(work / "venv/bin/python"), "-P"]
-        small, large = work / "small", work / "large"
-        for box, words in ((small, ["bash", "ls"]), (large, _good(python, environment, programs()))):
-            subprocess.run([*python, "-m", "jailbuild", "add", "-q", "--no-sync", *words, "--into", box],
-                           env=environment, check=True)
-            done = subprocess.run([*python, "-m", "jailbuild", "check", box], env=environment, check=False)
+    with bench(argparse.ArgumentParser(description=__doc__), 21) as world:
+        small, large = world.work / "small", world.work / "large"
+        for box, words in ((small, ["bash", "ls"]), (large, _good(world.jailbuild, world.environment, programs()))):
+            subprocess.run([*world.jailbuild, "add", "-q", "--no-sync", *words, "--into", box],
+                           env=world.environment, check=True)
+            done = subprocess.run([*world.jailbuild, "check", box], env=world.environment, check=False)
             if done.returncode:
                 sys.exit(f"{box} is not as it should be")
-        print(f"\nPython {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} processors")
-        compare(Clock(environment, arguments.rounds), python, small, "bash and ls")
-        compare(Clock(environment, max(3, arguments.rounds // 3)), python, large, "all ELF programs of /usr")
+        compare(world.clock(), world.python, small, "bash and ls")
+        compare(world.clock(3), world.python, large, "all ELF programs of /usr")
 
 
-def _good(python: list[str], environment: dict[str, str], paths: list[str]) -> list[str]:
+def _good(jailbuild: list[str], environment: dict[str, str], paths: list[str]) -> list[str]:
     """Return the programs that miss nothing."""
-    done = subprocess.run([*python, "-m", "jailbuild", "deps", "--json", *paths], env=environment, text=True,
+    done = subprocess.run([*jailbuild, "deps", "--json", *paths], env=environment, text=True,
                           capture_output=True, check=False)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     return [one["path"] for one in answers if not one["missing"] and not one["error"]]

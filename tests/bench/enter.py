@@ -1,6 +1,6 @@
 """`enter BOX true` beside what else enters a directory, in one run: medians and ratios, as Markdown.
 
-By hand, as root: python tests/bench/enter.py [--rounds N]. How the time is taken: README.md beside this file. The
+By hand, as root: python -m tests.bench.enter [--rounds N]. How the time is taken: README.md beside this file. The
 budget is the time of `python -c 'import click'` and 25 ms; peers that are not here are named and left out.
 """
 
@@ -10,18 +10,12 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-import click
-import elftools
+from tests.bench.clock import PLAIN, Contestant, bench
 
-TOP = Path(__file__).parents[2]
-PLAIN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
 BUDGET = 0.025  # seconds over `import click`
 PEERS = (("bwrap", "bubblewrap"), ("crun", "crun"), ("runc", "runc"), ("podman", "podman"))
 
@@ -48,63 +42,38 @@ def peer(program: str, box: Path, work: Path) -> list[str]:
     return [program, "run", "--bundle", str(work / program), f"bench-{os.getpid()}"]
 
 
-def once(command: list[str], environment: dict[str, str]) -> float | None:
-    """Run a command and return the seconds it took, None if it failed."""
-    start = time.perf_counter()
+def works(command: list[str], environment: dict[str, str]) -> bool:
+    """Say whether a command works here; tell where it does not."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False)
-    took = time.perf_counter() - start
     if done.returncode:
         print(f"- {command[0]} fails here: {done.stderr.decode(errors='replace').strip()[-200:]}", file=sys.stderr)
-        return None
-    return took
+    return done.returncode == 0
 
 
 def main() -> None:
     """Make a box, time everybody, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=31)
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory(prefix="bench-") as made:
-        work = Path(made)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True)
-        packages = [str(Path(package.__path__[0]).parent) for package in (click, elftools)]
-        environment = PLAIN | {
-            "PYTHONPYCACHEPREFIX": str(work / "pyc"), "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
-        }
-        python = [str(work / "venv/bin/python"), "-P"]
-        jailbuild = [*python, "-m", "jailbuild"]
-        box = work / "box"
-        subprocess.run([*jailbuild, "add", "true", "--bare", "--no-sync", "--into", str(box)], env=environment,
-                       check=True, capture_output=True)
+    with bench(argparse.ArgumentParser(description=__doc__), 31) as world:
+        box = world.work / "box"
+        subprocess.run([*world.jailbuild, "add", "true", "--bare", "--no-sync", "--into", str(box)],
+                       env=world.environment, check=True, capture_output=True)
         contestants = {
-            "python -c 'import click'": [*python, "-c", "import click"],
-            "jailbuild enter": [*jailbuild, "enter", str(box), "true"],
-            "jailbuild enter --plain": [*jailbuild, "enter", "--plain", str(box), "true"],
+            "python -c 'import click'": [*world.python, "-c", "import click"],
+            "jailbuild enter": [*world.jailbuild, "enter", str(box), "true"],
+            "jailbuild enter --plain": [*world.jailbuild, "enter", "--plain", str(box), "true"],
             "chroot(1)": ["chroot", str(box), "/usr/bin/true"],
         }
         for program, package in PEERS:
             if shutil.which(program, path=PLAIN["PATH"]):
-                contestants[program] = peer(program, box, work)
+                contestants[program] = peer(program, box, world.work)
             else:
                 print(f"- {program} is not here (Debian: {package}): left out")
-        working = {name: words for name, words in contestants.items() if once(words, environment) is not None}
-        seconds: dict[str, list[float]] = {name: [] for name in working}
-        for number in range(rounds):
-            order = list(working.items())
-            turn = number % len(order)
-            for name, words in order[turn:] + order[:turn]:
-                seconds[name].append(once(words, environment) or float("nan"))
-        first = statistics.median(seconds["python -c 'import click'"])
-        print(f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors")
-        print(f"\n### enter BOX true, {rounds} rounds\n")
+        working = [Contestant(name, words) for name, words in contestants.items() if works(words, world.environment)]
+        seconds = world.clock().medians(working)
+        first = seconds["python -c 'import click'"]
+        print(f"\n### enter BOX true, {world.arguments.rounds} rounds; the budget is {BUDGET * 1000:.0f} ms\n")
         print("| what | median | over `import click` |\n| --- | ---: | ---: |")
-        for name, values in seconds.items():
-            median = statistics.median(values)
+        for name, median in seconds.items():
             print(f"| {name} | {median * 1000:.1f} ms | {(median - first) * 1000:+.1f} ms |")
-        over = [ours - base for ours, base in
-                zip(seconds["jailbuild enter"], seconds["python -c 'import click'"], strict=True)]
-        print(f"\nIn the median of the rounds {statistics.median(over) * 1000:.1f} ms over it; "
-              f"the budget is {BUDGET * 1000:.0f} ms.")
 
 
 if __name__ == "__main__":

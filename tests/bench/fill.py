@@ -11,17 +11,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-import elftools
-
 from jailbuild.box.copy import Job, copy_all
 from jailbuild.box.manifest import Entry
-from tests.bench.bench import PLAIN, TOP, Clock, Contestant, programs, table
+from tests.bench.bench import programs
+from tests.bench.clock import Clock, Contestant, bench, table
 
 DRACUT = "/usr/lib/dracut/dracut-install"  # Debian: dracut-core
 _COPY = "import sys; from tests.bench.fill import copy_list; copy_list(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
@@ -136,25 +132,11 @@ def bench_copy(clock: Clock, python: list[str], work: Path, files: list[str]) ->
 
 def main() -> None:
     """Compile, then run both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", default=None, help="where boxes are made (default: the temporary directory)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.work) as made:
-        work = Path(made)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True)
-        packages = [str(Path(package.__path__[0]).parent) for package in (click, elftools)]
-        environment = PLAIN | {
-            "PYTHONPYCACHEPREFIX": str(work / "pyc"), "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
-        }
-        python = [str(work / "venv/bin/python"), "-P"]
-        jailbuild = [*python, "-m", "jailbuild"]
+    with bench(argparse.ArgumentParser(description=__doc__), 5) as world:
         paths = programs()
-        files = copied_files(jailbuild, environment, work / "box", paths)
-        print(f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors")
-        clock = Clock(environment, arguments.rounds)
-        bench_fill(clock, jailbuild, work, paths)
-        bench_copy(clock, python, work, files)
+        files = copied_files(world.jailbuild, world.environment, world.work / "box", paths)
+        bench_fill(world.clock(), world.jailbuild, world.work, paths)
+        bench_copy(world.clock(), world.python, world.work, files)
 
 
 if __name__ == "__main__":
