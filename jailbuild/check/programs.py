@@ -33,9 +33,11 @@ class ProgramRules:
 
     def __init__(
         self, root: Root, tree: Tree, manifest: Manifest | None, box: str,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | None = None, only: tuple[str, ...] = (),
     ) -> None:
+        """Take the programs of the tree; those at the paths `only`, whatever they are, where there are any."""
         self.tree = tree
+        self.only = only
         self.manifest = manifest
         self.box = box
         self.progress = progress
@@ -49,11 +51,11 @@ class ProgramRules:
         """Yield what is wrong with the programs; `count` is then how many there are."""
         reached: set[tuple[int, int]] = set()
         found: list[str] = []
-        candidates = sorted(self.tree.elves.keys() | self.tree.scripts)
+        candidates = self.only or sorted(self.tree.elves.keys() | self.tree.scripts)
         for number, path in enumerate(candidates):
             if self.progress is not None:
                 self.progress(number, len(candidates))
-            if not self.tree.seen[path].mode & 0o111 or not self._is_program(path):
+            if not self.only and (not self.tree.seen[path].mode & 0o111 or not self._is_program(path)):
                 continue
             try:
                 program = self.programs.resolve(path)
@@ -65,6 +67,9 @@ class ProgramRules:
             self.resolved.append(program)
             reached.update(self._identities(program))
             yield from self._of_program(program)
+        if self.only:
+            self.count = len(found)
+            return
         self.count = sum(self._identity(path) not in reached or path in self.tree.scripts for path in found)
         if not found:
             yield Finding("no-program", "/", f"there is no program in {self.box}",

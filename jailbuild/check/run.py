@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from jailbuild.check.contents import content_findings
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, Ignored, Report, sort
 from jailbuild.check.links import link_findings
+from jailbuild.check.narrow import is_of, places_of
 from jailbuild.check.place import place_findings, place_of
 from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
@@ -37,6 +39,7 @@ class Wishes(NamedTuple):
     ignored: tuple[Ignored, ...] = ()
     source: Root | None = None  # the root that the box should not be behind
     shelves: tuple[str, ...] = ()  # directories with recipes of the user's, for that
+    programs: tuple[str, ...] = ()  # paths: nothing but these and what they load
 
 
 NO_WISHES = Wishes()
@@ -76,6 +79,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     record = read_record(root, name, wishes.trusted)
     manifest = record.manifest
     listed = manifest.entries if manifest is not None else {}
+    places: frozenset[str] | None = None
+    if wishes.programs:
+        places = places_of(root, wishes.programs)
+        listed = {path: entry for path, entry in listed.items() if path in places}
     total = sum(
         entry.size or 0 for path, entry in listed.items() if entry.type == "file" and entry.hardlink in (None, path)
     )
@@ -87,7 +94,9 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
 
         tree = read_tree(root, listed, digests, tick)
         root.learn(tree.places)
-        rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
+        told = progress if manifest is None else None
+        only = tuple(dict.fromkeys(root.walk(path).real for path in wishes.programs))
+        rules = ProgramRules(root, tree, manifest, name, told, only)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
         findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)
@@ -99,8 +108,12 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         if wishes.source is not None:
             findings += _stale(root, manifest, name, wishes.source, wishes.shelves)
         if manifest is not None:
-            findings += content_findings(tree, digests, manifest, name, owned=_is_owned(root), device=place.device)
-    return _Look(manifest, findings, rules.count, tree.files)
+            wanted = manifest._replace(entries=listed)
+            findings += content_findings(tree, digests, wanted, name, owned=_is_owned(root), device=place.device)
+    if places is None:
+        return _Look(manifest, findings, rules.count, tree.files)
+    files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())
+    return _Look(manifest, [one for one in findings if is_of(one, places)], rules.count, files)
 
 
 def _stale(

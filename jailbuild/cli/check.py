@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jailbuild.check.findings import CODES, Ignored
+from jailbuild.check.narrow import find_programs
 from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
@@ -46,6 +47,8 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 
 @click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(readable=False))
+@option("--program", "programs", metavar="PATH", multiple=True, type=click.UNPROCESSED,
+        help="Nothing but this program of DIR and what it loads; may be given again.")
 @option("--strict", is_flag=True, help="Warnings count as errors.")
 @option("--for", "uses", multiple=True, type=click.Choice(USES),
               help="Hold DIR to the rules of this use too; may be given again.")
@@ -62,8 +65,9 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
-    directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
-    stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
+    directory: str, programs: tuple[str, ...], strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...],
+    manifest: str | None, stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool, quiet: bool,
+    verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -76,7 +80,8 @@ def command(
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
-    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves)
+    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves,
+                    find_programs(root, programs))
     with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:
