@@ -6,14 +6,12 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
 from jailbuild.loader.cache import Cache, CacheError, read_cache
+from jailbuild.loader.facts import Facts
 from jailbuild.root import Root
-
-if TYPE_CHECKING:
-    from jailbuild.loader.builtin import Facts
 
 _MAX_CACHE = 8 << 20  # bytes
 
