@@ -10,7 +10,7 @@ from jailbuild.closure.explain import problems
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.root import Overlay, Root
 
 

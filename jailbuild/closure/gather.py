@@ -16,7 +16,7 @@ from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
 from jailbuild.loader.cache import CacheEntry
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
 

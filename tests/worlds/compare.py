@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jailbuild.loader import paths
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Library, Resolution
 from jailbuild.root import Root
 from tests.worlds import oracle
