@@ -98,8 +98,8 @@ class Elf(NamedTuple):
         return self.bits, self.little, self.machine
 
 
-class _DamagedError(Exception):
-    pass
+class DamagedError(Exception):
+    """The bytes of a file contradict themselves, or each other."""
 
 
 Loads = list[tuple[int, int, int, int]]  # of PT_LOAD: address, end of file bytes, end of memory, offset
@@ -133,13 +133,13 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
     unstartable = ""
     try:
         if kind != ET_DYN and kind != ET_EXEC:
-            raise _DamagedError("only ET_DYN and ET_EXEC can be loaded")
+            raise DamagedError("only ET_DYN and ET_EXEC can be loaded")
         segment = layout.segment
         if size != segment.size:
-            raise _DamagedError("ELF file's phentsize not the expected size")
+            raise DamagedError("ELF file's phentsize not the expected size")
         size *= count
         if size > _MAX_HEADERS:
-            raise _DamagedError("too many program headers")
+            raise DamagedError("too many program headers")
         table = head[place : place + size] if place + size <= len(head) else _bytes(
             descriptor, place, size, "program headers")
         loads: Loads = []
@@ -153,11 +153,11 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             elif segment_type == PT_INTERP and interpreter is None:  # the first one
                 try:
                     interpreter = _interpreter(descriptor, head, offset, in_file)
-                except _DamagedError as error:
+                except DamagedError as error:
                     interpreter, unstartable = "", str(error)
         if not loads:
             interpreter, unstartable = None, ""
-            raise _DamagedError("object file has no loadable segments")
+            raise DamagedError("object file has no loadable segments")
         if dynamic is None:
             return Elf(*said, "", unstartable, interpreter)
         soname, wants, rpath, runpath, audit, flags_1 = _dynamic(descriptor, loads, layout.dynamic, *dynamic)
@@ -166,7 +166,7 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             rpath if runpath is None else None, runpath, audit,
             bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
         )
-    except _DamagedError as error:
+    except DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)
 
 
@@ -193,7 +193,7 @@ def _refusal(ident: bytes) -> str:
 def _bytes(descriptor: int, offset: int, size: int, what: str) -> bytes:
     data = os.pread(descriptor, size, offset) if offset < _BEYOND else b""
     if len(data) < size:
-        raise _DamagedError(f"the file is too short for its {what}")
+        raise DamagedError(f"the file is too short for its {what}")
     return data
 
 
@@ -203,16 +203,16 @@ def _text(data: bytes) -> str:
 
 def _interpreter(descriptor: int, head: bytes, offset: int, size: int) -> str:
     if not 2 <= size <= _MAX_INTERPRETER:
-        raise _DamagedError(f"the interpreter's name has {size} bytes")
+        raise DamagedError(f"the interpreter's name has {size} bytes")
     name = head[offset : offset + size]
     if offset + size > len(head):
         name = _bytes(descriptor, offset, size, "interpreter's name")
     if name[-1]:
-        raise _DamagedError("the interpreter's name has no end")
+        raise DamagedError("the interpreter's name has no end")
     return _text(name.partition(b"\0")[0])
 
 
-def _place(loads: Loads, address: int) -> tuple[int, int]:
+def place_of(loads: Loads, address: int) -> tuple[int, int]:
     """Return the file offset of an address, and how many bytes of the file are mapped from there on.
 
     Segments are mapped by whole pages, later ones over earlier ones; what memory holds beyond the file's part
@@ -226,7 +226,7 @@ def _place(loads: Loads, address: int) -> tuple[int, int]:
             return place, file_end - address
         if file_end <= address < memory_end:
             return 0, 0
-    raise _DamagedError(f"no segment holds address {address:#x}")
+    raise DamagedError(f"no segment holds address {address:#x}")
 
 
 Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int]
@@ -234,7 +234,7 @@ Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None,
 
 def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Dynamic:
     """Return what the dynamic section says: SONAME, what it asks for, RPATH, RUNPATH, audit libraries, flags."""
-    tags, values = _entries(descriptor, loads, record, address, usual)
+    tags, values = dynamic_entries(descriptor, loads, record, address, usual)
     last = dict(zip(tags, values, strict=True))
     names: list[tuple[int, int]] = []
     if DT_FILTER in last or DT_AUXILIARY in last:
@@ -245,13 +245,13 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
             place = tags.index(DT_NEEDED, place + 1)
             names.append((DT_NEEDED, values[place]))
     if len(names) > _MAX_WANTS:
-        raise _DamagedError(f"it needs more than {_MAX_WANTS} libraries")
+        raise DamagedError(f"it needs more than {_MAX_WANTS} libraries")
     offsets = [value for _, value in names]
     offsets += [last[tag] for tag in _STRINGS if tag in last]
     text: dict[int, str] = {}
     if offsets:
         if DT_STRTAB not in last:
-            raise _DamagedError("the dynamic section has no string table")
+            raise DamagedError("the dynamic section has no string table")
         text = _strings(descriptor, loads, last[DT_STRTAB], offsets)
     wants = tuple([(tag, text[value]) for tag, value in names])
     soname = text[last[DT_SONAME]] if DT_SONAME in last else None
@@ -264,7 +264,7 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
     return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0)
 
 
-def _entries(
+def dynamic_entries(
     descriptor: int, loads: Loads, record: Struct, address: int, usual: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return tags and values of the dynamic entries before DT_NULL.
@@ -272,16 +272,16 @@ def _entries(
     The loader goes on to DT_NULL, whatever size the program header tells, and reads zeros where memory is beyond the
     file's part of a segment. `usual`, that size, is how much is read at first.
     """
-    place, mapped = _place(loads, address)
+    place, mapped = place_of(loads, address)
     data = b""
     tags: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
     step = min(usual, _TABLE_STEP)
     while len(data) < mapped:
         if len(data) >= _MAX_DYNAMIC:
-            raise _DamagedError("the dynamic section has no end")
+            raise DamagedError("the dynamic section has no end")
         if place >= _BEYOND:
-            raise _DamagedError("the file is too short for its dynamic section")
+            raise DamagedError("the file is too short for its dynamic section")
         data += os.pread(descriptor, min(step, mapped - len(data)), place + len(data))
         entries = _table(record, len(data) // record.size).unpack_from(data)
         tags, values = entries[::2], entries[1::2]
@@ -289,7 +289,7 @@ def _entries(
             end = tags.index(DT_NULL)
             return tags[:end], values[:end]
         if len(data) < step and len(data) < mapped:
-            raise _DamagedError("the file is too short for its dynamic section")
+            raise DamagedError("the file is too short for its dynamic section")
         step = len(data)
     return tags, values
 
@@ -302,7 +302,7 @@ def _table(record: Struct, count: int) -> Struct:
 def _strings(descriptor: int, loads: Loads, table: int, offsets: list[int]) -> dict[int, str]:
     """Return the string at each offset of the string table at an address."""
     first = min(offsets)
-    place, mapped = _place(loads, table + first)
+    place, mapped = place_of(loads, table + first)
     most = max(offsets) - first
     near = b""
     if most < _NEAR and place < _BEYOND:
@@ -316,14 +316,14 @@ def _strings(descriptor: int, loads: Loads, table: int, offsets: list[int]) -> d
             text[offset] = data.decode("utf-8", "surrogateescape")
             left -= len(data)
             if left < 0:
-                raise _DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
+                raise DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
     return text
 
 
 def _string(descriptor: int, loads: Loads, address: int) -> bytes:
-    place, mapped = _place(loads, address)
+    place, mapped = place_of(loads, address)
     if place >= _BEYOND:
-        raise _DamagedError("a string lies beyond the file")
+        raise DamagedError("a string lies beyond the file")
     step = _STRING_STEP
     while True:
         data = os.pread(descriptor, min(step, mapped), place)
@@ -331,7 +331,7 @@ def _string(descriptor: int, loads: Loads, address: int) -> bytes:
         if end >= 0:
             return data[:end]
         if len(data) < step:
-            raise _DamagedError("a string has no end")
+            raise DamagedError("a string has no end")
         if step >= _MAX_STRING:
-            raise _DamagedError(f"a string has more than {_MAX_STRING} bytes")
+            raise DamagedError(f"a string has more than {_MAX_STRING} bytes")
         step *= 16

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 from jailbuild.loader import machines
 from jailbuild.loader.cache import Cache
-from jailbuild.loader.facts import Facts, read_facts
+from jailbuild.loader.facts import Facts
 from jailbuild.loader.files import File, Files
 
 _HWCAPS_SINCE = (2, 33)
-_MAX_LOADER = 8 << 20  # bytes; ld.so has some 200 kB
 
 
 class BuiltIn(NamedTuple):
-    """What one loader binary has built in."""
+    """What one binary of glibc's loader has built in."""
 
     kind: machines.Kind
     name: str  # PT_INTERP's string
@@ -40,7 +39,7 @@ def read_built_in(
     `levels` are the glibc-hwcaps of the processor, None for this machine's own.
     """
     machine = machines.machine(kind)
-    facts = Facts() if file is None else _facts(files, path, file)
+    facts = Facts() if file is None else files.facts(path, file)
     version = facts.version or (2, 36)
     directories = facts.directories or tuple(directory + "/" for directory in machine.directories)
     usable: tuple[str, ...] = ()
@@ -54,15 +53,3 @@ def read_built_in(
         facts.lib or directories[0].strip("/"), machines.platform(kind, version), tuple(subdirectories), usable,
         facts.lenient, machines.legacy_hwcaps(kind, version), files.cache(facts.cache),
     )
-
-
-def _facts(files: Files, path: str, file: File) -> Facts:
-    identity = file.device, file.inode
-    known = files.loaders.get(identity)
-    if known is None:
-        try:
-            known = read_facts(files.root.read(files.absolute(path), _MAX_LOADER))
-        except OSError:
-            known = Facts()
-        files.loaders[identity] = known
-    return known

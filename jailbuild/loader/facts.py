@@ -13,6 +13,8 @@ _VERSION = re.compile(rb"(\d{1,3})\.(\d{1,3})")
 _LIB = re.compile(rb"\0(lib(?:64|32|x32)?(?:/[\w.-]+)*)\0")
 _LENIENT = tuple(f"({name} {what}".encode() for name in ("Debian", "Ubuntu") for what in ("GLIBC", "EGLIBC"))
 _SLASH = ord("/")
+_MUSL = b"/etc/ld-musl-"  # where it looks for its list of directories
+_MUSL_ARCH = re.compile(rb"([\w.-]{1,64})\.path\0")
 
 
 class Facts(NamedTuple):
@@ -23,6 +25,7 @@ class Facts(NamedTuple):
     lib: str | None = None
     cache: str = "/etc/ld.so.cache"
     lenient: bool = False
+    musl: str | None = None  # musl's word for the machine; None where it is not musl's loader
 
 
 def read_facts(data: bytes) -> Facts:
@@ -30,6 +33,8 @@ def read_facts(data: bytes) -> Facts:
     that takes a tenth of the time.
     """
     version = None
+    if (at := data.find(_MUSL)) >= 0 and (match := _MUSL_ARCH.match(data, at + len(_MUSL))):
+        return Facts(musl=os.fsdecode(match[1]))
     at = data.find(b"release version ")
     if at >= 0 and (match := _VERSION.match(data, at + 16)):
         version = (int(match[1]), int(match[2]))

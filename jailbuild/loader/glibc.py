@@ -13,6 +13,7 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
+    Askers,
     Edge,
     FatalError,
     Library,
@@ -35,7 +36,7 @@ class Glibc:
         self.preloads = preloads
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
-        self._edges: dict[str, Edge] = {}
+        self.needed = Askers()
 
     def load(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
         """Return what the loader `interpreter` loads for the program in `file`."""
@@ -45,13 +46,6 @@ class Glibc:
             return walk.run()
         except paths.TooLongError as error:
             return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter)
-
-    def needed(self, path: str) -> Edge:
-        """Return the edge of what a library at `path` needs, one object for all who load it."""
-        edge = self._edges.get(path)
-        if edge is None:
-            edge = self._edges[path] = Edge(path, "needed")
-        return edge
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
         """Return the directories of a list; `tokens` may be None where the text has no "$"."""
@@ -207,7 +201,7 @@ class _Walk:
                 continue
             owner.done = True
             self.search.spend(len(owner.elf.wants))
-            needed = self.needed if owner is self.main else self.loader.needed(owner.path)
+            needed = self.needed if owner is self.main else self.loader.needed[owner.path]
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text
                 if tag == DT_NEEDED and name in self.names:

@@ -9,12 +9,13 @@ import errno
 import os
 
 from jailbuild.elf import records
-from jailbuild.elf.reader import Elf
 from jailbuild.elf.records import DT_NEEDED
 from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn, read_built_in
-from jailbuild.loader.files import Files
+from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Glibc
+from jailbuild.loader.musl import Musl
+from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
 from jailbuild.loader.resolution import Refusal, Resolution, unreadable
 
@@ -39,8 +40,9 @@ class Loader:
     ) -> None:
         self.files = files
         self.levels = levels
+        self._musl = Musl(files, library_path, preload)
         self._glibc = Glibc(files, library_path, (*preload, *(self.preload_names() if preload_file else ())))
-        self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
+        self._interpreters: dict[tuple[str, machines.Kind], BuiltIn | MuslBuiltIn] = {}
         self._alike: dict[tuple[object, ...], Resolution] = {}
 
     def resolve(self, path: str) -> Resolution:
@@ -58,29 +60,37 @@ class Loader:
             return Resolution(elf.interpreter or None, error=unreadable(path, problem))
         if elf.interpreter is None and elf.is_program:
             return Resolution(None)
-        interpreter = self._interpreter(elf)
+        interpreter = self._interpreter(path, file)
         if isinstance(interpreter, Refusal):
             return Resolution(elf.interpreter, error=interpreter)
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self._glibc.preloads or "$" in self._glibc.library_path or elf.soname is not None or elf.audit:
-            return self._glibc.load(interpreter, path, file)
-        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+            return self._load(interpreter, path, file)
+        key = elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
-        resolution = self._glibc.load(interpreter, path, file)
+        resolution = self._load(interpreter, path, file)
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
-            and all(library.path != path for library in resolution.libraries)
+            and all(name for _, name in elf.wants) and all(library.path != path for library in resolution.libraries)
         ):
             self._alike[key] = resolution
         return resolution
 
-    def _interpreter(self, elf: Elf) -> BuiltIn | Refusal:
-        """Return the loader of a program, or why the kernel could not start it."""
+    def _load(self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File) -> Resolution:
+        if isinstance(interpreter, MuslBuiltIn):
+            return self._musl.load(interpreter, path, file)
+        return self._glibc.load(interpreter, path, file)
+
+    def _interpreter(self, program: str, started: File) -> BuiltIn | MuslBuiltIn | Refusal:
+        """Return the loader of a program or library, or why the kernel could not start it."""
+        elf = started.elf
         name, kind = elf.interpreter, elf.kind
-        path = name if name is not None else machines.machine(kind).loader
+        path = name
+        if path is None:
+            path = loader_of_library(self.files, program, started) or machines.machine(kind).loader
         known = self._interpreters.get((path, kind))
         if known is not None:
             return known
@@ -94,12 +104,14 @@ class Loader:
             if file.elf.kind != elf.kind:
                 own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
                 return Refusal("wrong-machine", name, f"the interpreter {name} is for {other}, the program for {own}")
-            if os.path.basename(name).startswith("ld-musl-"):
-                why = f"the interpreter {name} is musl's, whose rules jailbuild does not know yet"
-                return Refusal("unreadable", name, why)
-        found = None if isinstance(file, int) or file.elf.kind != elf.kind else file
-        known = self._interpreters[path, elf.kind] = read_built_in(self.files, path, elf.kind, found, self.levels)
-        return known
+        found = None if isinstance(file, int) or file.elf.kind != kind else file
+        arch = arch_of(self.files, path, found) if found is not None else None
+        if found is not None and arch is not None:
+            interpreter: BuiltIn | MuslBuiltIn = read_musl(self.files, path, kind, found, arch)
+        else:
+            interpreter = read_built_in(self.files, path, kind, found, self.levels)
+        self._interpreters[path, kind] = interpreter
+        return interpreter
 
     def preload_names(self) -> list[str]:
         """Return the names in the root's /etc/ld.so.preload."""
