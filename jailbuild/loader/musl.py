@@ -267,8 +267,10 @@ class _Walk(Budget):
             raise FatalError(found.path, elf.damage)
         if not elf.dynamic:
             raise FatalError(found.path, "object file has no dynamic section")
-        if elf.type == ET_EXEC and self.main.file.elf.type == ET_EXEC:
-            raise FatalError(found.path, "it is an executable whose place is taken by the program")
+        if elf.type == ET_EXEC:  # they are linked for one place in memory, all of them; one alone can be a library
+            other = next((one.path for one in self.objects if one.file.elf.type == ET_EXEC), None)
+            if other is not None:
+                raise FatalError(found.path, f"it is an executable, and its place is taken by {other}")
 
     def _note_missing(self, missing: Missing) -> None:
         known = self.missing.setdefault((missing.name, missing.searched), missing)
