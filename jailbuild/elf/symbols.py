@@ -19,8 +19,10 @@ _MAX_HEADERS = 1 << 16
 def defines(descriptor: int, elf: Elf, names: tuple[str, ...]) -> bool:
     """Say whether the open file, read as `elf`, defines all of these symbols (OSError if it cannot be read).
 
-    Damaged tables define nothing.
+    A file or tables that are damaged define nothing.
     """
+    if elf.bits <= 0 or elf.damage:
+        return False
     try:
         table = _Table(descriptor, elf)
         return all(table.has(name.encode()) for name in names)

@@ -36,6 +36,7 @@ _PASSED_OVER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 _LONGEST_NAME = 255  # bytes, NAME_MAX
 _LONGEST_PATH = 511  # bytes: what is found by a search fits into a buffer of twice NAME_MAX and two
 _MOST_TEXT = 1 << 20  # bytes
+_AGAIN = 16  # directories that are known not to be there count as a step
 
 
 class Musl:
@@ -47,10 +48,31 @@ class Musl:
         self.preloads = tuple([name for text in preloads for name in _SPACE.split(text) if name])
         self.needed = Askers()
         self._libcs: dict[tuple[int, int], bool] = {}
+        self._there: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def load(self, interpreter: MuslBuiltIn, path: str, file: File) -> Resolution:
         """Return what the loader `interpreter` loads for the program in `file`."""
         return _Walk(self, interpreter, path, file).run()
+
+    def knows(self, directories: tuple[str, ...]) -> bool:
+        """Say whether `there` has looked at a list before."""
+        return directories in self._there
+
+    def there(self, directories: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of a list in which something may be: in the others every look-up would be passed over."""
+        known = self._there.get(directories)
+        if known is None:
+            known = self._there[directories] = tuple([one for one in directories if self._is_there(one)])
+        return known
+
+    def _is_there(self, directory: str) -> bool:
+        try:
+            self.files.root.walk(self.files.absolute(directory))
+        except OSError as error:
+            return error.errno not in _PASSED_OVER
+        except ValueError:  # a NUL in the name
+            return False
+        return True
 
     def is_libc(self, path: str, file: File) -> bool:
         """Say whether a file is a libc, glibc's or musl's, whatever it is called."""
@@ -216,8 +238,10 @@ class _Walk(Budget):
         return found or self._in_list(name, self.interpreter.directories, "default")
 
     def _in_list(self, name: str, directories: tuple[str, ...], found_by: str) -> Found | None:
-        self.spend(len(directories))
-        for directory in directories:
+        self.spend(1 + len(directories) // (_AGAIN if self.loader.knows(directories) else 1))
+        there = self.loader.there(directories)
+        self.spend(len(there))
+        for directory in there:
             path = f"{directory}/{name}"
             if len(path) * 4 > _LONGEST_PATH and len(os.fsencode(path)) > _LONGEST_PATH:
                 continue
