@@ -9,9 +9,11 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from jailbuild.box import lists
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
 from jailbuild.closure import accounts
+from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
@@ -66,6 +68,7 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
             made[path] = content
     if closure.cached:
         made[CACHE] = drafting.add_cache(closure.cached, made.get(CACHE))
+    made.update(drafting.add_lists(made))
     drafting.add_mount_points()
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
     drafting.add_parents()
@@ -108,6 +111,10 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
         if (data := _lines_kept(before, entries, path, box)) is not None:
             made[path] = data
             entries[path] = entries[path]._replace(size=len(data), sha256=None)
+    for path, old in entries.items():
+        if lists.is_made(old) and (data := lists.kept(before, old, box)) is not None:
+            made[path] = data
+            entries[path] = lists.entry_of(path, data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
     requests = {name: asked for name, asked in before.requests.items() if name in stay}
     return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
 
@@ -301,6 +308,24 @@ class _Drafting:
         data = write_cache([*before, *cached], little_endian=self._is_little())
         self.entries[CACHE] = _cache_entry(data)
         return data
+
+    def add_lists(self, carried: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Add musl's lists of directories that the source root's own do not do for; return their bytes by path.
+
+        `carried` has those of the requests that are carried over, among others.
+        """
+        directories: dict[str, set[str]] = {
+            path: set() for path in carried if lists.is_list(path) and path in self.entries
+        }
+        for one, wanted_by in self.closure.listed.items():
+            path = canonical_place(self.root, one.path_file) or one.path_file
+            directories.setdefault(path, set()).add(one.directory)
+            self._want(path, wanted_by, self._named(one.library), lists.LISTED)
+        made = {}
+        for path, some in directories.items():
+            made[path] = lists.made_list(self.root, path, some, carried.get(path))
+            self.entries[path] = lists.entry_of(path, made[path])
+        return made
 
     def _is_little(self) -> bool:
         kinds = [part.resolution.built_in.kind for program in self.closure.programs.values()

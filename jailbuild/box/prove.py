@@ -10,8 +10,12 @@ from jailbuild.closure.explain import problems
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.files import Files
+from jailbuild.loader.loader import Loader
+from jailbuild.loader.resolution import Library
 from jailbuild.root import Overlay, Root
+
+_BLOCK = 1 << 20
 
 
 def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False) -> None:
@@ -32,7 +36,7 @@ def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False)
         failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)]
         failures += [
             f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
-            for ours, theirs in _differences(program, found)
+            for ours, theirs in _differences(program, closure.files, found, files)
         ]
     if box is not None and plan.before is not None and plan.changes:
         failures += _disturbed(plan, closure, box, programs, anew)
@@ -58,17 +62,36 @@ def _disturbed(plan: Plan, closure: Closure, box: Root, after: Programs, anew: b
                 if problem not in known:
                     yield f"cannot update: {name}, which stays as it is: {problem.text}"
             continue
-        for ours, theirs in _differences(now, then):
+        for ours, theirs in _differences(now, before.files, then, after.files):
             yield f"cannot add: {name}, which is in the box, would load {theirs} then, and loads {ours} now"
 
 
-def _differences(program: Program, found: Program) -> list[tuple[str, str]]:
+def _differences(program: Program, ours: Files, found: Program, theirs: Files) -> list[tuple[str, str]]:
     there = {library.name: library for library in found.libraries}
     return [
         (library.path, there[library.name].path)
         for library in program.libraries
-        if library.name in there and there[library.name].file.elf != library.file.elf
+        if library.name in there and not _is_same(library, ours, there[library.name], theirs)
     ]
+
+
+def _is_same(one: Library, ours: Files, other: Library, theirs: Files) -> bool:
+    """Say whether two roots give the same library: by where it stands, else by its bytes."""
+    if one.file.elf != other.file.elf:
+        return False
+    try:
+        if ours.root.walk(ours.absolute(one.path)).real == theirs.root.walk(theirs.absolute(other.path)).real:
+            return True
+        with (
+            open(ours.root.open(ours.absolute(one.path)), "rb") as left,
+            open(theirs.root.open(theirs.absolute(other.path)), "rb") as right,
+        ):
+            while block := left.read(_BLOCK):
+                if block != right.read(_BLOCK):
+                    return False
+            return not right.read(1)
+    except OSError:  # it is not there any more: whoever copies it says so
+        return True
 
 
 def _planned(plan: Plan, closure: Closure, box: Root | None) -> Root:

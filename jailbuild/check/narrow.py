@@ -10,7 +10,7 @@ from jailbuild.closure.commands import find_program
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.root import Root
 
 # What is said of a box as a whole.

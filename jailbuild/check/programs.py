@@ -13,7 +13,7 @@ from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import reason
 from jailbuild.loader import machines
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.root import Root
 
 # what else a kernel runs beside its own machine's programs

@@ -12,7 +12,7 @@ from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.report import jsonlines
 from jailbuild.root import Root

@@ -11,7 +11,7 @@ from jailbuild.closure.commands import find_command
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import reason
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Missing
 from jailbuild.root import Root
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure.commands import STANDARD_PATH, UNPLACED, Request, canonical_place
 from jailbuild.closure.explain import Problem, problems
+from jailbuild.closure.lists import Listed, listed
 from jailbuild.closure.programs import Part, Program, Programs
 from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
 from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
+from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.cache import CacheEntry
 from jailbuild.loader.files import Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
+from jailbuild.loader.musl_builtin import MuslBuiltIn
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
 
@@ -72,6 +75,7 @@ class Closure(NamedTuple):
     programs: dict[str, Program]  # what was asked for, by path
     nodes: dict[str, Node]
     cached: dict[CacheEntry, set[str]]  # what an ld.so.cache has to say, and the requests that want it
+    listed: dict[Listed, set[str]]  # what musl's list of directories has to say besides, likewise
     notes: tuple[str, ...]
     data: dict[str, Held]  # by canonical path
     sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
@@ -131,7 +135,7 @@ def gather(
             sources.update((item.path, item.source) for item in tree.items)
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
+        gathering.listed, tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
     )
 
 
@@ -161,6 +165,7 @@ class Gathering:
         self.asked: dict[str, Program] = {}
         self.nodes: dict[str, Node] = {}
         self.cached: dict[CacheEntry, set[str]] = {}
+        self.listed: dict[Listed, set[str]] = {}
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
         self.met: dict[str, Met] = {}
@@ -329,18 +334,22 @@ class Gathering:
             built_in = part.resolution.built_in
             if built_in is not None and built_in.file is not None:  # of a library too: nothing loads it otherwise
                 self._node(built_in.name, Edge(part.path, "interpreter"), name)
+            if isinstance(built_in, MuslBuiltIn) and built_in.has_path_file:
+                self._node(built_in.path_file, Edge(built_in.name, "path-file"), name)
             for library in part.resolution.libraries:
                 met.note("soname", library.name, library.path)
                 for edge in library.requests:
                     self._node(library.path, edge, name)
             for entry in _cache_entries(part):
                 self.cached.setdefault(entry, set()).add(name)
+            for one in listed(part):
+                self.listed.setdefault(one, set()).add(name)
 
     def _levels(self, program: Program) -> Iterator[Programs]:
         """Yield how processors of other glibc-hwcaps levels resolve, if that may differ for this program."""
         for part in program.parts:
             built_in = part.resolution.built_in
-            if built_in is None or not machines.machine(built_in.kind).levels:
+            if not isinstance(built_in, BuiltIn) or not machines.machine(built_in.kind).levels:
                 continue
             if any(self._has_levels(library.path, library.name, part) for library in part.resolution.libraries):
                 if not self.by_level:
@@ -353,7 +362,7 @@ class Gathering:
         if _HWCAPS.search(path) or self.files.is_directory(os.path.dirname(path) + "/glibc-hwcaps"):
             return True
         built_in = part.resolution.built_in
-        if built_in is None or built_in.cache is None:
+        if not isinstance(built_in, BuiltIn) or built_in.cache is None:
             return False
         return len(built_in.cache.variants(name, machines.machine(built_in.kind).cache_flags)) > 1
 
@@ -369,7 +378,7 @@ def _is_library(program: Program) -> bool:
 def _cache_entries(part: Part) -> Iterator[CacheEntry]:
     """Yield what the box's ld.so.cache must say: what neither RPATH, RUNPATH nor a default directory leads to."""
     built_in = part.resolution.built_in
-    if built_in is None:
+    if not isinstance(built_in, BuiltIn):
         return
     flag = machines.machine(built_in.kind).cache_flag
     for library in part.resolution.libraries:

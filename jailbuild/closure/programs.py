@@ -12,7 +12,7 @@ from jailbuild.closure.commands import STANDARD_PATH, find_command
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import reason
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.glibc import Loader
+from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
 
 _MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh

@@ -99,7 +99,7 @@ class Elf(NamedTuple):
 
 
 class DamagedError(Exception):
-    """What a file says cannot be."""
+    """The bytes of a file contradict themselves, or each other."""
 
 
 Loads = list[tuple[int, int, int, int]]  # of PT_LOAD: address, end of file bytes, end of memory, offset

@@ -6,16 +6,15 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
 from jailbuild.loader.cache import Cache, CacheError, read_cache
+from jailbuild.loader.facts import Facts, read_facts
 from jailbuild.root import Root
 
-if TYPE_CHECKING:
-    from jailbuild.loader.builtin import Facts
-
 _MAX_CACHE = 8 << 20  # bytes
+_MAX_LOADER = 8 << 20  # bytes; ld.so has some 200 kB
 
 
 class File(NamedTuple):
@@ -32,7 +31,7 @@ class Files:
     def __init__(self, root: Root, directory: str = "/") -> None:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
-        self.loaders: dict[tuple[int, int], Facts] = {}  # what loaders have built in, by identity
+        self._facts: dict[tuple[int, int], Facts] = {}
         self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
         self._learned: Mapping[str, File] = {}
@@ -41,7 +40,7 @@ class Files:
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
         files = Files(root)
-        files._known, files.loaders = self._known, self.loaders
+        files._known, files._facts = self._known, self._facts
         return files
 
     def learn(self, files: Mapping[str, File]) -> None:
@@ -100,6 +99,18 @@ class Files:
             except (OSError, CacheError):
                 pass
         return self._caches[path]
+
+    def facts(self, path: str, loader: File) -> Facts:
+        """Return what the bytes of a loader tell, which is at `path`; nothing where they cannot be read."""
+        identity = loader.device, loader.inode
+        known = self._facts.get(identity)
+        if known is None:
+            try:
+                known = read_facts(self.root.read(self.absolute(path), _MAX_LOADER))
+            except OSError:
+                known = Facts()
+            self._facts[identity] = known
+        return known
 
     def is_directory(self, path: str) -> bool:
         """Say whether a directory is at `path` (a search list's element)."""

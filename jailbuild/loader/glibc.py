@@ -6,22 +6,18 @@ here follow theirs.
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
 from jailbuild.elf.records import DT_NEEDED, ET_EXEC
 from jailbuild.loader import machines, paths
-from jailbuild.loader.builtin import BuiltIn, read_built_in
+from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
+    Askers,
     Edge,
     FatalError,
     Library,
     Missing,
-    Refusal,
     Resolution,
     TooMuchError,
     unreadable,
@@ -29,77 +25,21 @@ from jailbuild.loader.resolution import (
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_MAX_PRELOAD = 1 << 20
 
 
-class Loader:
-    """glibc's loader of one root, seen through `files`.
+class Glibc:
+    """glibc's loader of one root under one LD_LIBRARY_PATH and one LD_PRELOAD, and what it remembers."""
 
-    `library_path` is what LD_LIBRARY_PATH would be, `preload` what LD_PRELOAD would. `levels` are the glibc-hwcaps
-    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`.
-    """
-
-    def __init__(
-        self,
-        files: Files,
-        library_path: str = "",
-        preload: tuple[str, ...] = (),
-        levels: tuple[str, ...] | None = None,
-        preload_file: bool = True,
-    ) -> None:
+    def __init__(self, files: Files, library_path: str, preloads: tuple[str, ...]) -> None:
         self.files = files
         self.library_path = library_path
-        self.levels = levels
-        self.preloads = (*preload, *(self.preload_names() if preload_file else ()))
-        self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
+        self.preloads = preloads
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
-        self._edges: dict[str, Edge] = {}
-        self._alike: dict[tuple[object, ...], Resolution] = {}
+        self.needed = Askers()
 
-    def resolve(self, path: str) -> Resolution:
-        """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
-        file = self.files.get(path)
-        if isinstance(file, int):
-            return Resolution(None, error=unreadable(path, os.strerror(file)))
-        elf = file.elf
-        # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
-        if elf.as_library is not None and not elf.is_program:
-            elf = elf.as_library
-            file = file._replace(elf=elf)
-        refused = elf.refused if elf.refused and not elf.is_program else ""
-        if problem := refused or elf.damage or elf.unstartable:
-            return Resolution(elf.interpreter or None, error=unreadable(path, problem))
-        if elf.interpreter is None and elf.is_program:
-            return Resolution(None)
-        interpreter = self._interpreter(elf)
-        if isinstance(interpreter, Refusal):
-            return Resolution(elf.interpreter, error=interpreter)
-        # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
-        if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
-            return self._walk(interpreter, path, file)
-        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
-        known = self._alike.get(key)
-        if known is not None:
-            return known.for_another(path)
-        resolution = self._walk(interpreter, path, file)
-        texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
-        if (
-            not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
-            and all(library.path != path for library in resolution.libraries)
-        ):
-            self._alike[key] = resolution
-        return resolution
-
-    def needed(self, path: str) -> Edge:
-        """Return the edge of what a library at `path` needs, one object for all who load it."""
-        edge = self._edges.get(path)
-        if edge is None:
-            edge = self._edges[path] = Edge(path, "needed")
-        return edge
-
-    def _walk(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
+    def load(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
+        """Return what the loader `interpreter` loads for the program in `file`."""
         try:
             walk = _Walk(self, interpreter, path, file)
             walk.search.begin(path)
@@ -122,55 +62,6 @@ class Loader:
         if search is None:
             search = self._searches[key] = Search(self.files, interpreter, library_path)
         return search
-
-    def _interpreter(self, elf: Elf) -> BuiltIn | Refusal:
-        """Return the loader of a program, or why the kernel could not start it."""
-        name, kind = elf.interpreter, elf.kind
-        path = name if name is not None else machines.machine(kind).loader
-        known = self._interpreters.get((path, kind))
-        if known is not None:
-            return known
-        file = self.files.get(path)
-        if name is not None:
-            if isinstance(file, int):
-                code = "missing-interpreter" if file in _ABSENT else "unreadable"
-                return Refusal(code, name, f"the interpreter {name} cannot be opened: {os.strerror(file)}")
-            if problem := file.elf.damage or (file.elf.refused if file.elf.bits <= 0 else ""):
-                return Refusal("unreadable", name, f"the interpreter {name} cannot be loaded: {problem}")
-            if file.elf.kind != elf.kind:
-                own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
-                return Refusal("wrong-machine", name, f"the interpreter {name} is for {other}, the program for {own}")
-            if os.path.basename(name).startswith("ld-musl-"):
-                why = f"the interpreter {name} is musl's, whose rules jailbuild does not know yet"
-                return Refusal("unreadable", name, why)
-        found = None if isinstance(file, int) or file.elf.kind != elf.kind else file
-        known = self._interpreters[path, elf.kind] = read_built_in(self.files, path, elf.kind, found, self.levels)
-        return known
-
-    def preload_names(self) -> list[str]:
-        """Return the names in the root's /etc/ld.so.preload."""
-        try:
-            return _preload_names(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
-        except OSError:
-            return []
-
-
-def _preload_names(content: bytes) -> list[str]:
-    """Return the names that the loader takes from the text of /etc/ld.so.preload.
-
-    It looks for each further comment from the start of the file again, and only for as many characters as are left
-    behind the last one (elf/rtld.c): a late comment after a short beginning is read as names.
-    """
-    rest = len(content)
-    text = bytearray(content)
-    end = 0
-    while (start := text.find(b"#", end, rest)) >= 0:
-        end = text.find(b"\n", start + 1, rest)
-        rest, end = (rest - end, end) if end >= 0 else (0, rest)
-        text[start:end] = b" " * (end - start)
-    last = max(map(text.rfind, (b" ", b"\t", b"\n", b":"))) + 1
-    names = re.split(rb"[ \t\n:]", bytes(text[:last]).partition(b"\0")[0])
-    return [os.fsdecode(name) for name in (*names, bytes(text[last:]).partition(b"\0")[0]) if name]
 
 
 def _each_once(libraries: list[Library]) -> list[Library]:
@@ -209,7 +100,7 @@ class _Walk:
     """The loading of one program."""
 
     def __init__(
-        self, loader: Loader, interpreter: BuiltIn, path: str, file: File, search: Search | None = None,
+        self, loader: Glibc, interpreter: BuiltIn, path: str, file: File, search: Search | None = None,
         above: Scope = PLAIN,
     ) -> None:
         """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
@@ -310,7 +201,7 @@ class _Walk:
                 continue
             owner.done = True
             self.search.spend(len(owner.elf.wants))
-            needed = self.needed if owner is self.main else self.loader.needed(owner.path)
+            needed = self.needed if owner is self.main else self.loader.needed[owner.path]
             for tag, text in owner.elf.wants:
                 name = self.expand(text, owner) if "$" in text else text
                 if tag == DT_NEEDED and name in self.names:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File
+from jailbuild.loader.musl_builtin import MuslBuiltIn
 
 
 class Edge(NamedTuple):
@@ -13,6 +14,14 @@ class Edge(NamedTuple):
 
     by: str
     how: str
+
+
+class Askers(dict[str, Edge]):
+    """The edge of what a library needs, by the library's path: one object for all who load it."""
+
+    def __missing__(self, path: str) -> Edge:
+        edge = self[path] = Edge(path, "needed")
+        return edge
 
 
 class Library:
@@ -58,7 +67,7 @@ class Resolution:
 
     def __init__(
         self, interpreter: str | None, libraries: tuple[Library, ...] = (), missing: tuple[Missing, ...] = (),
-        error: Refusal | None = None, built_in: BuiltIn | None = None, asker: Edge | None = None,
+        error: Refusal | None = None, built_in: BuiltIn | MuslBuiltIn | None = None, asker: Edge | None = None,
     ) -> None:
         self.interpreter = interpreter
         self.error = error

@@ -9,12 +9,10 @@ from typing import NamedTuple
 from jailbuild.elf import records
 from jailbuild.elf.reader import UNKNOWN_ENCODING, WRONG_VERSION, Elf
 from jailbuild.loader import machines
+from jailbuild.loader.budget import Budget
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Edge, FatalError, Missing, TooMuchError
-
-_MOST_STEPS = 100_000  # for one program; half a second. Of 6400 ELF files of one machine none took more than 256
-_TEXT_STEP = 128  # bytes of a report that count as a step
 
 
 class Scope(NamedTuple):
@@ -37,18 +35,17 @@ Outcome = Found | FatalError | None
 PLAIN = Scope((), (), False)  # of an object that neither has search paths of its own nor inherits any
 
 
-class Search:
+class Search(Budget):
     """Looking for a name on disk, as one loader does. The same name in the same scope is searched once."""
 
     def __init__(self, files: Files, interpreter: BuiltIn, library_path: tuple[str, ...]) -> None:
+        super().__init__()
         self.files = files
         self.interpreter = interpreter
         self.library_path = library_path
         self.abi = machines.abi(interpreter.kind, interpreter.file.elf.flags if interpreter.file else 0)
         self.plain: dict[str, Outcome] = {}  # what was found, or not, by name in the scope PLAIN
         self._outcomes: dict[Scope, dict[str, Outcome]] = {PLAIN: self.plain}
-        self._steps = 0
-        self._program = ""  # whose steps they are
         self._top: bool | None = None  # whether "/" is a directory, as the loader has it; None: it does not know yet
         self._met_top = False  # whether it was looked into
         self._by_top: list[tuple[dict[str, Outcome], str]] = []  # outcomes that hang on that, and so on the program
@@ -58,22 +55,11 @@ class Search:
 
     def begin(self, program: str) -> None:
         """Look for what a program loads, counting its steps, from now on."""
-        self._steps = 0
-        self._program = program
+        super().begin(program)
         self._top, self._met_top = None, False
         for outcomes, name in self._by_top:
             outcomes.pop(name, None)
         self._by_top.clear()
-
-    def spend(self, steps: int) -> None:
-        """Count steps (TooMuchError beyond _MOST_STEPS): a file may ask for millions, which ld.so would wait for."""
-        self._steps += steps
-        if self._steps > _MOST_STEPS:
-            raise TooMuchError(self._program, f"what it loads cannot be found in {_MOST_STEPS} steps")
-
-    def spend_text(self, *texts: str) -> None:
-        """Count the steps that text of a report, or of a name, is worth (TooMuchError)."""
-        self.spend(1 + sum(map(len, texts)) // _TEXT_STEP)
 
     def find(self, name: str, scope: Scope) -> Outcome:
         """Return what the search for `name` (tokens expanded) gives an object of this scope (TooMuchError)."""

@@ -43,12 +43,13 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _enter(root: Path, plain_user: bool) -> Callable[[], None]:
+def enter(root: Path, plain_user: bool) -> Callable[[], None]:
+    """Return what a child calls to be in the world, with /proc there."""
     libc = _libc()
     proc = os.fsencode(root / "proc")
     chroot, chdir, setgid, setuid, setgroups = os.chroot, os.chdir, os.setgid, os.setuid, os.setgroups
 
-    def enter() -> None:
+    def inside() -> None:
         # /proc/self/exe is where the loader learns $ORIGIN from; the mount goes with the process
         if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
             raise OSError(ctypes.get_errno(), "unshare")
@@ -61,7 +62,7 @@ def _enter(root: Path, plain_user: bool) -> Callable[[], None]:
             setgid(_NOBODY)
             setuid(_NOBODY)
 
-    return enter
+    return inside
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def works() -> bool:
     with Workshop() as workshop, workshop.built(World(())) as root:
         try:
             (root / "proc").mkdir()
-            subprocess.run(["/nowhere"], check=False, preexec_fn=_enter(root, False))
+            subprocess.run(["/nowhere"], check=False, preexec_fn=enter(root, False))
         except FileNotFoundError:
             return True
         except (OSError, subprocess.SubprocessError):
@@ -93,7 +94,7 @@ def ask(world: World, root: Path) -> Answer:
     try:
         run = subprocess.run(
             [world.program], env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-            preexec_fn=_enter(root, world.plain_user), timeout=_TIMEOUT,
+            preexec_fn=enter(root, world.plain_user), timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired:  # it can go round in circles over filters
         return Answer(crashed="no end")

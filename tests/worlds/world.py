@@ -28,6 +28,21 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")
 _ENTRY = struct.Struct("<qQ")
 _BASE = 0x400000  # where ET_EXEC stands
 
+# Writes l_name of each link map that r_debug leads to, a line each, and ends (x86-64). The four bytes at _TO_DEBUG are
+# how far it is from the end of the first instruction to the value of DT_DEBUG.
+_LISTING = bytes.fromhex(
+    "488b1d00000000"  # mov rbx, [rip + …]     r_debug
+    "488b5b08"  # mov rbx, [rbx + 8]           r_map
+    "4885db7430"  # next: test rbx, rbx; jz end
+    "488b730831d2"  # mov rsi, [rbx + 8]; xor edx, edx
+    "803c16007404ffc2ebf6"  # its length into edx
+    "bf0100000089f80f05"  # write(1, rsi, edx)
+    "6a0a4889e6ba0100000089d789d00f0558"  # write(1, "\n", 1)
+    "488b5b18ebcb"  # mov rbx, [rbx + 24]; jmp next
+    "31ffb83c0000000f05"  # end: exit(0)
+)
+_TO_DEBUG = 3
+
 # What can be wrong with a file: the bytes that differ, by offset; None cuts it off there
 FLAWS: dict[str, dict[int, bytes | None]] = {
     "32-bit": {4: b"\1", 18: b"\3\0"},
@@ -74,6 +89,7 @@ class Elf(NamedTuple):
     exec: bool = False  # ET_EXEC instead of ET_DYN
     dynamic: bool = True
     flaw: str = ""
+    lists: bool = False  # when it is started it writes the names of all that is loaded
 
     def __str__(self) -> str:
         words = ["program of " + self.interpreter if self.interpreter else "library"]
@@ -96,11 +112,19 @@ class Elf(NamedTuple):
         segments_at = _HEADER.size
         dynamic_at = segments_at + count * _SEGMENT.size
         entries = [(TAGS[tag], at[value] if isinstance(value, str) else value) for tag, value in self.tags]
-        strings_at = dynamic_at + (len(entries) + 5) * _ENTRY.size * self.dynamic
+        if self.lists:
+            entries.insert(0, (21, 0))  # DT_DEBUG
+        strings_at = dynamic_at + (len(entries) + 6) * _ENTRY.size * self.dynamic
         symbols_at = strings_at + len(strings) + -len(strings) % 8
-        end = symbols_at + 24
-        # DT_STRTAB, DT_STRSZ, DT_SYMTAB, DT_SYMENT, DT_NULL
-        entries += [(5, base + strings_at), (10, len(strings)), (6, base + symbols_at), (11, 24), (0, 0)]
+        hash_at = symbols_at + 24
+        code_at = hash_at + 16
+        code = bytearray(_LISTING) if self.lists else b""
+        if isinstance(code, bytearray):
+            code[_TO_DEBUG : _TO_DEBUG + 4] = struct.pack("<i", dynamic_at + 8 - (code_at + _TO_DEBUG + 4))
+        end = code_at + len(code)
+        # DT_STRTAB, DT_STRSZ, DT_SYMTAB, DT_SYMENT, DT_HASH, DT_NULL
+        entries += [(5, base + strings_at), (10, len(strings)), (6, base + symbols_at), (11, 24), (4, base + hash_at)]
+        entries.append((0, 0))
         dynamic = b"".join(_ENTRY.pack(*entry) for entry in entries) if self.dynamic else b""
 
         def segment(kind: int, flags: int, place: int, size: int, align: int) -> bytes:
@@ -109,13 +133,15 @@ class Elf(NamedTuple):
         segments = segment(6, 4, segments_at, count * _SEGMENT.size, 8)  # PT_PHDR
         if self.interpreter:
             segments += segment(3, 4, strings_at + at[self.interpreter], len(os.fsencode(self.interpreter)) + 1, 1)
-        segments += segment(1, 6, 0, end, 4096)  # PT_LOAD
+        segments += segment(1, 7 if self.lists else 6, 0, end, 4096)  # PT_LOAD
         if self.dynamic:
             segments += segment(2, 6, dynamic_at, len(dynamic), 8)
         segments += _SEGMENT.pack(0x6474E551, 6, 0, 0, 0, 0, 0, 16)  # PT_GNU_STACK
         ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
-        header = _HEADER.pack(ident, 2 if self.exec else 3, 62, 1, base, segments_at, 0, 0, 64, 56, count, 64, 0, 0)
-        image = bytearray(header + segments + dynamic + strings).ljust(end, b"\0")
+        kind, entry = 2 if self.exec else 3, base + code_at if code else base
+        header = _HEADER.pack(ident, kind, 62, 1, entry, segments_at, 0, 0, 64, 56, count, 64, 0, 0)
+        image = bytearray(header + segments + dynamic + strings).ljust(hash_at, b"\0")
+        image += struct.pack("<4I", 1, 1, 0, 0) + code
         for place, value in FLAWS[self.flaw].items() if self.flaw else ():
             if value is None:
                 del image[place:]
@@ -207,20 +233,19 @@ class World(NamedTuple):
     def build(self, root: Path, template: Path) -> None:
         """Put the world into the empty directory `root`; a node that cannot be made is left out."""
         top = str(root)
-        for node in self.nodes:
-            if node.when != "late":
-                _make(top, node, template)
+        made = [node for node in self.nodes if node.when != "late" and _make(top, node, template)]
         if self.conf is not None:
             _put(f"{top}/etc/ld.so.conf", "".join(line + "\n" for line in self.conf).encode())
             os.makedirs(f"{top}/etc", exist_ok=True)
             subprocess.run([LDCONFIG, "-r", top], capture_output=True, check=False, env={"LC_ALL": "C"})
         for node in self.nodes:
             if node.when == "late":
-                _make(top, node, template)
+                if _make(top, node, template):
+                    made.append(node)
             elif node.when == "gone":
                 with contextlib.suppress(OSError):
                     os.unlink(_inside(top, node.path))
-        for node in reversed(self.nodes):
+        for node in reversed(made):
             mode = node.thing.mode if isinstance(node.thing, Directory) else node.mode
             if mode is not None:
                 with contextlib.suppress(OSError):
@@ -256,8 +281,8 @@ def _put(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def _make(top: str, node: Node, template: Path) -> None:
-    with contextlib.suppress(OSError):
+def _make(top: str, node: Node, template: Path) -> bool:
+    try:
         path = _inside(top, node.path)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         thing = node.thing
@@ -278,6 +303,9 @@ def _make(top: str, node: Node, template: Path) -> None:
             if not kept.exists():
                 shutil.copy(thing.source, kept)
             os.link(kept, path)
+    except OSError:
+        return False
+    return True
 
 
 class Workshop:

@@ -1,0 +1,121 @@
+"""From a program to what it loads: what the kernel starts for it, and then what that loads.
+
+Rules of the kernel: fs/binfmt_elf.c. Those of the loader that it starts stand in files of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from jailbuild.elf import records
+from jailbuild.elf.records import DT_NEEDED
+from jailbuild.loader import machines
+from jailbuild.loader.builtin import BuiltIn, read_built_in
+from jailbuild.loader.files import File, Files
+from jailbuild.loader.glibc import Glibc
+from jailbuild.loader.musl import Musl
+from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
+from jailbuild.loader.preload import preload_names
+from jailbuild.loader.resolution import Refusal, Resolution, unreadable
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_MAX_PRELOAD = 1 << 20
+
+
+class Loader:
+    """The loaders of one root, seen through `files`.
+
+    `library_path` is what LD_LIBRARY_PATH would be, `preload` what LD_PRELOAD would. `levels` are the glibc-hwcaps
+    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        library_path: str = "",
+        preload: tuple[str, ...] = (),
+        levels: tuple[str, ...] | None = None,
+        preload_file: bool = True,
+    ) -> None:
+        self.files = files
+        self.levels = levels
+        self._musl = Musl(files, library_path, preload)
+        self._glibc = Glibc(files, library_path, (*preload, *(self.preload_names() if preload_file else ())))
+        self._interpreters: dict[tuple[str, machines.Kind], BuiltIn | MuslBuiltIn] = {}
+        self._alike: dict[tuple[object, ...], Resolution] = {}
+
+    def resolve(self, path: str) -> Resolution:
+        """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
+        file = self.files.get(path)
+        if isinstance(file, int):
+            return Resolution(None, error=unreadable(path, os.strerror(file)))
+        elf = file.elf
+        # The kernel looks at less than the loader does, and the loader does not look at what the kernel started.
+        if elf.as_library is not None and not elf.is_program:
+            elf = elf.as_library
+            file = file._replace(elf=elf)
+        refused = elf.refused if elf.refused and not elf.is_program else ""
+        if problem := refused or elf.damage or elf.unstartable:
+            return Resolution(elf.interpreter or None, error=unreadable(path, problem))
+        if elf.interpreter is None and elf.is_program:
+            return Resolution(None)
+        interpreter = self._interpreter(path, file)
+        if isinstance(interpreter, Refusal):
+            return Resolution(elf.interpreter, error=interpreter)
+        # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
+        if self._glibc.preloads or "$" in self._glibc.library_path or elf.soname is not None or elf.audit:
+            return self._load(interpreter, path, file)
+        key = elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        known = self._alike.get(key)
+        if known is not None:
+            return known.for_another(path)
+        resolution = self._load(interpreter, path, file)
+        texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
+        if (
+            not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
+            and all(name for _, name in elf.wants) and all(library.path != path for library in resolution.libraries)
+        ):
+            self._alike[key] = resolution
+        return resolution
+
+    def _load(self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File) -> Resolution:
+        if isinstance(interpreter, MuslBuiltIn):
+            return self._musl.load(interpreter, path, file)
+        return self._glibc.load(interpreter, path, file)
+
+    def _interpreter(self, program: str, started: File) -> BuiltIn | MuslBuiltIn | Refusal:
+        """Return the loader of a program or library, or why the kernel could not start it."""
+        elf = started.elf
+        name, kind = elf.interpreter, elf.kind
+        path = name
+        if path is None:
+            path = loader_of_library(self.files, program, started) or machines.machine(kind).loader
+        known = self._interpreters.get((path, kind))
+        if known is not None:
+            return known
+        file = self.files.get(path)
+        if name is not None:
+            if isinstance(file, int):
+                code = "missing-interpreter" if file in _ABSENT else "unreadable"
+                return Refusal(code, name, f"the interpreter {name} cannot be opened: {os.strerror(file)}")
+            if problem := file.elf.damage or (file.elf.refused if file.elf.bits <= 0 else ""):
+                return Refusal("unreadable", name, f"the interpreter {name} cannot be loaded: {problem}")
+            if file.elf.kind != elf.kind:
+                own, other = (f"{records.machine_name(one.machine)} ({one.bits}-bit)" for one in (elf, file.elf))
+                return Refusal("wrong-machine", name, f"the interpreter {name} is for {other}, the program for {own}")
+        found = None if isinstance(file, int) or file.elf.kind != kind else file
+        arch = arch_of(self.files, path, found) if found is not None else None
+        if found is not None and arch is not None:
+            interpreter: BuiltIn | MuslBuiltIn = read_musl(self.files, path, kind, found, arch)
+        else:
+            interpreter = read_built_in(self.files, path, kind, found, self.levels)
+        self._interpreters[path, kind] = interpreter
+        return interpreter
+
+    def preload_names(self) -> list[str]:
+        """Return the names in the root's /etc/ld.so.preload."""
+        try:
+            return preload_names(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
+        except OSError:
+            return []
