@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jailbuild.cli import complain, say
+from jailbuild import cli
+from jailbuild.cli import complain, say, write
+from jailbuild.cli.options import option
 from jailbuild.cli.settle import settle
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
@@ -30,28 +32,28 @@ _NOT_EXECUTED = 126
 _NOT_PLAIN = ("bind", "tmpfs", "read_only", "hostname", "cap_keep")
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
-@click.option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
-@click.option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
-@click.option("--keep-env", is_flag=True, help="Keep the caller's environment.")
-@click.option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
-@click.option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
-              help="Show a file or directory of the host at DST, which the box must have.")
-@click.option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
-@click.option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
-@click.option("--hostname", metavar="NAME", help="The host name inside.")
-@click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
-              help="The host's network, or none but a loopback.")
-@click.option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
-@click.option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
-@click.option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
-              help="Refuse dangerous system calls, or none.")
-@click.option("--pty/--no-pty", default=None,
-              help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
-@click.option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
-@click.option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
-@click.option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
+@click.command(cls=cli.Command, context_settings={"allow_interspersed_args": False})
+@option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
+@option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
+@option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
+@option("--keep-env", is_flag=True, help="Keep the caller's environment.")
+@option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
+@option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
+        help="Show a file or directory of the host at DST, which the box must have.")
+@option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
+@option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
+@option("--hostname", metavar="NAME", help="The host name inside.")
+@option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
+        help="The host's network, or none but a loopback.")
+@option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
+@option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
+@option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
+        help="Refuse dangerous system calls, or none.")
+@option("--pty/--no-pty", default=None,
+        help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
+@option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
+@option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
+@option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
 @click.argument("box", metavar="BOX", type=click.UNPROCESSED)
 @click.argument("arguments", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
@@ -139,9 +141,9 @@ def _plain(
     """Enter as chroot(1) does; return the exit status, None where it was only explained."""
     from jailbuild.enter.plain import plain_steps, run_plain
 
-    for option in _NOT_PLAIN:
-        if options[option]:
-            raise JailError(f"cannot use --{option.replace('_', '-')} with --plain", "the isolated mode has it")
+    for name in _NOT_PLAIN:
+        if options[name]:
+            raise JailError(f"cannot use --{name.replace('_', '-')} with --plain", "the isolated mode has it")
     if options["net"] == "none" or options["pty"]:
         raise JailError("cannot use --pty or --net none with --plain", "the isolated mode has it")
     limits = tuple(map(settings.read_limit, options["limit"]))
@@ -170,8 +172,6 @@ def _plain(
 
 
 def _print(lines: list[str]) -> None:
-    from jailbuild.cli.options import write
-
     write("".join(f"{shown(line)}\n" for line in lines))
 
 
