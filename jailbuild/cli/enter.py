@@ -23,13 +23,14 @@ from jailbuild.names import quoted, shown
 from jailbuild.root import Overlay, Root
 
 if TYPE_CHECKING:
-    from jailbuild.enter.isolated import Options
+    from jailbuild.enter.mounts import Bind, Tmpfs
 
 _NOT_FOUND = 127
 _NOT_EXECUTED = 126
 
 # What the plain mode has nothing to do with.
 _NOT_PLAIN = ("bind", "tmpfs", "read_only", "hostname", "cap_keep")
+_BY_DEFAULT = click.core.ParameterSource.DEFAULT
 
 
 @click.command(cls=cli.Command, context_settings={"allow_interspersed_args": False})
@@ -112,8 +113,11 @@ def _isolated(
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
     _refuse(refusal.capabilities(cap_keep, rootless), box)
+    _refuse(refusal.limits(wanted.limits, rootless), box)
+    mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
+    _refuse(refusal.twice(mounts), box)
     for bind in wanted.binds:
-        _refuse(refusal.bind(root, box, bind, wanted.binds), box)
+        _refuse(refusal.bind(root, box, bind, mounts), box)
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:
@@ -126,7 +130,8 @@ def _isolated(
         status = run_isolated(setup, started)
     except StepError as failed:
         _refuse(refusal.after(failed, box, rootless), box)
-        raise JailError(f"cannot enter {box}: {failed}", _way_out(failed, wanted, box)) from None
+        hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
+        raise JailError(f"cannot enter {box}: {failed}", hint) from None
     except ExecError as failed:
         return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
     if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
@@ -139,19 +144,18 @@ def _plain(
     started: Callable[[int], None],
 ) -> int | None:
     """Enter as chroot(1) does; return the exit status, None where it was only explained."""
+    from jailbuild.enter.ids import is_rootless
     from jailbuild.enter.plain import plain_steps, run_plain
 
-    for name in _NOT_PLAIN:
-        if options[name]:
-            raise JailError(f"cannot use --{name.replace('_', '-')} with --plain", "the isolated mode has it")
-    if options["net"] == "none" or options["pty"]:
-        raise JailError("cannot use --pty or --net none with --plain", "the isolated mode has it")
+    for name in _not_plain(options):
+        raise JailError(f"cannot use {name} with --plain", "the isolated mode has it")
     limits = tuple(map(settings.read_limit, options["limit"]))
     directory = _directory(options["workdir"])
     if os.geteuid() != 0:
         raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
+    _refuse(refusal.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if options["explain"]:
         _print([step.what for step in steps])
@@ -169,6 +173,18 @@ def _plain(
     if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
         complain([why[0]], why[1])
     return status
+
+
+def _not_plain(options: dict[str, Any]) -> list[str]:
+    """Return which of the options ask for what a chroot has not: no option is passed over."""
+    asked = click.get_current_context().get_parameter_source
+    return [
+        *(f"--{name.replace('_', '-')}" for name in _NOT_PLAIN if options[name] not in ((), None, False)),
+        *(["--net none"] if options["net"] == "none" else []),
+        *(["--seccomp default"] if options["seccomp"] == "default" and asked("seccomp") != _BY_DEFAULT else []),
+        *(["--pty"] if options["pty"] else []),
+        *(["--no-pty on a terminal"] if options["pty"] is False and any(map(os.isatty, range(3))) else []),
+    ]
 
 
 def _print(lines: list[str]) -> None:
@@ -266,11 +282,6 @@ def _open(box: str) -> Root:
 def _refuse(why: refusal.Refusal | None, box: str) -> None:
     if why is not None:
         raise JailError(f"cannot enter {box}: {why.why}", why.hint)
-
-
-def _way_out(failed: StepError, wanted: Options, box: str) -> str:
-    targets = [wanted.directory, *(bind.target for bind in wanted.binds), *(tmpfs.target for tmpfs in wanted.tmpfs)]
-    return refusal.way_out(failed, targets, box)
 
 
 def _hint_for(failed: StepError) -> str:

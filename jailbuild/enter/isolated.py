@@ -10,9 +10,10 @@ The order, and what each place in it has taught:
  5. The box, then what is mounted in it, then pivot_root: nothing of the box is used by path before its tree is final.
  6. The terminal comes from the box's devpts before the pivot, its master leaves through the channel.
  7. Host name and loopback need capabilities of the namespaces: before they go.
- 8. In the command's own process: descriptors are closed before anything of the box is opened; limits while they may be
-    raised; the bounding set while CAP_SETPCAP is there; groups, gid, uid; capabilities; no_new_privs; the directory
-    as the user; the filter last, for it refuses what the others need.
+ 8. In the command's own process: descriptors are closed before anything of the box is opened; limits are raised while
+    they may be; the bounding set while CAP_SETPCAP is there; groups, gid, uid; capabilities; no_new_privs; the
+    directory as the user; then the filter, for it refuses what the others need, and limits that could leave too little
+    for them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from jailbuild.enter.mounts import (
     ProcReadOnly,
     Pts,
     Tmpfs,
+    in_order,
 )
 from jailbuild.enter.rights import (
     Bounding,
@@ -48,6 +50,7 @@ from jailbuild.enter.rights import (
     Identity,
     Landlock,
     Limits,
+    LimitsInForce,
     NoNewPrivileges,
     OwnProgramsOnly,
     Umask,
@@ -132,7 +135,7 @@ def _mounts(root: Root, options: Options, ids: Ids | None) -> list[Operation]:
         operations += [Dev()]
     if root.is_directory(_RECORD):
         operations += [Covered(_RECORD)]
-    return [*operations, *options.binds, *options.tmpfs]
+    return [*operations, *in_order(options.binds, options.tmpfs)]
 
 
 def _terminal(root: Root, account: Account, wiring: Wiring, ids: Ids | None) -> list[Operation]:
@@ -165,5 +168,6 @@ def _rights(
         Directory(options.directory),
         Signals(tuple(signals_to_reset())),
         *([Filter(options.filter)] if options.filter is not None else []),
+        *([LimitsInForce(options.limits)] if options.limits else []),
     ]
     return tuple(operations)

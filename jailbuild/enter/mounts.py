@@ -55,6 +55,22 @@ class Place:
             self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
         )
 
+    def make(self, within: str, path: str, is_directory: bool) -> None:
+        """Make a mount target below `within`, an empty directory that we have mounted."""
+        directory = self.target(within, _DIRECTORY)
+        *parents, name = path[len(within):].strip("/").split("/")
+        for one in [*parents, name] if is_directory else parents:
+            try:
+                os.mkdir(one, 0o755, dir_fd=directory)
+            except FileExistsError:
+                pass
+            below = os.open(one, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        if not is_directory:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory))
+        os.close(directory)
+
     def attach(self, mount: int, path: str, flags: int = _PATH) -> None:
         """Mount onto a path of the box."""
         target = self.target(path, flags)
@@ -251,6 +267,7 @@ class Bind(NamedTuple):
     source: str
     target: str
     read_only: bool
+    within: str | None = None  # the target of a Tmpfs, where a place for it is to be made
 
     def __str__(self) -> str:
         return f"{self.target}: rbind {self.source} (nosuid,nodev{',ro' if self.read_only else ''})"
@@ -262,6 +279,8 @@ class Bind(NamedTuple):
             raise OSError(error.errno, error.strerror, self.source) from None
         flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if self.read_only else 0)
         syscalls.set_mount(mount, "", flags, private=True, recursive=True)
+        if self.within is not None:
+            place.make(self.within, self.target, stat.S_ISDIR(os.fstat(mount).st_mode))
         place.attach(mount, self.target)
         os.close(mount)
 
@@ -271,11 +290,14 @@ class Tmpfs(NamedTuple):
 
     target: str
     size: str | None  # as tmpfs(5) takes it
+    within: str | None = None  # as Bind.within
 
     def __str__(self) -> str:
         return f"{self.target}: tmpfs (nosuid,nodev{f',size={self.size}' if self.size else ''})"
 
     def do(self, place: Place) -> None:
+        if self.within is not None:
+            place.make(self.within, self.target, True)
         target = place.target(self.target, _DIRECTORY)
         status = os.fstat(target)
         options: dict[str, str | None] = {"mode": f"{stat.S_IMODE(status.st_mode):o}"}
@@ -290,6 +312,20 @@ class Tmpfs(NamedTuple):
         syscalls.move_mount(mount, target)
         os.close(target)
         os.close(mount)
+
+
+def in_order(binds: tuple[Bind, ...], tmpfs: tuple[Tmpfs, ...]) -> list[Bind | Tmpfs]:
+    """Return what is to be mounted, what lies in another after it.
+
+    What lies in an empty directory of ours gets its place made there: nothing of it is the box's.
+    """
+    every: list[Bind | Tmpfs] = [*binds, *tmpfs]
+    found: list[Bind | Tmpfs] = []
+    for one in sorted(every, key=lambda one: one.target.count("/")):
+        around = [other for other in found if one.target.startswith(f"{other.target}/")]
+        # The deepest of those around it is the last that was mounted.
+        found.append(one._replace(within=around[-1].target) if around and isinstance(around[-1], Tmpfs) else one)
+    return found
 
 
 class Pivot(NamedTuple):

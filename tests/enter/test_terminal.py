@@ -270,6 +270,12 @@ def test_no_pty_gives_pipes_in_place_of_the_terminal(box: Path, on_terminal: OnT
     assert terminal.end() == 0
 
 
+def test_plain_refuses_no_pty_on_a_terminal_which_it_would_pass_on(box: Path, on_terminal: OnTerminal) -> None:
+    terminal = on_terminal(*JAILBUILD, "enter", "--plain", "--no-pty", box, "tty")
+    terminal.expect("cannot use --no-pty on a terminal with --plain")
+    assert terminal.end() == 125
+
+
 def test_pty_gives_a_terminal_where_the_caller_has_none(box: Path) -> None:
     ended = subprocess.run(
         [*JAILBUILD, "enter", "--pty", box, "bash", "-c", "tty; cat; echo err >&2"], input=b"line\n",
