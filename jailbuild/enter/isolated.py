@@ -41,6 +41,7 @@ from jailbuild.enter.mounts import (
     Pts,
     Tmpfs,
     in_order,
+    plan_reopened,
 )
 from jailbuild.enter.rights import (
     Bounding,
@@ -112,8 +113,11 @@ def make_setup(
     wanted = {"mount", "pid", "ipc", "uts", "cgroup"}
     wanted |= {"network"} if options.private_network else set()
     wanted |= {"user"} if ids is not None else set()
+    given = {0, 1, 2, *options.passed} - {*closed, *wiring.pty, *wiring.pipes}
+    reopened = plan_reopened(given)
     first = [
-        *_mounts(root, options, ids), *_terminal(root, account, wiring, ids), Pivot(),
+        *_mounts(root, options, ids), *([reopened] if reopened.descriptors else []),
+        *_terminal(root, account, wiring, ids), Pivot(),
         *([Hostname(options.hostname)] if options.hostname is not None else []),
         *([Loopback()] if options.private_network else []),
     ]

@@ -10,8 +10,10 @@ where mount(2) needs a second call to make a bind mount read-only.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from jailbuild import syscalls
@@ -210,16 +212,62 @@ class Dev(NamedTuple):
             os.symlink(text, name, dir_fd=place.dev)
 
     def _bind(self, dev: int, name: str, number: int) -> None:
-        node = syscalls.open_tree(_HERE, f"/dev/{name}")
-        status = os.fstat(node)
-        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != number:
-            raise OSError(errno.ENODEV, "it is another device on this host, or none", f"/dev/{name}")
-        # The node is the host's: read-only keeps a chmod or chown in the box from it, and devices can be written to
-        # all the same.
-        syscalls.set_mount(node, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, private=True)
+        node = _node(name, number)
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dev))
         _attach_in(dev, name, node)
         os.close(node)
+
+
+def _node(name: str, number: int) -> int:
+    """Return a mount of a device of the host, on which its mode and owner cannot be changed."""
+    node = syscalls.open_tree(_HERE, f"/dev/{name}")
+    status = os.fstat(node)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != number:
+        raise OSError(errno.ENODEV, "it is another device on this host, or none", f"/dev/{name}")
+    # The node is the host's: read-only keeps a chmod or chown in the box from it, and devices can be written to all
+    # the same.
+    syscalls.set_mount(node, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, private=True)
+    return node
+
+
+class Reopened(NamedTuple):
+    """Descriptors that are one of the devices of /dev are opened again by the box's own node.
+
+    By one of the host's root in the box could change the mode and owner of the host's /dev/null.
+    """
+
+    descriptors: tuple[tuple[int, int, int], ...]  # number, place in DEVICES, flags of open(2)
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{number} {DEVICES[at][0]}" for number, at, _ in self.descriptors)
+        return f"descriptors that are devices: opened again by the box's own: {each}"
+
+    def do(self, place: Place) -> None:
+        for number, at, flags in self.descriptors:
+            name, major, minor = DEVICES[at]
+            directory = place.dev
+            if directory < 0:  # a box without /dev: our node lies upon the host's, in this mount namespace
+                directory = os.open("/dev", _DIRECTORY)
+                node = _node(name, os.makedev(major, minor))
+                _attach_in(directory, name, node)
+                os.close(node)
+            opened = os.open(name, flags | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
+            os.dup2(opened, number, inheritable=number < 3)
+            os.close(opened)
+            if directory != place.dev:
+                os.close(directory)
+
+
+def plan_reopened(numbers: Iterable[int]) -> Reopened:
+    """Return which of our open descriptors are a device that every box has."""
+    devices = {os.makedev(major, minor): at for at, (_, major, minor) in enumerate(DEVICES)}
+    found = []
+    for number in sorted(numbers):
+        status = os.fstat(number)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev in devices:
+            flags = fcntl.fcntl(number, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_PATH)
+            found.append((number, devices[status.st_rdev], flags))
+    return Reopened(tuple(found))
 
 
 def _attach_in(directory: int, name: str, mount: int) -> None:

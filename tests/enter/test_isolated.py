@@ -199,6 +199,44 @@ def test_what_the_caller_has_open_stays_outside_unless_passed(mode: Mode) -> Non
     assert ran.out == f"root:x:0:0::/root:/bin/bash\n{opened[1]}\n"
 
 
+def test_a_device_of_the_caller_s_is_the_box_s_own_and_works_as_before(mode: Mode) -> None:
+    look = "read -r -N 0 x && echo read; ls -l /proc/self/fd; echo y >&2 || exit 5"
+    with open("/dev/zero") as zero, open("/dev/full", "w") as full, open("/dev/null", "a") as null:
+        running = mode.popen(
+            "--pass-fd", str(null.fileno()), mode.box, "bash", "-c", look, stdin=zero, stdout=subprocess.PIPE,
+            stderr=full, pass_fds=(null.fileno(),),
+        )
+        said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 5
+    lines = said.decode().splitlines()
+    assert lines[0] == "read"
+    assert sorted(line.partition(" -> ")[2] for line in lines if "/dev/" in line) == [
+        "/dev/full", "/dev/null", "/dev/zero",
+    ]
+
+
+@pytest.mark.parametrize(("redirected", "out"), [
+    ("$enter cat < in > out", "one\ntwo\n"), ("$enter cat < in >> out", "before\none\ntwo\n"),
+    ("cat in | $enter cat | cat > out", "one\ntwo\n"), ("$enter cat > out <<< word", "word\n"),
+    ("{ read -r x; $enter cat; } < in > out", "two\n"),
+    ("{ $enter bash -c 'read -r x'; cat; } < in > out", "two\n"),
+    ("$enter bash -c 'cat; echo also >&2' < in > out 2>&1", "one\ntwo\nalso\n"),
+    ("$enter cat in 1<> out < in", "before\n"), ("$enter ls /absent > out 2> /dev/null", ""),
+])
+def test_redirections_are_as_with_any_program(mode: Mode, redirected: str, out: str) -> None:
+    directory = mode.box.parent
+    (directory / "in").write_text("one\ntwo\n")
+    (directory / "out").write_text("before\n")
+    for name in ("in", "out"):
+        (directory / name).chmod(0o666)
+    script = f"enter='{' '.join(mode.launcher)} enter {mode.box}'; {redirected}"
+    subprocess.run(
+        ["bash", "-c", script], cwd=directory, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE,
+        env=mode.environment, **mode.user,
+    )
+    assert (directory / "out").read_text() == out
+
+
 def test_a_directory_is_not_passed(mode: Mode) -> None:
     directory = os.open("/", os.O_RDONLY)
     try:
