@@ -22,6 +22,7 @@ import os
 from typing import NamedTuple
 
 from jailbuild import syscalls
+from jailbuild.box.layout import DIRECTORY
 from jailbuild.enter.account import Account, group_id
 from jailbuild.enter.capabilities import KEPT, mask
 from jailbuild.enter.command import Command
@@ -32,6 +33,7 @@ from jailbuild.enter.mounts import (
     Box,
     Covered,
     Dev,
+    Guarded,
     Operation,
     Pivot,
     Private,
@@ -43,6 +45,7 @@ from jailbuild.enter.mounts import (
     in_order,
     plan_reopened,
 )
+from jailbuild.enter.privileged import privileged_files
 from jailbuild.enter.rights import (
     Bounding,
     Capabilities,
@@ -62,7 +65,7 @@ from jailbuild.enter.start import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 
-_RECORD = "/.jailbuild"
+_RECORD = f"/{DIRECTORY}"
 _NAMESPACES = (
     ("mount", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID), ("ipc", syscalls.CLONE_NEWIPC),
     ("uts", syscalls.CLONE_NEWUTS), ("cgroup", syscalls.CLONE_NEWCGROUP), ("network", syscalls.CLONE_NEWNET),
@@ -139,6 +142,9 @@ def _mounts(root: Root, options: Options, ids: Ids | None) -> list[Operation]:
         operations += [Dev()]
     if root.is_directory(_RECORD):
         operations += [Covered(_RECORD)]
+    guarded = () if options.read_only else privileged_files(root)
+    if guarded:
+        operations += [Guarded(guarded)]
     return [*operations, *in_order(options.binds, options.tmpfs)]
 
 

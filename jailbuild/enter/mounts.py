@@ -309,6 +309,25 @@ class Covered(NamedTuple):
         os.close(cover)
 
 
+class Guarded(NamedTuple):
+    """Files of the box that cannot be changed from inside, nor removed or replaced."""
+
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"set-id files: read-only {', '.join(self.paths)}"
+
+    def do(self, place: Place) -> None:
+        for path in self.paths:
+            target = place.target(path, _PATH | os.O_NOFOLLOW)
+            if stat.S_ISREG(os.fstat(target).st_mode):
+                mount = syscalls.open_tree(target, "")
+                syscalls.set_mount(mount, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, private=True)
+                syscalls.move_mount(mount, target)
+                os.close(mount)
+            os.close(target)
+
+
 class Bind(NamedTuple):
     """A file or directory of the host, with all that is mounted below it, at a path of the box."""
 
