@@ -63,7 +63,8 @@ class Terminal:
         self, *command: str | Path, before: Callable[[], object] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self.said = ""
+        self.said = ""  # since what was expected last
+        self.shown = ""
         self.process, self.master = pty.fork()
         if self.process == 0:
             try:
@@ -89,6 +90,7 @@ class Terminal:
             except OSError:  # EIO: nobody has it open any more
                 block = b""
             assert block, f"ended without {text!r}: {self.said!r}"
+            self.shown += block.decode(errors="replace")
             self.said += block.decode(errors="replace")
         self.said = self.said.partition(text)[2]
 

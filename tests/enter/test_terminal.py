@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -9,9 +10,11 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +214,116 @@ def test_a_pager_that_has_set_the_terminal_meanwhile_keeps_its_settings(box: Pat
     terminal.type("\r")
     terminal.expect("over")
     assert settings(terminal) == own
+
+
+# As less(1): its settings are those before it when it leaves, and every key is its own.
+PAGER = """
+import os, sys, termios, tty
+first = os.read(0, 100)
+terminal = os.open("/dev/tty", os.O_RDWR)
+before = termios.tcgetattr(terminal)
+tty.setraw(terminal)
+os.write(terminal, b"pager:")
+keys = b""
+while not keys.endswith(b"q"):
+    keys += os.read(terminal, 1)
+termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+print("keys", keys.decode())
+"""
+
+
+@pytest.mark.parametrize("count", [3, 100_000], ids=["that is done before it", "that it leaves undone"])
+def test_a_pager_outside_gets_the_keys_and_leaves_the_terminal_as_it_was(
+    box: Path, on_terminal: OnTerminal, count: int,
+) -> None:
+    script = f"for ((i = 0; i < {count}; i++)); do echo $i; done"
+    (box.parent / "pager").write_text(PAGER)
+    outer = f"{ENTER} {box} bash -c '{script}' | {sys.executable} {box.parent}/pager; echo over; read -r x; echo got=$x"
+    for _ in range(10):
+        terminal = on_terminal("bash", "-c", outer)
+        before = settings(terminal)
+        terminal.expect("pager:")
+        if count == 3:  # the launcher has ended, or will have
+            wait_until(partial(has_no_child, terminal.process, "jailbuild"))
+        terminal.type("jkq")
+        terminal.expect("keys jkq")
+        terminal.expect("over")
+        assert settings(terminal) == before
+        terminal.type("word\n")
+        terminal.expect("got=word")
+        assert terminal.end() == 0
+
+
+def has_no_child(process: int, word: str) -> bool:
+    """Say whether no child that lives has the word on its command line."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return not any(word.encode() in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+def test_a_command_that_reads_the_terminal_has_the_keys_wherever_its_stdin_comes_from(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    inside = 'read -r first; echo "ask:" >&2; read -r key < /dev/tty; echo "$first and $key" >&2; exit 5'
+    outer = f"echo piped | {ENTER} {box} bash -c '{inside}'; echo status=$?; read -r x; echo got=$x"
+    terminal = on_terminal("bash", "-c", outer)
+    before = settings(terminal)
+    terminal.expect("ask:\r\n")
+    terminal.type("secret\r")
+    terminal.expect("piped and secret\r\n")
+    terminal.expect("status=5\r\n")
+    assert settings(terminal) == before
+    terminal.type("word\n")
+    terminal.expect("got=word")
+    assert terminal.end() == 0
+
+
+def test_what_is_asked_for_a_pipe_is_typed_without_being_shown_if_the_command_says_so(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    inside = "echo before >&2; read -rs -p ask: key; echo after >&2; echo $key"
+    terminal = on_terminal("bash", "-c", f"x=$({ENTER} {box} bash -c '{inside}'); echo status=$? x=$x")
+    terminal.expect("before\r\nask:")
+    terminal.type("secret\r")
+    terminal.expect("after\r\nstatus=0 x=secret\r\n")
+    assert terminal.shown == "before\r\nask:after\r\nstatus=0 x=secret\r\n"
+    assert terminal.end() == 0
+
+
+def test_a_shell_whose_output_is_piped_has_the_keyboard_and_job_control(box: Path, on_terminal: OnTerminal) -> None:
+    terminal = on_terminal("bash", "-c", f"{ENTER} {box} bash | cat; echo status=${{PIPESTATUS[0]}}")
+    terminal.type("echo $((41 + 1))\r")
+    terminal.expect("42\n")
+    terminal.type("sleep 100\r")
+    terminal.expect("sleep 100")
+    wait_until(lambda: bool(find_process("sleep\x00100\x00")))
+    terminal.type("\x03")
+    terminal.type("exit 6\r")
+    terminal.expect("status=6")
+    assert terminal.end() == 0
+
+
+def find_process(command_line: str) -> list[Path]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == command_line.encode():
+                found.append(path)
+    return found
+
+
+def test_before_a_command_reads_the_terminal_ctrl_c_and_its_size_reach_it_too(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    traps = "trap \"echo wide\" WINCH; trap \"echo caught >&2; exit 4\" INT"
+    script = f"{traps}; echo read\"\"y; while :; do sleep 0.05; done"
+    terminal = on_terminal("bash", "-c", f"{ENTER} {box} bash -c '{script}' | cat; echo status=${{PIPESTATUS[0]}}")
+    terminal.expect("ready")
+    assert settings(terminal)[3] & termios.ICANON
+    fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 44, 88, 0, 0))
+    terminal.expect("wide")
+    terminal.type("\x03")
+    terminal.expect("caught")  # and not on stdout: what was to read it is interrupted too
+    terminal.end()
 
 
 def test_piped_stdin_and_stdout_stay_byte_exact_beside_a_terminal(box: Path, on_terminal: OnTerminal) -> None:
