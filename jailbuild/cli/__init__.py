@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from jailbuild import Deferred, __version__, be_interrupted, not_be_interrupted
 from jailbuild.errors import JailError, reason
-from jailbuild.names import shown
+from jailbuild.names import shortened, shown
 
 # Before the imports, which make most of it: looking for garbage takes longer here than it would ever free.
 gc.set_threshold(200_000)
@@ -120,7 +120,7 @@ def say(text: str) -> None:
     if sys.stdout is not None:
         sys.stdout.flush()
     if sys.stderr is not None:  # None where the caller closed it
-        sys.stderr.write(shown(text) + "\n")
+        sys.stderr.write(shortened(shown(text)) + "\n")
         sys.stderr.flush()
 
 
@@ -163,6 +163,7 @@ def _run(entering: bool) -> Any:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
+        error.message = shortened(shown(error.message))  # type: ignore[misc]  # Final there, for want of another way
         error.show()
         status = CANNOT_ENTER if entering else error.exit_code
     except JailError as error:

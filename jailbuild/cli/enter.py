@@ -113,6 +113,7 @@ def _isolated(
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
     _refuse(refusal.capabilities(cap_keep, rootless), box)
+    _refuse(refusal.groups(account, rootless), box)
     _refuse(refusal.limits(wanted.limits, rootless), box)
     mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
     _refuse(refusal.twice(mounts), box)
@@ -155,6 +156,7 @@ def _plain(
         raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
+    _refuse(refusal.groups(account, is_rootless()), box)
     _refuse(refusal.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if options["explain"]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild import syscalls
+from jailbuild.enter.account import Account
 from jailbuild.enter.capabilities import NUMBERS
 from jailbuild.enter.mounts import Bind, Tmpfs, in_order
 from jailbuild.enter.settings import Limit, is_above
@@ -19,6 +20,7 @@ from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _DENIED = (errno.EPERM, errno.EACCES)
+_MOST_GROUPS = 1 << 16  # NGROUPS_MAX, linux/limits.h
 _IN_EVERY_MODE = ("directory:", "identity:")  # steps that another mode takes too
 
 # What forbids user namespaces to ordinary users: a file of /proc/sys, the value that does, how it is called.
@@ -75,6 +77,14 @@ def limits(asked: tuple[Limit, ...], rootless: bool) -> Refusal | None:
         if is_above(limit.hard, most):
             return Refusal(f"--limit {limit}: {whose} is {most} here", f"--limit {limit.name}={most} is the most")
     return None
+
+
+def groups(account: Account, rootless: bool) -> Refusal | None:
+    """Return what keeps an account's groups from being set; rootless none are, or few."""
+    if rootless or len(account.groups) <= _MOST_GROUPS:
+        return None
+    return Refusal(f"its /etc/group has {account.name} in {len(account.groups)} groups, and Linux stops at"
+                   f" {_MOST_GROUPS}", "--user takes another; or mend that file")
 
 
 def twice(wanted: Iterable[Bind | Tmpfs]) -> Refusal | None:

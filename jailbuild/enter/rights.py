@@ -21,6 +21,7 @@ from jailbuild.enter.settings import Limit, is_above
 _SET_DUMPABLE, _SET_KEEPCAPS, _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT = 4, 8, 24, 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
+_SHOWN = 16  # of many groups, in words
 _DEEPEST_SCRIPT = 5  # interpreters of interpreters, fs/exec.c
 _LONGEST_LINE = 256  # bytes of a #! line, linux/binfmts.h
 
@@ -184,7 +185,10 @@ class Identity(NamedTuple):
     keeps_capabilities: bool
 
     def __str__(self) -> str:
-        groups = "" if self.groups is None else f" groups {','.join(map(str, self.groups)) or 'none'}"
+        groups = ""
+        if self.groups is not None:
+            more = f",… ({len(self.groups)})" if len(self.groups) > _SHOWN else ""
+            groups = f" groups {','.join(map(str, self.groups[:_SHOWN])) or 'none'}{more}"
         return f"identity: uid {self.uid} gid {self.gid}{groups}"
 
     def do(self, place: Place) -> None:

@@ -356,6 +356,22 @@ def test_an_unknown_user_is_refused(mode: Mode, user: str) -> None:
     assert ran.words.startswith(f"jailbuild: cannot be {user} in {mode.box}: ")
 
 
+def test_many_groups_are_one_short_line(root_mode: Mode) -> None:
+    def in_groups(count: int) -> None:
+        lines = (f"g{number}:x:{number}:root\n" for number in range(10_000, 10_000 + count))
+        (root_mode.box / "etc/group").write_text("".join(lines))
+
+    in_groups(70_000)
+    for options in ((), ("--plain",)):
+        ran = root_mode.bash("true", *options)
+        assert (ran.status, ran.out) == (125, "")
+        why = "its /etc/group has root in 70000 groups, and Linux stops at 65536"
+        assert ran.words.startswith(f"jailbuild: cannot enter {root_mode.box}: {why}\n")
+    in_groups(3000)
+    assert root_mode.bash("id -G | { read -ra all; echo ${#all[@]}; }").out == "3001\n"
+    assert max(map(len, root_mode.bash("true", "--explain").out.splitlines())) < 1000
+
+
 def test_a_number_is_no_name_whatever_passwd_says(root_mode: Mode) -> None:
     with open(root_mode.box / "etc/passwd", "a") as file:
         file.write("4321:x:0:0::/root:/bin/bash\n")

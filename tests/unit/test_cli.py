@@ -110,6 +110,24 @@ def test_words_go_to_stderr_and_data_to_stdout(arguments: tuple[str, ...]) -> No
     assert done.stderr
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize("arguments", [
+    ("deps", LONG), ("check", LONG), ("list", LONG), ("why", LONG, LONG), ("add", LONG, "--into", LONG), (f"--{LONG}",),
+    ("remove", LONG, "--from", LONG), ("update", LONG), (LONG,), ("enter", LONG), ("enter", "/", LONG, LONG),
+    *(("enter", option, LONG, "/") for option in (
+        "--user", "--env", "--workdir", "--bind", "--tmpfs", "--hostname", "--net", "--cap-keep", "--limit",
+        "--status-fd", "--pass-fd", f"--{LONG}",
+    )),
+], ids=lambda words: " ".join(word[:12] for word in words))
+def test_an_error_is_short_whatever_it_is_about(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode in (1, 2, 125, 126, 127)
+    assert 0 < max(map(len, done.stderr.splitlines())) < 1200
+    assert len(done.stderr.splitlines()) < 8
+
+
 # completion
 
 
