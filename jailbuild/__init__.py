@@ -5,8 +5,10 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # what signal.py is made of, which takes longer than all of this
 import os
 import sys
-from importlib import import_module
-from types import ModuleType
+
+TYPE_CHECKING = False  # typing's own takes longer, and until below Ctrl-C is a traceback
+if TYPE_CHECKING:
+    from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -63,11 +65,13 @@ class Deferred:
 
 
 def _stand_in(name: str) -> ModuleType:
-    module = ModuleType(name)
+    module = type(sys)(name)
 
     def get(attribute: str) -> object:
         if sys.modules.get(name) is module:
             del sys.modules[name]
+        from importlib import import_module
+
         return getattr(import_module(name), attribute)
 
     vars(module)["__getattr__"] = get  # PEP 562
