@@ -259,8 +259,8 @@ class Reopened(NamedTuple):
 
 
 def plan_reopened(numbers: Iterable[int]) -> Reopened:
-    """Return which of our open descriptors are a device that every box has."""
-    devices = {os.makedev(major, minor): at for at, (_, major, minor) in enumerate(DEVICES)}
+    """Return which of our open descriptors are a device that every box has; a terminal is another in every session."""
+    devices = {os.makedev(major, minor): at for at, (name, major, minor) in enumerate(DEVICES) if name != "tty"}
     found = []
     for number in sorted(numbers):
         status = os.fstat(number)

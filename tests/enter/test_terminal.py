@@ -296,6 +296,13 @@ def test_plain_refuses_no_pty_on_a_terminal_which_it_would_pass_on(box: Path, on
     assert terminal.end() == 125
 
 
+def test_a_terminal_that_is_passed_on_purpose_is_passed(box: Path, on_terminal: OnTerminal) -> None:
+    script = f"{ENTER} --pass-fd 5 {box} bash -c 'echo through >&5' 5>/dev/tty >/dev/null 2>&1 </dev/null"
+    terminal = on_terminal("bash", "-c", script)
+    terminal.expect("through")
+    assert terminal.end() == 0
+
+
 def test_pty_gives_a_terminal_where_the_caller_has_none(box: Path) -> None:
     ended = subprocess.run(
         [*JAILBUILD, "enter", "--pty", box, "bash", "-c", "tty; cat; echo err >&2"], input=b"line\n",
