@@ -97,7 +97,7 @@ def jailbuild() -> None:
 
 
 def write(text: str) -> None:
-    """Write data to stdout, names that are not UTF-8 with their bytes (JailError; BrokenPipeError: the reader is gone).
+    """Write data to stdout, names that are not UTF-8 with their bytes (JailError where it is closed, OSError).
 
     An answer that cannot be written is a failure: who asked would take its absence for an answer.
     """
@@ -105,14 +105,8 @@ def write(text: str) -> None:
         return
     if sys.stdout is None:
         raise JailError("cannot write the answer: stdout is closed")
-    try:
-        sys.stdout.buffer.write(os.fsencode(text))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise JailError(f"cannot write the answer: {reason(error)}") from None
+    sys.stdout.buffer.write(os.fsencode(text))
+    sys.stdout.buffer.flush()
 
 
 def say(text: str) -> None:

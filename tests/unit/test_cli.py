@@ -284,13 +284,13 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize(("place", "why"), [
-    (">&-", "stdout is closed"), (">/dev/full", "No space left on device"), ("<&- >&-", "stdout is closed"),
-    ("1</dev/null", "Bad file descriptor"),
+    (">&-", "write the answer: stdout is closed"), (">/dev/full", "go on: the system: No space left on device"),
+    ("<&- >&-", "write the answer: stdout is closed"), ("1</dev/null", "go on: the system: Bad file descriptor"),
 ])
 def test_an_answer_that_cannot_be_written_is_an_error_of_one_line(box: Path, answer: str, place: str, why: str) -> None:
     done = shell(f'"$@" {answer.format(box=box)} {place}')
     assert (done.returncode, done.stderr) == (
-        125 if answer.startswith("enter") else 1, f"jailbuild: cannot write the answer: {why}\n",
+        125 if answer.startswith("enter") else 1, f"jailbuild: cannot {why}\n",
     )
 
 
