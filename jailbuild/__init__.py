@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal.py is made of, which takes longer than all of this
+import os
 import sys
-from importlib import import_module
-from types import ModuleType
+
+TYPE_CHECKING = False  # typing's own takes longer, and until below Ctrl-C is a traceback
+if TYPE_CHECKING:
+    from types import ModuleType
 
 __version__ = "0.1.0"
+
+_INTERRUPTED = 130
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(_INTERRUPTED)
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end a program that is not up yet without a word, if the caller lets it end at all."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _end)
+
+
+def be_interrupted() -> None:
+    """Let Ctrl-C be a KeyboardInterrupt again."""
+    if _signal.getsignal(_signal.SIGINT) is _end:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def not_be_interrupted() -> None:
+    """Let Ctrl-C do nothing to a program that is ending."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+
+
+# This file is the first of ours that a program reads; the imports to come take most of the time until it is up. As a
+# library it is no program's beginning. ("-m" stands there while `python -m` looks for the module.)
+if sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])).startswith("jailbuild"):
+    end_quietly()
 
 
 class Deferred:
@@ -32,11 +65,13 @@ class Deferred:
 
 
 def _stand_in(name: str) -> ModuleType:
-    module = ModuleType(name)
+    module = type(sys)(name)
 
     def get(attribute: str) -> object:
         if sys.modules.get(name) is module:
             del sys.modules[name]
+        from importlib import import_module
+
         return getattr(import_module(name), attribute)
 
     vars(module)["__getattr__"] = get  # PEP 562

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+_LONGEST = 1000  # characters
+
 
 def to_json(key: str, name: str | None) -> dict[str, str | None]:
     """Return `name` under `key`; where it is not UTF-8, its bytes too, under KEY_b64."""
@@ -51,6 +53,13 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_escape(character) for character in text)
+
+
+def shortened(text: str) -> str:
+    """Return text of a length that a person may read: of what is longer, as any name of a file may be, both ends."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST * 3 // 4]} … {text[-_LONGEST // 4:]}"
 
 
 def _escape(character: str) -> str:

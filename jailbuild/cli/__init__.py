@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from jailbuild import Deferred, __version__
+from jailbuild import Deferred, __version__, be_interrupted, not_be_interrupted
 from jailbuild.errors import JailError, reason
-from jailbuild.names import shown
+from jailbuild.names import shortened, shown
 
 # Before the imports, which make most of it: looking for garbage takes longer here than it would ever free.
 gc.set_threshold(200_000)
@@ -62,13 +62,13 @@ class Command(click.Command):
 
 def _show_help(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(ctx.get_help(), color=ctx.color)
+        write(f"{ctx.get_help()}\n")
         ctx.exit()
 
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"jailbuild {__version__}", color=ctx.color)
+        write(f"jailbuild {__version__}\n")
         ctx.exit()
 
 
@@ -97,12 +97,25 @@ def jailbuild() -> None:
     """Make a directory that can serve as / for a few programs, prove it, enter it."""
 
 
+def write(text: str) -> None:
+    """Write data to stdout, names that are not UTF-8 with their bytes (JailError where it is closed, OSError).
+
+    An answer that cannot be written is a failure: who asked would take its absence for an answer.
+    """
+    if not text:
+        return
+    if sys.stdout is None:
+        raise JailError("cannot write the answer: stdout is closed")
+    sys.stdout.buffer.write(os.fsencode(text))
+    sys.stdout.buffer.flush()
+
+
 def say(text: str) -> None:
     """Write one line of words to the person, on stderr."""
     if sys.stdout is not None:
         sys.stdout.flush()
     if sys.stderr is not None:  # None where the caller closed it
-        sys.stderr.write(shown(text) + "\n")
+        sys.stderr.write(shortened(shown(text)) + "\n")
         sys.stderr.flush()
 
 
@@ -122,19 +135,32 @@ def _drop_output() -> None:
 def main() -> None:
     """Run the command line and exit with the status of DESIGN: 0, 1, 2, 3, 130; `enter` has its own."""
     entering = sys.argv[1:2] == ["enter"]
-    failed = CANNOT_ENTER if entering else FAILED
     if entering:  # short, and forks: a collection finds nothing, and writes to every page that children share
         gc.disable()
+    try:
+        be_interrupted()
+        status = _run(entering)
+        not_be_interrupted()
+    except (click.Abort, KeyboardInterrupt):
+        not_be_interrupted()
+        _drop_output()  # a reader that does not read would hold up the end
+        status = INTERRUPTED
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        _leave(status or 0)
+    sys.exit(status)
+
+
+def _run(entering: bool) -> Any:
+    """Run the command line and return its exit status, with words about what went wrong."""
+    failed = CANNOT_ENTER if entering else FAILED
     try:
         status = jailbuild.main(prog_name="jailbuild", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
+        error.message = shortened(shown(error.message))  # type: ignore[misc]  # Final there, for want of another way
         error.show()
         status = CANNOT_ENTER if entering else error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _drop_output()  # a reader that does not read would hold up the end
-        status = INTERRUPTED
     except JailError as error:
         complain(error.causes, error.hint)
         status = failed
@@ -150,9 +176,7 @@ def main() -> None:
         _drop_output()
         complain(["cannot go on: there is not enough memory"])
         status = failed
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        _leave(status or 0)
-    sys.exit(status)
+    return status
 
 
 def _leave(status: int) -> NoReturn:

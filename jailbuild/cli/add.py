@@ -9,9 +9,9 @@ import click
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
-from jailbuild.cli import FAILED, Command, say
+from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
-from jailbuild.cli.options import absolute, knowing, option, programs, resolving, write
+from jailbuild.cli.options import absolute, knowing, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root

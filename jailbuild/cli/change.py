@@ -11,8 +11,8 @@ from jailbuild.box.apply import Writing, apply_plan, recover
 from jailbuild.box.copy import SourceChangedError
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError
-from jailbuild.cli import say
-from jailbuild.cli.options import as_json, option, write
+from jailbuild.cli import say, write
+from jailbuild.cli.options import as_json, option
 from jailbuild.cli.progress import progress
 from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines

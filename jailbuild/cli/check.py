@@ -11,8 +11,8 @@ from jailbuild.check.narrow import find_programs
 from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
-from jailbuild.cli import Command
-from jailbuild.cli.options import as_json, option, write
+from jailbuild.cli import Command, write
+from jailbuild.cli.options import as_json, option
 from jailbuild.cli.progress import progress
 from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError

@@ -6,8 +6,8 @@ import os
 
 import click
 
-from jailbuild.cli import Command, complain, say
-from jailbuild.cli.options import as_json, option, programs, resolving, write
+from jailbuild.cli import Command, complain, say, write
+from jailbuild.cli.options import as_json, option, programs, resolving
 from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError, reason

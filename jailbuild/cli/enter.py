@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jailbuild.cli import FAILED, complain, say
+from jailbuild import cli
+from jailbuild.cli import FAILED, complain, say, write
+from jailbuild.cli.options import option
 from jailbuild.cli.settle import settle
 from jailbuild.enter import refusal, settings
 from jailbuild.enter.account import Account, read_account
@@ -21,37 +23,38 @@ from jailbuild.names import quoted, shown
 from jailbuild.root import Overlay, Root
 
 if TYPE_CHECKING:
-    from jailbuild.enter.isolated import Options
+    from jailbuild.enter.mounts import Bind, Tmpfs
 
 _NOT_FOUND = 127
 _NOT_EXECUTED = 126
 
 # What the plain mode has nothing to do with.
 _NOT_PLAIN = ("bind", "tmpfs", "read_only", "hostname", "cap_keep")
+_BY_DEFAULT = click.core.ParameterSource.DEFAULT
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
-@click.option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
-@click.option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
-@click.option("--keep-env", is_flag=True, help="Keep the caller's environment.")
-@click.option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
-@click.option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
-              help="Show a file or directory of the host at DST, which the box must have.")
-@click.option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
-@click.option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
-@click.option("--hostname", metavar="NAME", help="The host name inside.")
-@click.option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
-              help="The host's network, or none but a loopback.")
-@click.option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
-@click.option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
-@click.option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
-              help="Refuse dangerous system calls, or none.")
-@click.option("--pty/--no-pty", default=None,
-              help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
-@click.option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
-@click.option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
-@click.option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
+@click.command(cls=cli.Command, context_settings={"allow_interspersed_args": False})
+@option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
+@option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
+@option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
+@option("--keep-env", is_flag=True, help="Keep the caller's environment.")
+@option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
+@option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
+        help="Show a file or directory of the host at DST, which the box must have.")
+@option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
+@option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
+@option("--hostname", metavar="NAME", help="The host name inside.")
+@option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
+        help="The host's network, or none but a loopback.")
+@option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
+@option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
+@option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
+        help="Refuse dangerous system calls, or none.")
+@option("--pty/--no-pty", default=None,
+        help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
+@option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
+@option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
+@option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
 @click.argument("box", metavar="BOX", type=click.UNPROCESSED)
 @click.argument("arguments", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
@@ -110,8 +113,12 @@ def _isolated(
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
     _refuse(refusal.capabilities(cap_keep, rootless), box)
+    _refuse(refusal.groups(account, rootless), box)
+    _refuse(refusal.limits(wanted.limits, rootless), box)
+    mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
+    _refuse(refusal.twice(mounts), box)
     for bind in wanted.binds:
-        _refuse(refusal.bind(root, box, bind, wanted.binds), box)
+        _refuse(refusal.bind(root, box, bind, mounts), box)
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:
@@ -124,7 +131,8 @@ def _isolated(
         status = run_isolated(setup, started)
     except StepError as failed:
         _refuse(refusal.after(failed, box, rootless), box)
-        raise JailError(f"cannot enter {box}: {failed}", _way_out(failed, wanted, box)) from None
+        hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
+        raise JailError(f"cannot enter {box}: {failed}", hint) from None
     except ExecError as failed:
         return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
     if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
@@ -139,19 +147,19 @@ def _plain(
     started: Callable[[int], None],
 ) -> int | None:
     """Enter as chroot(1) does; return the exit status, None where it was only explained."""
+    from jailbuild.enter.ids import is_rootless
     from jailbuild.enter.plain import plain_steps, run_plain
 
-    for option in _NOT_PLAIN:
-        if options[option]:
-            raise JailError(f"cannot use --{option.replace('_', '-')} with --plain", "the isolated mode has it")
-    if options["net"] == "none" or options["pty"]:
-        raise JailError("cannot use --pty or --net none with --plain", "the isolated mode has it")
+    for name in _not_plain(options):
+        raise JailError(f"cannot use {name} with --plain", "the isolated mode has it")
     limits = tuple(map(settings.read_limit, options["limit"]))
     directory = _directory(options["workdir"])
     if os.geteuid() != 0:
         raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
+    _refuse(refusal.groups(account, is_rootless()), box)
+    _refuse(refusal.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if options["explain"]:
         _print([step.what for step in steps])
@@ -173,9 +181,19 @@ def _plain(
     return status
 
 
-def _print(lines: list[str]) -> None:
-    from jailbuild.cli.options import write
+def _not_plain(options: dict[str, Any]) -> list[str]:
+    """Return which of the options ask for what a chroot has not: no option is passed over."""
+    asked = click.get_current_context().get_parameter_source
+    return [
+        *(f"--{name.replace('_', '-')}" for name in _NOT_PLAIN if options[name] not in ((), None, False)),
+        *(["--net none"] if options["net"] == "none" else []),
+        *(["--seccomp default"] if options["seccomp"] == "default" and asked("seccomp") != _BY_DEFAULT else []),
+        *(["--pty"] if options["pty"] else []),
+        *(["--no-pty on a terminal"] if options["pty"] is False and any(map(os.isatty, range(3))) else []),
+    ]
 
+
+def _print(lines: list[str]) -> None:
     write("".join(f"{shown(line)}\n" for line in lines))
 
 
@@ -270,11 +288,6 @@ def _open(box: str) -> Root:
 def _refuse(why: refusal.Refusal | None, box: str) -> None:
     if why is not None:
         raise JailError(f"cannot enter {box}: {why.why}", why.hint)
-
-
-def _way_out(failed: StepError, wanted: Options, box: str) -> str:
-    targets = [wanted.directory, *(bind.target for bind in wanted.binds), *(tmpfs.target for tmpfs in wanted.tmpfs)]
-    return refusal.way_out(failed, targets, box)
 
 
 def _hint_for(failed: StepError) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from jailbuild.cli import Command, write
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.options import as_json, write
+from jailbuild.cli.options import as_json
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("box", metavar="BOX", type=click.Path(readable=False))
 @as_json
 def command(box: str, as_json: bool) -> None:

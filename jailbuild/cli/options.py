@@ -1,9 +1,7 @@
-"""Options that several commands share, and how they write."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,13 +18,6 @@ if TYPE_CHECKING:
 option = partial(click.option, cls=Option)  # as click.option
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def write(text: str) -> None:
-    """Write data to stdout; names that are not UTF-8 keep their bytes."""
-    if sys.stdout is not None:
-        sys.stdout.buffer.write(os.fsencode(text))
-        sys.stdout.buffer.flush()
 
 
 def _complete_program(

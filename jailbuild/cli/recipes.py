@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from jailbuild.cli import Command
-from jailbuild.cli.options import as_json, option, write
+from jailbuild.cli import Command, write
+from jailbuild.cli.options import as_json, option
 from jailbuild.closure.recipe import Recipe
 from jailbuild.closure.shelf import Shelf
 from jailbuild.names import shown

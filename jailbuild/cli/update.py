@@ -9,10 +9,10 @@ import click
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
-from jailbuild.cli import BEHIND, FAILED, Command, complain, say
+from jailbuild.cli import BEHIND, FAILED, Command, complain, say, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
-from jailbuild.cli.options import absolute, knowing, option, resolving, write
+from jailbuild.cli.options import absolute, knowing, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gather import Options
 from jailbuild.closure.shelf import Shelf

@@ -8,8 +8,9 @@ import click
 
 from jailbuild.box.chains import Chain, chains
 from jailbuild.box.manifest import Manifest
+from jailbuild.cli import Command, write
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.options import as_json, write
+from jailbuild.cli.options import as_json
 from jailbuild.closure.commands import DOCS
 from jailbuild.errors import JailError
 from jailbuild.names import shown, to_json
@@ -19,7 +20,7 @@ from jailbuild.root import Root
 _FEW = 20
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("box", metavar="BOX", type=click.Path(readable=False))
 @click.argument("path", metavar="PATH", type=click.UNPROCESSED)
 @as_json

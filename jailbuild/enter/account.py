@@ -78,7 +78,7 @@ def _group(root: Root, group: str, user: str | None) -> int:
 
 
 def _no_user(root: Root, user: str | None, why: str, hint: str) -> JailError:
-    return JailError(f"cannot be {user} in {root.path}: {why}", hint)
+    return JailError(f"cannot be {'root' if user is None else user} in {root.path}: {why}", hint)
 
 
 def _groups(root: Root, user: str, primary: int) -> tuple[int, ...]:

@@ -7,10 +7,9 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jailbuild.closure.commands import STANDARD_PATH
 from jailbuild.enter.account import Account
 from jailbuild.root import Root
-
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # the most comfortable first, sh last: it is a link to one of the others, or all there is
 _SHELLS = ("bash", "zsh", "ksh", "mksh", "dash", "ash", "sh")
@@ -58,7 +57,7 @@ def make_command(
     """
     environment = {name: caller[name] for name in (caller if keep else _FROM_CALLER) if name in caller}
     environment |= {
-        "PATH": SEARCH_PATH,
+        "PATH": STANDARD_PATH,
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,

@@ -117,7 +117,8 @@ class Standard(NamedTuple):
     def do(self, place: Place) -> None:
         os.setpgid(0, 0)
         if place.slave >= 0:
-            os.tcsetpgrp(place.slave, os.getpid())  # SIGTTOU is blocked yet
+            if not self.wiring.asleep:
+                os.tcsetpgrp(place.slave, os.getpid())  # SIGTTOU is blocked yet
             for number in sorted(self.wiring.pty):
                 os.dup2(place.slave, number)
         for number, end in place.pipes.items():
@@ -244,14 +245,14 @@ def _reap(second: int, place: Place) -> NoReturn:
                 os.read(children, 4096)
             except BlockingIOError:
                 pass
-            _wait(second, channel)
+            _wait(second, place)
 
 
 def _signal(second: int, terminal: int, number: int, from_terminal: bool) -> None:
     """Send a signal to the command; what a terminal sends, to all that is in the foreground."""
     try:
         if from_terminal and terminal >= 0 and number != signal.SIGCONT:
-            os.killpg(os.tcgetpgrp(terminal), number)
+            os.killpg(second if _is_asleep(terminal) else os.tcgetpgrp(terminal), number)
         elif from_terminal:
             os.killpg(second, number)
         else:
@@ -260,13 +261,26 @@ def _signal(second: int, terminal: int, number: int, from_terminal: bool) -> Non
         pass
 
 
-def _wait(second: int, channel: int) -> None:
+def _is_asleep(terminal: int) -> bool:
+    """Say whether nobody has asked for keys yet: the terminal's foreground is still our own."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # it has hung up
+        return False
+
+
+def _wait(second: int, place: Place) -> None:
     while True:
         ended, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         if not ended:
             return
         if ended == second and os.WIFSTOPPED(status):
-            _send(channel, b"s%c" % os.WSTOPSIG(status))
+            number = os.WSTOPSIG(status)
+            if number in (signal.SIGTTIN, signal.SIGTTOU) and place.slave >= 0 and _is_asleep(place.slave):
+                os.tcsetpgrp(place.slave, second)
+                _send(place.channel, b"k")  # the launcher lets it go on
+            else:
+                _send(place.channel, b"s%c" % number)
         elif ended == second:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 

@@ -10,9 +10,10 @@ The order, and what each place in it has taught:
  5. The box, then what is mounted in it, then pivot_root: nothing of the box is used by path before its tree is final.
  6. The terminal comes from the box's devpts before the pivot, its master leaves through the channel.
  7. Host name and loopback need capabilities of the namespaces: before they go.
- 8. In the command's own process: descriptors are closed before anything of the box is opened; limits while they may be
-    raised; the bounding set while CAP_SETPCAP is there; groups, gid, uid; capabilities; no_new_privs; the directory
-    as the user; the filter last, for it refuses what the others need.
+ 8. In the command's own process: descriptors are closed before anything of the box is opened; limits are raised while
+    they may be; the bounding set while CAP_SETPCAP is there; groups, gid, uid; capabilities; no_new_privs; the
+    directory as the user; then the filter, for it refuses what the others need, and limits that could leave too little
+    for them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 from typing import NamedTuple
 
 from jailbuild import syscalls
+from jailbuild.box.layout import DIRECTORY
 from jailbuild.enter.account import Account, group_id
 from jailbuild.enter.capabilities import KEPT, mask
 from jailbuild.enter.command import Command
@@ -31,6 +33,7 @@ from jailbuild.enter.mounts import (
     Box,
     Covered,
     Dev,
+    Guarded,
     Operation,
     Pivot,
     Private,
@@ -39,7 +42,10 @@ from jailbuild.enter.mounts import (
     ProcReadOnly,
     Pts,
     Tmpfs,
+    in_order,
+    plan_reopened,
 )
+from jailbuild.enter.privileged import privileged_files
 from jailbuild.enter.rights import (
     Bounding,
     Capabilities,
@@ -48,6 +54,7 @@ from jailbuild.enter.rights import (
     Identity,
     Landlock,
     Limits,
+    LimitsInForce,
     NoNewPrivileges,
     OwnProgramsOnly,
     Umask,
@@ -58,7 +65,7 @@ from jailbuild.enter.start import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 
-_RECORD = "/.jailbuild"
+_RECORD = f"/{DIRECTORY}"
 _NAMESPACES = (
     ("mount", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID), ("ipc", syscalls.CLONE_NEWIPC),
     ("uts", syscalls.CLONE_NEWUTS), ("cgroup", syscalls.CLONE_NEWCGROUP), ("network", syscalls.CLONE_NEWNET),
@@ -109,8 +116,11 @@ def make_setup(
     wanted = {"mount", "pid", "ipc", "uts", "cgroup"}
     wanted |= {"network"} if options.private_network else set()
     wanted |= {"user"} if ids is not None else set()
+    given = {0, 1, 2, *options.passed} - {*closed, *wiring.pty, *wiring.pipes}
+    reopened = plan_reopened(given)
     first = [
-        *_mounts(root, options, ids), *_terminal(root, account, wiring, ids), Pivot(),
+        *_mounts(root, options, ids), *([reopened] if reopened.descriptors else []),
+        *_terminal(root, account, wiring, ids), Pivot(),
         *([Hostname(options.hostname)] if options.hostname is not None else []),
         *([Loopback()] if options.private_network else []),
     ]
@@ -132,7 +142,10 @@ def _mounts(root: Root, options: Options, ids: Ids | None) -> list[Operation]:
         operations += [Dev()]
     if root.is_directory(_RECORD):
         operations += [Covered(_RECORD)]
-    return [*operations, *options.binds, *options.tmpfs]
+    guarded = () if options.read_only else privileged_files(root)
+    if guarded:
+        operations += [Guarded(guarded)]
+    return [*operations, *in_order(options.binds, options.tmpfs)]
 
 
 def _terminal(root: Root, account: Account, wiring: Wiring, ids: Ids | None) -> list[Operation]:
@@ -165,5 +178,6 @@ def _rights(
         Directory(options.directory),
         Signals(tuple(signals_to_reset())),
         *([Filter(options.filter)] if options.filter is not None else []),
+        *([LimitsInForce(options.limits)] if options.limits else []),
     ]
     return tuple(operations)

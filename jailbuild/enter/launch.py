@@ -156,6 +156,9 @@ def _watch(child: int, channel: _socket.socket, relay: Relay, watch: Watch) -> i
                     others.discard(channel.fileno())
                 elif message[:1] == b"s":
                     _stop(message[1], relay, watch, channel)
+                elif message[:1] == b"k":
+                    relay.wake()
+                    _tell(channel, signal.SIGCONT, from_terminal=True)
             if signals in ready:
                 status = _take_signals(signals, child, channel, relay)
                 if status is not None:
@@ -174,6 +177,8 @@ def _take_signals(signals: int, child: int, channel: _socket.socket, relay: Rela
                 return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
         elif number == signal.SIGWINCH and relay.master >= 0:
             relay.resize()
+            if relay.is_asleep:  # the kernel tells who is in the foreground, and the command is not
+                _tell(channel, number, from_terminal=True)
         elif number == signal.SIGCONT:
             relay.raw()
             relay.resize()

@@ -10,8 +10,10 @@ where mount(2) needs a second call to make a bind mount read-only.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from jailbuild import syscalls
@@ -54,6 +56,22 @@ class Place:
         return syscalls.openat2(
             self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
         )
+
+    def make(self, within: str, path: str, is_directory: bool) -> None:
+        """Make a mount target below `within`, an empty directory that we have mounted."""
+        directory = self.target(within, _DIRECTORY)
+        *parents, name = path[len(within):].strip("/").split("/")
+        for one in [*parents, name] if is_directory else parents:
+            try:
+                os.mkdir(one, 0o755, dir_fd=directory)
+            except FileExistsError:
+                pass
+            below = os.open(one, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        if not is_directory:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory))
+        os.close(directory)
 
     def attach(self, mount: int, path: str, flags: int = _PATH) -> None:
         """Mount onto a path of the box."""
@@ -194,16 +212,62 @@ class Dev(NamedTuple):
             os.symlink(text, name, dir_fd=place.dev)
 
     def _bind(self, dev: int, name: str, number: int) -> None:
-        node = syscalls.open_tree(_HERE, f"/dev/{name}")
-        status = os.fstat(node)
-        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != number:
-            raise OSError(errno.ENODEV, "it is another device on this host, or none", f"/dev/{name}")
-        # The node is the host's: read-only keeps a chmod or chown in the box from it, and devices can be written to
-        # all the same.
-        syscalls.set_mount(node, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, private=True)
+        node = _node(name, number)
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dev))
         _attach_in(dev, name, node)
         os.close(node)
+
+
+def _node(name: str, number: int) -> int:
+    """Return a mount of a device of the host, on which its mode and owner cannot be changed."""
+    node = syscalls.open_tree(_HERE, f"/dev/{name}")
+    status = os.fstat(node)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != number:
+        raise OSError(errno.ENODEV, "it is another device on this host, or none", f"/dev/{name}")
+    # The node is the host's: read-only keeps a chmod or chown in the box from it, and devices can be written to all
+    # the same.
+    syscalls.set_mount(node, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, private=True)
+    return node
+
+
+class Reopened(NamedTuple):
+    """Descriptors that are one of the devices of /dev are opened again by the box's own node.
+
+    By one of the host's root in the box could change the mode and owner of the host's /dev/null.
+    """
+
+    descriptors: tuple[tuple[int, int, int], ...]  # number, place in DEVICES, flags of open(2)
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{number} {DEVICES[at][0]}" for number, at, _ in self.descriptors)
+        return f"descriptors that are devices: opened again by the box's own: {each}"
+
+    def do(self, place: Place) -> None:
+        for number, at, flags in self.descriptors:
+            name, major, minor = DEVICES[at]
+            directory = place.dev
+            if directory < 0:  # a box without /dev: our node lies upon the host's, in this mount namespace
+                directory = os.open("/dev", _DIRECTORY)
+                node = _node(name, os.makedev(major, minor))
+                _attach_in(directory, name, node)
+                os.close(node)
+            opened = os.open(name, flags | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
+            os.dup2(opened, number, inheritable=number < 3)
+            os.close(opened)
+            if directory != place.dev:
+                os.close(directory)
+
+
+def plan_reopened(numbers: Iterable[int]) -> Reopened:
+    """Return which of our open descriptors are a device that every box has; a terminal is another in every session."""
+    devices = {os.makedev(major, minor): at for at, (name, major, minor) in enumerate(DEVICES) if name != "tty"}
+    found = []
+    for number in sorted(numbers):
+        status = os.fstat(number)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev in devices:
+            flags = fcntl.fcntl(number, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_PATH)
+            found.append((number, devices[status.st_rdev], flags))
+    return Reopened(tuple(found))
 
 
 def _attach_in(directory: int, name: str, mount: int) -> None:
@@ -245,12 +309,32 @@ class Covered(NamedTuple):
         os.close(cover)
 
 
+class Guarded(NamedTuple):
+    """Files of the box that cannot be changed from inside, nor removed or replaced."""
+
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"set-id files: read-only {', '.join(self.paths)}"
+
+    def do(self, place: Place) -> None:
+        for path in self.paths:
+            target = place.target(path, _PATH | os.O_NOFOLLOW)
+            if stat.S_ISREG(os.fstat(target).st_mode):
+                mount = syscalls.open_tree(target, "")
+                syscalls.set_mount(mount, "", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, private=True)
+                syscalls.move_mount(mount, target)
+                os.close(mount)
+            os.close(target)
+
+
 class Bind(NamedTuple):
     """A file or directory of the host, with all that is mounted below it, at a path of the box."""
 
     source: str
     target: str
     read_only: bool
+    within: str | None = None  # the target of a Tmpfs, where a place for it is to be made
 
     def __str__(self) -> str:
         return f"{self.target}: rbind {self.source} (nosuid,nodev{',ro' if self.read_only else ''})"
@@ -262,6 +346,8 @@ class Bind(NamedTuple):
             raise OSError(error.errno, error.strerror, self.source) from None
         flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if self.read_only else 0)
         syscalls.set_mount(mount, "", flags, private=True, recursive=True)
+        if self.within is not None:
+            place.make(self.within, self.target, stat.S_ISDIR(os.fstat(mount).st_mode))
         place.attach(mount, self.target)
         os.close(mount)
 
@@ -271,11 +357,14 @@ class Tmpfs(NamedTuple):
 
     target: str
     size: str | None  # as tmpfs(5) takes it
+    within: str | None = None  # as Bind.within
 
     def __str__(self) -> str:
         return f"{self.target}: tmpfs (nosuid,nodev{f',size={self.size}' if self.size else ''})"
 
     def do(self, place: Place) -> None:
+        if self.within is not None:
+            place.make(self.within, self.target, True)
         target = place.target(self.target, _DIRECTORY)
         status = os.fstat(target)
         options: dict[str, str | None] = {"mode": f"{stat.S_IMODE(status.st_mode):o}"}
@@ -290,6 +379,20 @@ class Tmpfs(NamedTuple):
         syscalls.move_mount(mount, target)
         os.close(target)
         os.close(mount)
+
+
+def in_order(binds: tuple[Bind, ...], tmpfs: tuple[Tmpfs, ...]) -> list[Bind | Tmpfs]:
+    """Return what is to be mounted, what lies in another after it.
+
+    What lies in an empty directory of ours gets its place made there: nothing of it is the box's.
+    """
+    every: list[Bind | Tmpfs] = [*binds, *tmpfs]
+    found: list[Bind | Tmpfs] = []
+    for one in sorted(every, key=lambda one: one.target.count("/")):
+        around = [other for other in found if one.target.startswith(f"{other.target}/")]
+        # The deepest of those around it is the last that was mounted.
+        found.append(one._replace(within=around[-1].target) if around and isinstance(around[-1], Tmpfs) else one)
+    return found
 
 
 class Pivot(NamedTuple):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from jailbuild.enter.account import Account
 from jailbuild.enter.command import Command
+from jailbuild.enter.ids import is_rootless
 from jailbuild.enter.mounts import Place
-from jailbuild.enter.rights import Limits
+from jailbuild.enter.rights import Limits, LimitsInForce
 from jailbuild.enter.settings import Limit
 from jailbuild.enter.start import Step, start
 from jailbuild.enter.wait import Watch
@@ -21,17 +22,20 @@ def plain_steps(root: Root, account: Account, limits: tuple[Limit, ...] = (), di
     The root is the directory that was opened once: its path may lead elsewhere by now.
     """
     steps = [
-        Step("setgroups", lambda: os.setgroups(account.groups)),
         Step("fchdir", lambda: os.fchdir(root.descriptor)),
         Step("chroot", lambda: os.chroot(".")),
         Step("chdir", lambda: os.chdir("/")),
         Step("setresgid", lambda: os.setresgid(account.gid, account.gid, account.gid)),
         Step("setresuid", lambda: os.setresuid(account.uid, account.uid, account.uid)),
     ]
+    if not is_rootless():  # root of a user namespace, who can set no groups, and may be rid of none
+        steps.insert(0, Step("setgroups", lambda: os.setgroups(account.groups)))
     if limits:
         steps.insert(0, Step(str(Limits(limits)), lambda: Limits(limits).do(Place())))
     if directory != "/":
         steps.append(Step(f"chdir to {directory}", lambda: os.chdir(directory)))
+    if limits:
+        steps.append(Step(str(LimitsInForce(limits)), lambda: LimitsInForce(limits).do(Place())))
     return steps
 
 

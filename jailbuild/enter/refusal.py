@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild import syscalls
+from jailbuild.enter.account import Account
 from jailbuild.enter.capabilities import NUMBERS
-from jailbuild.enter.mounts import Bind
+from jailbuild.enter.mounts import Bind, Tmpfs, in_order
+from jailbuild.enter.settings import Limit, is_above
 from jailbuild.enter.start import StepError
 from jailbuild.errors import reason
 from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _DENIED = (errno.EPERM, errno.EACCES)
+_MOST_GROUPS = 1 << 16  # NGROUPS_MAX, linux/limits.h
+_IN_EVERY_MODE = ("directory:", "identity:")  # steps that another mode takes too
 
 # What forbids user namespaces to ordinary users: a file of /proc/sys, the value that does, how it is called.
 _FORBIDDING = (
@@ -59,7 +65,39 @@ def capabilities(asked: tuple[str, ...], rootless: bool) -> Refusal | None:
     return None
 
 
-def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusal | None:
+def limits(asked: tuple[Limit, ...], rootless: bool) -> Refusal | None:
+    """Return what keeps resource limits from being set: a hard one is raised by root of the host alone."""
+    for limit in asked:
+        most = resource.getrlimit(limit.number)[1]
+        whose = "the hard limit"
+        if not rootless and has_capability("SYS_RESOURCE"):
+            if limit.name != "nofile" or not (opened := _read("/proc/sys/fs/nr_open") or "").isdecimal():
+                continue
+            most, whose = int(opened), "fs.nr_open"
+        if is_above(limit.hard, most):
+            return Refusal(f"--limit {limit}: {whose} is {most} here", f"--limit {limit.name}={most} is the most")
+    return None
+
+
+def groups(account: Account, rootless: bool) -> Refusal | None:
+    """Return what keeps an account's groups from being set; rootless none are, or few."""
+    if rootless or len(account.groups) <= _MOST_GROUPS:
+        return None
+    return Refusal(f"its /etc/group has {account.name} in {len(account.groups)} groups, and Linux stops at"
+                   f" {_MOST_GROUPS}", "--user takes another; or mend that file")
+
+
+def twice(wanted: Iterable[Bind | Tmpfs]) -> Refusal | None:
+    """Return which place is wanted by two mounts: one would hide the other."""
+    seen = set()
+    for one in wanted:
+        if one.target in seen:
+            return Refusal(f"--bind and --tmpfs: two mounts are wanted at {one.target}", "leave one of them out")
+        seen.add(one.target)
+    return None
+
+
+def bind(root: Root, box: str, wanted: Bind, others: Iterable[Bind | Tmpfs]) -> Refusal | None:
     """Return what keeps a file or directory from being shown in a root, as far as the root alone tells."""
     try:
         source = stat.S_ISDIR(os.stat(wanted.source).st_mode)
@@ -68,14 +106,14 @@ def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusa
     within = [*(other.target for other in others if other is not wanted), "/dev", "/proc"]
     if any(f"{wanted.target}/".startswith(f"{place}/") for place in within):
         return None  # what is there is not the root's
-    place = root.host_path(wanted.target)
-    make = f"mkdir -p {quoted(place if source else os.path.dirname(place))}"
-    if not source:
-        make += f" && touch {quoted(place)}"
     try:
         target = stat.S_ISDIR(root.stat(wanted.target).st_mode)
     except OSError as error:
         why = "nothing to mount it on, and entering writes nothing into the box"
+        place = _place(root, wanted.target)
+        make = "" if place is None else f"mkdir -p {quoted(place if source else os.path.dirname(place))}"
+        if place is not None and not source:
+            make += f" && touch {quoted(place)}"
         return Refusal(f"--bind: {box} has no {wanted.target}: {why}" if error.errno == errno.ENOENT else
                        f"--bind: {wanted.target}: {reason(error)}", make)
     if source != target:
@@ -84,11 +122,37 @@ def bind(root: Root, box: str, wanted: Bind, others: tuple[Bind, ...]) -> Refusa
     return None
 
 
-def way_out(failed: StepError, targets: list[str], box: str) -> str:
-    """Return a hint for a step that failed for a reason of the box's own."""
-    if failed.error.errno in (errno.ENOENT, errno.ENOTDIR) and failed.error.filename in targets:
-        return f"mkdir -p {quoted(box.rstrip('/') + failed.error.filename)}"
-    return ""
+def way_out(failed: StepError, root: Root, directory: str, binds: tuple[Bind, ...], tmpfs: tuple[Tmpfs, ...]) -> str:
+    """Return a hint for a step that failed because a directory is absent: how to make it, where that can be told."""
+    path = failed.error.filename
+    if failed.error.errno != errno.ENOENT or path not in (directory, *(one.target for one in in_order(binds, tmpfs))):
+        return ""
+    around = [one for one in in_order(binds, tmpfs) if path != one.target and f"{path}/".startswith(f"{one.target}/")]
+    if around and isinstance(around[-1], Bind):
+        return f"mkdir -p {quoted(around[-1].source.rstrip('/') + path[len(around[-1].target):])}"
+    if around or path.startswith(("/proc/", "/dev/")):  # the kernel's, or made anew for each command
+        return ""
+    place = _place(root, path)
+    return "" if place is None else f"mkdir -p {quoted(place)}"
+
+
+def _place(root: Root, path: str) -> str | None:
+    """Return where on the host a path that a root lacks could be made; None where something else stands in its way."""
+    there, absent = path.rstrip("/"), ""
+    while True:
+        try:
+            real = root.walk(there or "/").real.rstrip("/")
+            break
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                return None
+            there, _, name = there.rpartition("/")
+            absent = f"/{name}{absent}"
+    try:
+        root.lstat(f"{real}/{absent.split('/')[1]}")  # a link that leads nowhere
+    except (OSError, IndexError):
+        return root.host_path(real + absent)
+    return None
 
 
 def after(failed: StepError, box: str, rootless: bool, sysctls: str = "/proc/sys") -> Refusal | None:
@@ -109,7 +173,9 @@ def after(failed: StepError, box: str, rootless: bool, sysctls: str = "/proc/sys
     if failed.what.startswith("root:") and number == errno.EINVAL:
         return Refusal(f"/ cannot be taken away here, as in an initramfs ({failed})",
                        other_mode(box, rootless))
-    if number in _DENIED:
+    if failed.what.startswith("limits"):
+        return Refusal(str(failed), "a hard limit is raised by root of the host alone: ulimit -aH lists them")
+    if number in _DENIED and not failed.what.startswith(_IN_EVERY_MODE) and ": rbind " not in failed.what:
         return Refusal(str(failed), other_mode(box, rootless))
     return None
 

@@ -15,12 +15,13 @@ from jailbuild import syscalls
 from jailbuild.enter import seccomp
 from jailbuild.enter.capabilities import NAMES
 from jailbuild.enter.mounts import Place
-from jailbuild.enter.settings import Limit
+from jailbuild.enter.settings import Limit, is_above
 
 # prctl(2)
 _SET_DUMPABLE, _SET_KEEPCAPS, _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT = 4, 8, 24, 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
+_SHOWN = 16  # of many groups, in words
 _DEEPEST_SCRIPT = 5  # interpreters of interpreters, fs/exec.c
 _LONGEST_LINE = 256  # bytes of a #! line, linux/binfmts.h
 
@@ -56,7 +57,7 @@ def renounce(kept: int) -> None:
 
 
 class Limits(NamedTuple):
-    """Resource limits: while it may still raise the hard ones."""
+    """Resource limits, first part: hard ones are raised while that may be allowed."""
 
     limits: tuple[Limit, ...]
 
@@ -65,11 +66,30 @@ class Limits(NamedTuple):
 
     def do(self, place: Place) -> None:
         for limit in self.limits:
-            try:
-                resource.setrlimit(limit.number, (limit.soft, limit.hard))
-            except (ValueError, OSError) as error:  # Python's ValueError is the system's EPERM or EINVAL
-                number = error.errno if isinstance(error, OSError) else errno.EPERM
-                raise OSError(number or errno.EINVAL, os.strerror(number or errno.EINVAL), limit.name) from None
+            soft, hard = resource.getrlimit(limit.number)
+            if is_above(limit.hard, hard):
+                _set_limit(limit, soft, limit.hard)
+
+
+class LimitsInForce(NamedTuple):
+    """Resource limits, second part: with few descriptors or little memory nothing else could be done."""
+
+    limits: tuple[Limit, ...]
+
+    def __str__(self) -> str:
+        return f"limits in force: {', '.join(limit.name for limit in self.limits)}"
+
+    def do(self, place: Place) -> None:
+        for limit in self.limits:
+            _set_limit(limit, limit.soft, limit.hard)
+
+
+def _set_limit(limit: Limit, soft: int, hard: int) -> None:
+    try:
+        resource.setrlimit(limit.number, (soft, hard))
+    except (ValueError, OSError) as error:  # Python's ValueError is the system's EPERM or EINVAL
+        number = error.errno if isinstance(error, OSError) else errno.EPERM
+        raise OSError(number or errno.EINVAL, os.strerror(number or errno.EINVAL), limit.name) from None
 
 
 class Umask(NamedTuple):
@@ -165,7 +185,10 @@ class Identity(NamedTuple):
     keeps_capabilities: bool
 
     def __str__(self) -> str:
-        groups = "" if self.groups is None else f" groups {','.join(map(str, self.groups)) or 'none'}"
+        groups = ""
+        if self.groups is not None:
+            more = f",… ({len(self.groups)})" if len(self.groups) > _SHOWN else ""
+            groups = f" groups {','.join(map(str, self.groups[:_SHOWN])) or 'none'}{more}"
         return f"identity: uid {self.uid} gid {self.gid}{groups}"
 
     def do(self, place: Place) -> None:

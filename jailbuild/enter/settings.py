@@ -28,6 +28,11 @@ class Limit(NamedTuple):
         return f"{self.name}={_shown(self.soft)}:{_shown(self.hard)}"
 
 
+def is_above(one: int, other: int) -> bool:
+    """Compare two values of a resource limit, RLIM_INFINITY being above all others."""
+    return other != resource.RLIM_INFINITY and (one == resource.RLIM_INFINITY or one > other)
+
+
 def _shown(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 

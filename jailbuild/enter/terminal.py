@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 import termios
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -27,16 +28,22 @@ class Wiring(NamedTuple):
 
     `pty`: the numbers that are the box's terminal; `pipes`: those that become pipes, because they are the caller's
     terminal and the box is to have none. The others go in as they are.
+
+    `asleep`: the caller's terminal is left alone, with its keys and its settings, until the command asks for keys. So
+    it is where input or output are something else: then the keys may be for another, a pager that we write to. The
+    command begins in the background of its terminal, and a signal stops it there when it reads or sets it.
     """
 
     pty: frozenset[int]
     pipes: frozenset[int]
     attributes: Attributes | None  # the terminal's settings to begin with
     size: bytes | None  # struct winsize
+    asleep: bool = False
 
     def __str__(self) -> str:
         if self.pty:
-            return f"terminal: the box's own on {', '.join(map(str, sorted(self.pty)))}, as controlling terminal"
+            keys = "; keys when it is first read" if self.asleep else ""
+            return f"terminal: the box's own on {', '.join(map(str, sorted(self.pty)))}, as controlling terminal{keys}"
         if self.pipes:
             return f"terminal: none; pipes on {', '.join(map(str, sorted(self.pipes)))}"
         return "terminal: none"
@@ -56,11 +63,13 @@ def plan_wiring(pty: bool | None, opened: Iterable[int]) -> Wiring:
             attributes = termios.tcgetattr(number)
             size = fcntl.ioctl(number, termios.TIOCGWINSZ, b"\0" * 8)
             break
-    if attributes is not None and 0 not in terminals:
+    may_stop = signal.SIG_IGN not in (signal.getsignal(signal.SIGTTIN), signal.getsignal(signal.SIGTTOU))
+    asleep = not pty and not {0, 1} <= terminals and may_stop
+    if attributes is not None and 0 not in terminals and not asleep:
         # The caller's terminal stays as it is, so its own output processing is still to come.
         assert isinstance(attributes[_OUTPUT], int)
         attributes[_OUTPUT] &= ~termios.OPOST
-    return Wiring(frozenset({0, 1, 2}) if pty else terminals, frozenset(), attributes, size)
+    return Wiring(frozenset({0, 1, 2}) if pty else terminals, frozenset(), attributes, size, asleep)
 
 
 def dress(slave: int, wiring: Wiring) -> None:
@@ -69,6 +78,13 @@ def dress(slave: int, wiring: Wiring) -> None:
         termios.tcsetattr(slave, termios.TCSANOW, wiring.attributes)
     if wiring.size is not None:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, wiring.size)
+
+
+def ends_lines(wiring: Wiring) -> bool:
+    """Say whether the box's terminal makes CR LF of each LF that is written to it: ONLCR, termios(3)."""
+    output = wiring.attributes[_OUTPUT] if wiring.attributes is not None else 0
+    assert isinstance(output, int)
+    return bool(output & termios.OPOST and output & termios.ONLCR)
 
 
 class Raw:
@@ -125,13 +141,18 @@ class Raw:
 class Flow:
     """Bytes on their way from one descriptor to another."""
 
-    def __init__(self, source: int, sink: int, types: bool = False) -> None:
-        """`types`: the sink is a terminal's keyboard side, where the end of the input has to be typed."""
+    def __init__(self, source: int, sink: int, types: bool = False, is_keyboard: bool = False) -> None:
+        """`types`: the sink is a terminal's keyboard side, where the end of the input has to be typed.
+
+        `is_keyboard`: the source is the caller's terminal.
+        """
         self.source = source
         self.sink = sink
         self.waiting = b""
         self.is_open = True  # the source may have more
+        self.joins_lines = False  # CR LF becomes LF: the sink is a terminal that will make CR LF of it again
         self._types = types
+        self.is_keyboard = is_keyboard
         self._last = b"\n"  # of what was read
 
     def read(self) -> bool:
@@ -141,12 +162,12 @@ class Flow:
         except BlockingIOError:
             return False
         except OSError:  # EIO: a terminal that nobody has open any more
-            if self.source == 0 and os.isatty(0):  # or that is another's to read just now
+            if self.is_keyboard and os.isatty(self.source):  # or that is another's to read just now
                 return False
             block = b""
         self._last = block[-1:] or self._last
         if self.sink >= 0:
-            self.waiting += block
+            self.waiting += block.replace(b"\r\n", b"\n") if self.joins_lines else block
         if not block:
             self.is_open = False
             if self._types:
@@ -179,17 +200,20 @@ class Relay:
     def __init__(self, wiring: Wiring, master: int, pipes: dict[int, int]) -> None:
         self.wiring = wiring
         self.master = master
-        self.keyboard = Raw(0) if 0 in wiring.pty | wiring.pipes and os.isatty(0) else None
+        is_keyboard = 0 in wiring.pty | wiring.pipes and os.isatty(0)
+        self.is_asleep = wiring.asleep
+        self.keyboard = Raw(0) if is_keyboard and not self.is_asleep else None
         self.flows: list[Flow] = []
         self.ins: list[Flow] = []
         if master >= 0:
             os.set_blocking(master, False)
-            if 0 in wiring.pty:
-                self.ins.append(Flow(0, master, types=True))
+            if 0 in wiring.pty and not (is_keyboard and self.is_asleep):
+                self.ins.append(Flow(0, master, types=True, is_keyboard=is_keyboard))
             self.flows.append(Flow(master, self._screen()))
+            self.flows[0].joins_lines = self.is_asleep and ends_lines(wiring)
         for number, end in pipes.items():
             if number == 0:
-                self.ins.append(Flow(0, end))
+                self.ins.append(Flow(0, end, is_keyboard=is_keyboard))
             else:
                 self.flows.append(Flow(end, number))
         self.raw()
@@ -203,6 +227,18 @@ class Relay:
             return os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             return 0
+
+    def wake(self) -> None:
+        """Take over the caller's keyboard for a command that now asks for it, wherever its stdin comes from."""
+        self.flush()  # with the caller's terminal as it was
+        self.is_asleep = self.flows[0].joins_lines = False
+        try:
+            terminal = 0 if os.isatty(0) else os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:  # the caller has a terminal to show things on, and none to be asked by
+            return
+        self.keyboard = Raw(terminal)
+        self.ins.append(Flow(terminal, self.master, types=True, is_keyboard=True))
+        self.raw()
 
     def raw(self) -> None:
         """Take over the caller's keyboard, if it is ours to take."""
@@ -248,7 +284,7 @@ class Relay:
         for flow in [*self.flows, *self.ins]:
             if flow.waiting and flow.sink >= 0:
                 wanted[flow.sink] = wanted.get(flow.sink, 0) | select.POLLOUT
-            if flow.is_open and len(flow.waiting) < _AT_ONCE and not (away and flow.source == 0):
+            if flow.is_open and len(flow.waiting) < _AT_ONCE and not (away and flow.is_keyboard):
                 wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
         for descriptor in others:
             wanted[descriptor] = select.POLLIN

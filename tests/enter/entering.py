@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -10,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import elftools
@@ -22,6 +25,7 @@ import jailbuild
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
 PATIENCE = 30  # seconds
+SHELL = ("bash", "--norc", "--noprofile", "-i")  # that somebody calls jailbuild from
 USER = 64321  # nobody's: an ordinary user
 
 
@@ -56,6 +60,36 @@ def public_python(directory: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     }
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def processes(word: str) -> list[int]:
+    """Return the processes that have a word on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+class Running:
+    """A launcher under way, in a process group of its own, whose command has said that it is ready."""
+
+    def __init__(self, *command: str | Path, **more: Any) -> None:
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, process_group=0, **more)
+        assert self.process.stdout
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def end(self) -> tuple[int, str]:
+        said, _ = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, said.decode()
+
+
 class Terminal:
     """A process with a fresh terminal."""
 
@@ -63,7 +97,8 @@ class Terminal:
         self, *command: str | Path, before: Callable[[], object] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self.said = ""
+        self.said = ""  # since what was expected last
+        self.shown = ""
         self.process, self.master = pty.fork()
         if self.process == 0:
             try:
@@ -89,8 +124,12 @@ class Terminal:
             except OSError:  # EIO: nobody has it open any more
                 block = b""
             assert block, f"ended without {text!r}: {self.said!r}"
+            self.shown += block.decode(errors="replace")
             self.said += block.decode(errors="replace")
         self.said = self.said.partition(text)[2]
+
+    def settings(self) -> list[Any]:
+        return termios.tcgetattr(self.master)
 
     def foreground(self) -> int:
         return os.tcgetpgrp(self.master)

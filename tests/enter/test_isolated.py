@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -198,6 +199,44 @@ def test_what_the_caller_has_open_stays_outside_unless_passed(mode: Mode) -> Non
     assert ran.out == f"root:x:0:0::/root:/bin/bash\n{opened[1]}\n"
 
 
+def test_a_device_of_the_caller_s_is_the_box_s_own_and_works_as_before(mode: Mode) -> None:
+    look = "read -r -N 0 x && echo read; ls -l /proc/self/fd; echo y >&2 || exit 5"
+    with open("/dev/zero") as zero, open("/dev/full", "w") as full, open("/dev/null", "a") as null:
+        running = mode.popen(
+            "--pass-fd", str(null.fileno()), mode.box, "bash", "-c", look, stdin=zero, stdout=subprocess.PIPE,
+            stderr=full, pass_fds=(null.fileno(),),
+        )
+        said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 5
+    lines = said.decode().splitlines()
+    assert lines[0] == "read"
+    assert sorted(line.partition(" -> ")[2] for line in lines if "/dev/" in line) == [
+        "/dev/full", "/dev/null", "/dev/zero",
+    ]
+
+
+@pytest.mark.parametrize(("redirected", "out"), [
+    ("$enter cat < in > out", "one\ntwo\n"), ("$enter cat < in >> out", "before\none\ntwo\n"),
+    ("cat in | $enter cat | cat > out", "one\ntwo\n"), ("$enter cat > out <<< word", "word\n"),
+    ("{ read -r x; $enter cat; } < in > out", "two\n"),
+    ("{ $enter bash -c 'read -r x'; cat; } < in > out", "two\n"),
+    ("$enter bash -c 'cat; echo also >&2' < in > out 2>&1", "one\ntwo\nalso\n"),
+    ("$enter cat in 1<> out < in", "before\n"), ("$enter ls /absent > out 2> /dev/null", ""),
+])
+def test_redirections_are_as_with_any_program(mode: Mode, redirected: str, out: str) -> None:
+    directory = mode.box.parent
+    (directory / "in").write_text("one\ntwo\n")
+    (directory / "out").write_text("before\n")
+    for name in ("in", "out"):
+        (directory / name).chmod(0o666)
+    script = f"enter='{' '.join(mode.launcher)} enter {mode.box}'; {redirected}"
+    subprocess.run(
+        ["bash", "-c", script], cwd=directory, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE,
+        env=mode.environment, **mode.user,
+    )
+    assert (directory / "out").read_text() == out
+
+
 def test_a_directory_is_not_passed(mode: Mode) -> None:
     directory = os.open("/", os.O_RDONLY)
     try:
@@ -317,6 +356,22 @@ def test_an_unknown_user_is_refused(mode: Mode, user: str) -> None:
     assert ran.words.startswith(f"jailbuild: cannot be {user} in {mode.box}: ")
 
 
+def test_many_groups_are_one_short_line(root_mode: Mode) -> None:
+    def in_groups(count: int) -> None:
+        lines = (f"g{number}:x:{number}:root\n" for number in range(10_000, 10_000 + count))
+        (root_mode.box / "etc/group").write_text("".join(lines))
+
+    in_groups(70_000)
+    for options in ((), ("--plain",)):
+        ran = root_mode.bash("true", *options)
+        assert (ran.status, ran.out) == (125, "")
+        why = "its /etc/group has root in 70000 groups, and Linux stops at 65536"
+        assert ran.words.startswith(f"jailbuild: cannot enter {root_mode.box}: {why}\n")
+    in_groups(3000)
+    assert root_mode.bash("id -G | { read -ra all; echo ${#all[@]}; }").out == "3001\n"
+    assert max(map(len, root_mode.bash("true", "--explain").out.splitlines())) < 1000
+
+
 def test_a_number_is_no_name_whatever_passwd_says(root_mode: Mode) -> None:
     with open(root_mode.box / "etc/passwd", "a") as file:
         file.write("4321:x:0:0::/root:/bin/bash\n")
@@ -378,6 +433,46 @@ def test_a_limit_that_is_none_is_refused(mode: Mode, limit: str) -> None:
     ran = mode.bash("true", "--limit", limit)
     assert ran.status == 125
     assert f"cannot use --limit {limit}: " in ran.words
+
+
+def test_few_descriptors_and_little_memory_are_for_the_command_alone(mode: Mode) -> None:
+    """The set-up itself needs more: it is done by then."""
+    assert mode.bash("ulimit -n; ulimit -v", "--limit", "nofile=4", "--limit", "as=100m").out == "4\n102400\n"
+    for limit in ("nofile=3", "nofile=0", "as=1m"):
+        ran = mode.bash("true", "--limit", limit)
+        assert "jailbuild: cannot enter" not in ran.words, ran
+        assert ran.status in (126, 127, 139), ran
+
+
+@pytest.mark.parametrize("options", [(), ("--plain",)])
+def test_a_limit_above_the_hard_one_is_refused_with_what_is_possible(mode: Mode, options: tuple[str, ...]) -> None:
+    if mode.is_rootless:
+        options = ()
+    lowered = ["prlimit", "--nofile=100:200"]
+    lowered += [] if mode.is_rootless else ["setpriv", "--bounding-set=-sys_resource"]
+    ended = subprocess.run(
+        [*lowered, *mode.launcher, "enter", *options, "--limit", "nofile=50:201", mode.box, "true"],
+        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        125, "", f"jailbuild: cannot enter {mode.box}: --limit nofile=50:201: the hard limit is 200 here\n"
+                 "hint: --limit nofile=200 is the most\n",
+    )
+
+
+def _may_raise_limits() -> bool:
+    effective = re.search(r"^CapEff:\t(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return bool(effective and int(effective[1], 16) >> 24 & 1)  # CAP_SYS_RESOURCE
+
+
+@pytest.mark.skipif(not _may_raise_limits(), reason="root here lacks CAP_SYS_RESOURCE")
+def test_root_raises_a_hard_limit(root_mode: Mode) -> None:
+    ended = subprocess.run(
+        ["prlimit", "--nofile=100:200", *root_mode.launcher, "enter", "--limit", "nofile=201", root_mode.box, "bash",
+         "-c", "ulimit -Hn"],
+        capture_output=True, text=True, timeout=PATIENCE,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "201\n", "")
 
 
 def test_the_working_directory_is_taken_as_the_user(root_mode: Mode) -> None:
@@ -461,6 +556,25 @@ def test_a_target_that_is_absent_is_refused_with_what_makes_it(mode: Mode) -> No
     ran = mode.bash("true", "--bind", "/usr/share:/dev/share")
     assert ran.status == 125
     assert "No such file or directory" in ran.words
+    assert "hint" not in ran.words  # /dev is made anew for each command
+
+
+def test_what_makes_an_absent_directory_is_named_where_it_would(mode: Mode) -> None:
+    (mode.box.parent / "shared").mkdir()
+    (mode.box / "link").symlink_to("/usr")
+    for options, hint in (
+        (("--workdir", "/absent"), f"{mode.box}/absent"),
+        (("--workdir", "/link/absent"), f"{mode.box}/usr/absent"),
+        (("--workdir", "/proc/absent"), None),
+        (("--workdir", "/etc/passwd"), None),
+        (("--tmpfs", "/absent"), f"{mode.box}/absent"),
+        (("--tmpfs", "/run", "--workdir", "/run/absent"), None),
+        (("--bind", "shared:/run", "--workdir", "/run/absent"), f"{mode.box.parent}/shared/absent"),
+        (("--bind", "shared:/run", "--bind", "/etc:/run/absent"), f"{mode.box.parent}/shared/absent"),
+    ):
+        ran = mode.bash("true", *options)
+        assert (ran.status, ran.words.count("\n")) == (125, 2 if hint else 1), ran
+        assert hint is None or ran.words.endswith(f"hint: mkdir -p {hint}\n"), ran
 
 
 @pytest.mark.parametrize("text", ["", ":", ":/a", "/a:b", "/a:/b:/c", "/usr:/", "/a:/b:rw"])
@@ -482,6 +596,42 @@ def test_a_tmpfs_hides_a_directory_and_has_its_mode_and_goes_away(mode: Mode) ->
     blocks, size = map(int, ran.out.split())
     assert blocks * size == 65536
     assert "No space left" in ran.words
+
+
+@pytest.mark.parametrize("options", [
+    ("--tmpfs", "/run", "--bind", "{shared}:/run/deep/place", "--bind", "{shared}/file:/run/one/file:ro"),
+    ("--bind", "{shared}/file:/run/one/file:ro", "--bind", "{shared}:/run/deep/place", "--tmpfs", "/run"),
+])
+def test_what_is_shown_below_an_empty_directory_is_not_hidden_by_it(mode: Mode, options: tuple[str, ...]) -> None:
+    """Its place is made there, whichever is named first."""
+    shared = mode.box.parent / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("of the host\n")
+    (mode.box / "run/kept").touch()
+    mode.give()
+    ran = mode.bash("cat /run/deep/place/file /run/one/file; ls /run", *(one.format(shared=shared) for one in options))
+    assert ran == (0, "of the host\nof the host\ndeep\none\n", "")
+    assert os.listdir(mode.box / "run") == ["kept"]
+
+
+def test_the_inner_of_two_mounts_is_seen_whichever_is_named_first(mode: Mode) -> None:
+    (mode.box.parent / "a/inner").mkdir(parents=True)
+    (mode.box.parent / "b").mkdir()
+    (mode.box.parent / "b/found").touch()
+    (mode.box / "mnt").mkdir()
+    options = ("--bind", "b:/mnt/inner", "--bind", "a:/mnt")
+    assert mode.run("ls", "/mnt/inner", options=options).out == "found\n"
+    assert mode.bash("echo /a/*", "--tmpfs", "/mnt/b", "--tmpfs", "/mnt", "--workdir", "/mnt/b").status == 0
+    assert list((mode.box / "mnt").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [
+    ("--bind", "/usr/share:/run", "--tmpfs", "/run"), ("--tmpfs", "/run", "--tmpfs", "/run/"),
+])
+def test_two_mounts_at_one_place_are_refused(mode: Mode, options: tuple[str, ...]) -> None:
+    ran = mode.bash("true", *options)
+    assert (ran.status, ran.out) == (125, "")
+    assert "two mounts are wanted at /run" in ran.words
 
 
 @pytest.mark.parametrize("text", ["", "run", "/", "/run:x", "/run:0", "/run:5,mode=777", "/run/../.."])
@@ -622,14 +772,32 @@ def test_explain_prints_the_steps_in_order_and_does_nothing(mode: Mode) -> None:
 
 def test_plain_refuses_what_it_cannot_do_and_does_the_rest(root_mode: Mode) -> None:
     for option in (("--bind", "/usr"), ("--tmpfs", "/tmp"), ("--read-only",), ("--hostname", "x"), ("--net", "none"),
-                   ("--cap-keep", "SYS_ADMIN"), ("--pty",)):
+                   ("--cap-keep", "SYS_ADMIN"), ("--pty",), ("--seccomp", "default"), ("--hostname", "")):
         ran = root_mode.bash("true", "--plain", *option)
         assert ran.status == 125
         assert "with --plain" in ran.words
     ran = root_mode.bash("id -u; pwd; ulimit -n; echo $A", "--plain", "--user", "ann", "--workdir", "/etc", "--limit",
-                         "nofile=50", "--env", "A=b", "--no-pty", "--net", "host")
+                         "nofile=50", "--env", "A=b", "--no-pty", "--net", "host", "--seccomp", "none")
     assert ran == (0, "1000\n/etc\n50\nb\n", "")
     assert "chroot\n" in root_mode.bash("true", "--plain", "--explain").out
+
+
+@pytest.mark.parametrize("how", ["rootless"])
+def test_root_of_a_user_namespace_may_enter_plain_and_is_told_of_it_only_where_it_helps(mode: Mode) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter"]
+    ended = subprocess.run(
+        [*apart, "--plain", mode.box, "id", "-u"], capture_output=True, text=True, timeout=PATIENCE,
+        env=mode.environment, **mode.user,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "0\n"), ended
+    for options in (("--limit", "nproc=unlimited"), ("--workdir", "/closed")):
+        (mode.box / "closed").mkdir(mode=0, exist_ok=True)
+        ended = subprocess.run(
+            ["prlimit", "--nproc=1000:1000", *apart, *options, mode.box, "true"], capture_output=True, text=True,
+            timeout=PATIENCE, env=mode.environment, **mode.user,
+        )
+        assert ended.returncode == 125, ended
+        assert "--plain" not in ended.stderr
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv takes the capability away")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.enter.entering import JAILBUILD, PATIENCE, OnTerminal, copy_in
+from tests.enter.entering import JAILBUILD, PATIENCE, SHELL, OnTerminal, Running, copy_in
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
 
@@ -357,90 +356,16 @@ def test_after_the_chroot_nothing_is_looked_up_but_the_command(box: Path, tmp_pa
 # signals and terminals
 
 
-class Running:
-    """A launcher under way, in a process group of its own, with the bytes it has written."""
-
-    def __init__(self, box: Path, script: str, before: Callable[[], object] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [*JAILBUILD, "enter", "--plain", box, "bash", "-c", script], stdout=subprocess.PIPE, bufsize=0,
-            process_group=0, preexec_fn=before,
-        )
-        assert self.process.stdout
-        assert self.process.stdout.readline() == b"ready\n"
-
-    def end(self) -> tuple[int, str]:
-        said, _ = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, said.decode()
-
-    def stopped_by(self) -> int:
-        """Wait until the launcher is stopped, and return the signal."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(self.process.pid, os.WUNTRACED | os.WNOHANG)
-            if ended:
-                return os.WSTOPSIG(status)
-            time.sleep(0.02)
-        os.killpg(self.process.pid, signal.SIGKILL)
-        raise AssertionError("it did not stop")
-
-
-@pytest.mark.parametrize("name", ["TERM", "HUP", "USR1", "USR2", "ALRM", "INT", "QUIT"])
-def test_a_signal_sent_to_the_launcher_reaches_the_command(box: Path, name: str) -> None:
-    running = Running(box, f"trap 'echo got {name}; exit 3' {name}; echo ready; while :; do sleep 0.05; done")
-    for _ in range(int(PATIENCE)):  # bash forgets a SIGINT that comes while its own child just ends
-        running.process.send_signal(signal.Signals[f"SIG{name}"])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(1)
-            break
-    assert running.end() == (3, f"got {name}\n")
-
-
 def test_a_signal_that_the_caller_ignores_ends_neither(box: Path) -> None:
+    script = "trap 'exit 4' USR1; echo ready; while :; do sleep 0.05; done"
     running = Running(
-        box, "trap 'exit 4' USR1; echo ready; while :; do sleep 0.05; done",
-        before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        *JAILBUILD, "enter", "--plain", box, "bash", "-c", script,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
     running.process.send_signal(signal.SIGHUP)
     time.sleep(0.3)
     running.process.send_signal(signal.SIGUSR1)
     assert running.end()[0] == 4
-
-
-def test_a_command_that_signals_its_own_group_gets_it_once(box: Path) -> None:
-    running = Running(box, "trap 'echo got' USR1; echo ready; kill -USR1 0; sleep 0.3; exit 6")
-    assert running.end() == (6, "got\n")
-
-
-@pytest.mark.parametrize("name", ["STOP", "TSTP"])
-def test_the_launcher_stops_with_the_command_and_both_go_on(box: Path, name: str) -> None:
-    running = Running(box, f"echo ready; kill -{name} $$; echo on; exit 5")
-    assert running.stopped_by() == signal.Signals[f"SIG{name}"]
-    running.process.send_signal(signal.SIGCONT)
-    assert running.end() == (5, "on\n")
-
-
-SHELL = ("bash", "--norc", "--noprofile", "-i")
-
-
-def test_an_interactive_shell_answers_and_its_exit_is_ours(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", "--plain", box)
-    terminal.type("echo $((41 + 1)) in $PWD\n")
-    terminal.expect("42 in /\r")
-    terminal.type("set -o | cat; jobs; exit 7\n")
-    terminal.expect("monitor        \ton")
-    assert terminal.end() == 7
-
-
-def test_ctrl_c_ends_the_command_inside_and_not_the_shell_or_the_launcher(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", "--plain", box)
-    terminal.type("echo begi''n; sleep 100\n")
-    terminal.expect("begin")
-    time.sleep(0.3)
-    terminal.type("\x03")
-    terminal.type("echo aliv''e $?\n")
-    terminal.expect("alive 130")
-    terminal.type("exit 8\n")
-    assert terminal.end() == 8
 
 
 def test_ctrl_c_is_the_command_s_to_answer(box: Path, on_terminal: OnTerminal) -> None:
@@ -467,13 +392,6 @@ def test_ctrl_c_comes_once(on_terminal: OnTerminal) -> None:
     assert terminal.end() == 0
 
 
-def test_ctrl_c_kills_a_command_that_does_not_answer_it(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", "--plain", box, "bash", "-c", "echo ready; exec sleep 100")
-    terminal.expect("ready")
-    terminal.type("\x03")
-    assert terminal.end() == 130
-
-
 @pytest.mark.parametrize(("last", "status"), [("exit 7", 7), ("kill -KILL $$", 137)])
 def test_the_terminal_is_given_back(box: Path, on_terminal: OnTerminal, last: str, status: int) -> None:
     script = '"$@"; echo status=$?; read line; echo line=$line'
@@ -486,40 +404,6 @@ def test_the_terminal_is_given_back(box: Path, on_terminal: OnTerminal, last: st
     assert terminal.foreground() == terminal.process
     terminal.type("hello\n")
     terminal.expect("line=hello")
-    assert terminal.end() == 0
-
-
-def test_ctrl_z_stops_the_launcher_for_the_shell_that_called_it(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*SHELL)
-    script = 'echo read""y; sleep 0.3; read x; echo got=$x; exit 9'
-    terminal.type(f"{' '.join(JAILBUILD)} enter --plain {box} bash -c '{script}'\n")
-    terminal.expect("ready")
-    terminal.type("\x1a")
-    terminal.expect("Stopped")
-    terminal.type("fg; echo status=$?\n")
-    time.sleep(0.5)
-    terminal.type("word\n")
-    terminal.expect("got=word")
-    terminal.expect("status=9")
-    terminal.type("exit 0\n")
-    assert terminal.end() == 0
-
-
-def test_a_shell_inside_can_suspend_itself_and_come_back(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*SHELL)
-    terminal.type(f"{' '.join(JAILBUILD)} enter --plain {box}\n")
-    terminal.type("echo begi''n\n")
-    terminal.expect("begin")
-    terminal.type("suspend\n")
-    terminal.expect("Stopped")
-    terminal.type("echo outsid''e\n")
-    terminal.expect("outside")
-    terminal.type("fg; echo status=$?\n")
-    terminal.type("echo insid''e\n")
-    terminal.expect("inside")
-    terminal.type("exit 3\n")
-    terminal.expect("status=3")
-    terminal.type("exit 0\n")
     assert terminal.end() == 0
 
 

@@ -9,19 +9,18 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.enter.entering import JAILBUILD, PATIENCE, OnTerminal, Terminal, copy_in
+from tests.enter.entering import JAILBUILD, PATIENCE, SHELL, OnTerminal, copy_in, processes, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the isolated mode needs root")
 
-OUTER = ("bash", "--norc", "--noprofile", "-i")
 ENTER = f"{' '.join(JAILBUILD)} enter"
 
 
@@ -40,17 +39,6 @@ def box(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "box", symlinks=True)
 
 
-def settings(terminal: Terminal) -> list[Any]:
-    return termios.tcgetattr(terminal.master)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_an_interactive_shell_has_job_control_and_a_terminal_of_its_own(box: Path, on_terminal: OnTerminal) -> None:
     terminal = on_terminal(*JAILBUILD, "enter", box)
     terminal.type("echo $((41 + 1)) in $PWD; tty\n")
@@ -62,65 +50,15 @@ def test_an_interactive_shell_has_job_control_and_a_terminal_of_its_own(box: Pat
     assert terminal.end() == 7
 
 
-def test_ctrl_c_ends_what_runs_inside_and_not_the_shell(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", box)
-    terminal.type("echo begi''n; sleep 100\n")
-    terminal.expect("begin")
-    time.sleep(0.3)
-    terminal.type("\x03")
-    terminal.type("echo aliv''e $?\n")
-    terminal.expect("alive 130")
-    terminal.type("exit 8\n")
-    assert terminal.end() == 8
-
-
-def test_ctrl_c_ends_a_command_that_does_not_answer_it(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", box, "bash", "-c", "echo ready; exec sleep 100")
-    terminal.expect("ready")
-    terminal.type("\x03")
-    assert terminal.end() == 130
-
-
-def test_ctrl_z_stops_a_job_of_the_shell_inside(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*JAILBUILD, "enter", box)
-    terminal.type("echo begi''n; sleep 100\n")
-    terminal.expect("begin")
-    time.sleep(0.3)
-    terminal.type("\x1a")
-    terminal.expect("Stopped")
-    terminal.type("jobs; kill %1; exit 4; exit 4\n")
-    terminal.expect("Stopped")
-    assert terminal.end() == 4
-
-
-def test_ctrl_z_stops_a_command_and_the_launcher_for_the_shell_that_called_it(
-    box: Path, on_terminal: OnTerminal,
-) -> None:
-    terminal = on_terminal(*OUTER)
-    script = 'echo read""y; sleep 0.3; read x; echo got=$x; exit 9'
-    terminal.type(f"{ENTER} {box} bash -c '{script}'\n")
-    terminal.expect("ready")
-    terminal.type("\x1a")
-    terminal.expect("Stopped")
-    assert settings(terminal)[3] & termios.ISIG  # the outer shell's terminal is as it was
-    terminal.type("fg; echo status=$?\n")
-    time.sleep(0.5)
-    terminal.type("word\n")
-    terminal.expect("got=word")
-    terminal.expect("status=9")
-    terminal.type("exit 0\n")
-    assert terminal.end() == 0
-
-
 def test_ctrl_z_stops_a_script_that_waits_for_the_launcher_too(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*OUTER)
+    terminal = on_terminal(*SHELL)
     terminal.type(f"sh -c '{ENTER} {box} cat; echo aft\"\"er'\n")
     terminal.type("hello\n")
     terminal.expect("hello\r\nhello")
     terminal.type("\x1a")
     terminal.expect("Stopped")
     terminal.type("fg\n")
-    time.sleep(0.3)
+    wait_until(lambda: not terminal.settings()[3] & termios.ISIG)  # it goes on
     terminal.type("again\n")
     terminal.expect("again\r\nagain")
     terminal.type("\x04")
@@ -141,26 +79,8 @@ def test_ctrl_z_without_a_shell_to_come_back_to_does_not_hang(box: Path, on_term
     assert terminal.end() == 0
 
 
-def test_a_shell_inside_can_suspend_itself_and_come_back(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*OUTER)
-    terminal.type(f"{ENTER} {box}\n")
-    terminal.type("echo begi''n\n")
-    terminal.expect("begin")
-    terminal.type("suspend\n")
-    terminal.expect("Stopped")
-    terminal.type("echo outsid''e\n")
-    terminal.expect("outside")
-    terminal.type("fg; echo status=$?\n")
-    terminal.type("echo insid''e\n")
-    terminal.expect("inside")
-    terminal.type("exit 3\n")
-    terminal.expect("status=3")
-    terminal.type("exit 0\n")
-    assert terminal.end() == 0
-
-
 def test_the_size_is_that_of_the_caller_s_terminal_and_follows_it(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*OUTER)
+    terminal = on_terminal(*SHELL)
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
     terminal.type(f"{ENTER} {box} bash -c 'stty size; trap \"stty size; exit 5\" WINCH; echo read\"\"y; "
                   "while :; do sleep 0.05; done'; echo status=$?\n")
@@ -177,14 +97,14 @@ def test_the_size_is_that_of_the_caller_s_terminal_and_follows_it(box: Path, on_
 def test_the_caller_s_terminal_is_as_it_was_however_it_ends(box: Path, on_terminal: OnTerminal, last: str) -> None:
     script = '"$@"; echo status=$?; read line; echo line=$line'
     terminal = on_terminal("sh", "-c", script, "0", *JAILBUILD, "enter", box)
-    before = settings(terminal)
+    before = terminal.settings()
     terminal.type("echo begi''n\n")
     terminal.expect("begin")
     terminal.expect("# ")  # the shell inside is at its prompt: before, its terminal may take the end for a line's
-    assert not settings(terminal)[3] & termios.ICANON
+    assert not terminal.settings()[3] & termios.ICANON
     terminal.type(last if last == "\x04" else f"{last}\n")
     terminal.expect("status=")
-    assert settings(terminal) == before
+    assert terminal.settings() == before
     terminal.type("hello\n")
     terminal.expect("line=hello")
     assert terminal.end() == 0
@@ -192,11 +112,11 @@ def test_the_caller_s_terminal_is_as_it_was_however_it_ends(box: Path, on_termin
 
 def test_the_caller_s_terminal_is_as_it_was_after_a_sigterm(box: Path, on_terminal: OnTerminal) -> None:
     terminal = on_terminal("sh", "-c", f"echo pid=$$; exec {ENTER} {box} bash -c 'echo read\"\"y; exec sleep 100'")
-    before = settings(terminal)
+    before = terminal.settings()
     terminal.expect("ready")
-    wait_until(lambda: not settings(terminal)[3] & termios.ICANON)
+    wait_until(lambda: not terminal.settings()[3] & termios.ICANON)
     os.kill(terminal.process, signal.SIGTERM)
-    wait_until(lambda: settings(terminal) == before)
+    wait_until(lambda: terminal.settings() == before)
     assert terminal.end() == 143
 
 
@@ -204,13 +124,114 @@ def test_a_pager_that_has_set_the_terminal_meanwhile_keeps_its_settings(box: Pat
     inside = 'echo read""y >&2; read x'
     terminal = on_terminal("sh", "-c", f"{ENTER} {box} bash -c '{inside}' | cat; echo ov\"\"er; read y")
     terminal.expect("ready")
-    wait_until(lambda: not settings(terminal)[3] & termios.ICANON)
-    own = settings(terminal)
+    wait_until(lambda: not terminal.settings()[3] & termios.ICANON)
+    own = terminal.settings()
     own[3] |= termios.NOFLSH
     termios.tcsetattr(terminal.master, termios.TCSANOW, own)
     terminal.type("\r")
     terminal.expect("over")
-    assert settings(terminal) == own
+    assert terminal.settings() == own
+
+
+# As less(1): its settings are those before it when it leaves, and every key is its own.
+PAGER = """
+import os, sys, termios, tty
+first = os.read(0, 100)
+terminal = os.open("/dev/tty", os.O_RDWR)
+before = termios.tcgetattr(terminal)
+tty.setraw(terminal)
+os.write(terminal, b"pager:")
+keys = b""
+while not keys.endswith(b"q"):
+    keys += os.read(terminal, 1)
+termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+print("keys", keys.decode())
+"""
+
+
+@pytest.mark.parametrize("count", [3, 100_000], ids=["that is done before it", "that it leaves undone"])
+def test_a_pager_outside_gets_the_keys_and_leaves_the_terminal_as_it_was(
+    box: Path, on_terminal: OnTerminal, count: int,
+) -> None:
+    script = f"for ((i = 0; i < {count}; i++)); do echo $i; done"
+    (box.parent / "pager").write_text(PAGER)
+    outer = f"{ENTER} {box} bash -c '{script}' | {sys.executable} {box.parent}/pager; echo over; read -r x; echo got=$x"
+    for _ in range(10):
+        terminal = on_terminal("bash", "-c", outer)
+        before = terminal.settings()
+        terminal.expect("pager:")
+        if count == 3:  # the launcher has ended, or will have
+            wait_until(partial(has_no_child, terminal.process, "jailbuild"))
+        terminal.type("jkq")
+        terminal.expect("keys jkq")
+        terminal.expect("over")
+        assert terminal.settings() == before
+        terminal.type("word\n")
+        terminal.expect("got=word")
+        assert terminal.end() == 0
+
+
+def has_no_child(process: int, word: str) -> bool:
+    """Say whether no child that lives has the word on its command line."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return not any(word.encode() in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+def test_a_command_that_reads_the_terminal_has_the_keys_wherever_its_stdin_comes_from(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    inside = 'read -r first; echo "ask:" >&2; read -r key < /dev/tty; echo "$first and $key" >&2; exit 5'
+    outer = f"echo piped | {ENTER} {box} bash -c '{inside}'; echo status=$?; read -r x; echo got=$x"
+    terminal = on_terminal("bash", "-c", outer)
+    before = terminal.settings()
+    terminal.expect("ask:\r\n")
+    terminal.type("secret\r")
+    terminal.expect("piped and secret\r\n")
+    terminal.expect("status=5\r\n")
+    assert terminal.settings() == before
+    terminal.type("word\n")
+    terminal.expect("got=word")
+    assert terminal.end() == 0
+
+
+def test_what_is_asked_for_a_pipe_is_typed_without_being_shown_if_the_command_says_so(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    inside = "echo before >&2; read -rs -p ask: key; echo after >&2; echo $key"
+    terminal = on_terminal("bash", "-c", f"x=$({ENTER} {box} bash -c '{inside}'); echo status=$? x=$x")
+    terminal.expect("before\r\nask:")
+    terminal.type("secret\r")
+    terminal.expect("after\r\nstatus=0 x=secret\r\n")
+    assert terminal.shown == "before\r\nask:after\r\nstatus=0 x=secret\r\n"
+    assert terminal.end() == 0
+
+
+def test_a_shell_whose_output_is_piped_has_the_keyboard_and_job_control(box: Path, on_terminal: OnTerminal) -> None:
+    terminal = on_terminal("bash", "-c", f"{ENTER} {box} bash | cat; echo status=${{PIPESTATUS[0]}}")
+    terminal.type("echo $((41 + 1))\r")
+    terminal.expect("42\n")
+    mark = f"7{os.getpid()}"
+    terminal.type(f"sleep {mark}\r")
+    wait_until(lambda: bool(processes(mark)))
+    terminal.type("\x03")
+    terminal.type("exit 6\r")
+    terminal.expect("status=6")
+    assert terminal.end() == 0
+
+
+def test_before_a_command_reads_the_terminal_ctrl_c_and_its_size_reach_it_too(
+    box: Path, on_terminal: OnTerminal,
+) -> None:
+    traps = "trap \"echo wide\" WINCH; trap \"echo caught >&2; exit 4\" INT"
+    script = f"{traps}; echo read\"\"y; while :; do sleep 0.05; done"
+    terminal = on_terminal("bash", "-c", f"{ENTER} {box} bash -c '{script}' | cat; echo status=${{PIPESTATUS[0]}}")
+    terminal.expect("ready")
+    assert terminal.settings()[3] & termios.ICANON
+    fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 44, 88, 0, 0))
+    terminal.expect("wide")
+    terminal.type("\x03")
+    terminal.expect("caught")  # and not on stdout: what was to read it is interrupted too
+    terminal.end()
 
 
 def test_piped_stdin_and_stdout_stay_byte_exact_beside_a_terminal(box: Path, on_terminal: OnTerminal) -> None:
@@ -242,7 +263,6 @@ def test_a_pipeline_into_a_command_on_the_terminal_can_be_interrupted(box: Path,
     inside = 'echo read""y; cat > /dev/null'
     terminal = on_terminal("bash", "-c", f"yes | {ENTER} {box} bash -c '{inside}'; echo status=$?")
     terminal.expect("ready")
-    time.sleep(0.2)
     terminal.type("\x03")
     terminal.expect("^C")
     terminal.end()
@@ -267,6 +287,19 @@ def test_no_pty_gives_pipes_in_place_of_the_terminal(box: Path, on_terminal: OnT
     terminal.type("\x04")
     terminal.expect("end\r\n")
     terminal.expect("err\r\n")
+    assert terminal.end() == 0
+
+
+def test_plain_refuses_no_pty_on_a_terminal_which_it_would_pass_on(box: Path, on_terminal: OnTerminal) -> None:
+    terminal = on_terminal(*JAILBUILD, "enter", "--plain", "--no-pty", box, "tty")
+    terminal.expect("cannot use --no-pty on a terminal with --plain")
+    assert terminal.end() == 125
+
+
+def test_a_terminal_that_is_passed_on_purpose_is_passed(box: Path, on_terminal: OnTerminal) -> None:
+    script = f"{ENTER} --pass-fd 5 {box} bash -c 'echo through >&5' 5>/dev/tty >/dev/null 2>&1 </dev/null"
+    terminal = on_terminal("bash", "-c", script)
+    terminal.expect("through")
     assert terminal.end() == 0
 
 
@@ -306,10 +339,10 @@ def test_much_output_comes_through_whole(box: Path, on_terminal: OnTerminal) -> 
 
 
 def test_in_the_background_the_keys_are_left_to_the_shell(box: Path, on_terminal: OnTerminal) -> None:
-    terminal = on_terminal(*OUTER)
+    terminal = on_terminal(*SHELL)
     terminal.type(f"{ENTER} {box} bash -c 'sleep 1; exit 2' & echo mi''ne; wait $!; echo status=$?\n")
     terminal.expect("mine")
-    assert settings(terminal)[3] & termios.ISIG
+    assert terminal.settings()[3] & termios.ISIG
     terminal.expect("status=2")
     assert terminal.foreground() == terminal.process
     terminal.type("exit 0\n")

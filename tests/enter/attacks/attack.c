@@ -27,6 +27,7 @@ void _start(void)
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -598,6 +599,24 @@ static void replace(void)
         failed(argument[0]);
 }
 
+/* PATH: likewise, by a shared mapping */
+static void replace_mapped(void)
+{
+    int file = open(argument[0], O_RDWR);
+    char *content = file < 0 ? MAP_FAILED : mmap(NULL, 1, PROT_WRITE, MAP_SHARED, file, 0);
+    if (content == MAP_FAILED)
+        failed(argument[0]);
+    else
+        *content = '#';
+}
+
+/* PATH OTHER: a file moved over another */
+static void put_over(void)
+{
+    if (rename(argument[0], argument[1]) < 0 && (unlink(argument[1]) < 0 || link(argument[0], argument[1]) < 0))
+        failed(argument[1]);
+}
+
 /* PATH: cap_setuid, permitted and effective */
 static void file_capability(void)
 {
@@ -801,7 +820,8 @@ int main(int count, char **words)
         {"other-commands", other_commands, 0}, {"other-programs", other_programs, 0}, {"sweep-proc", sweep_proc, 0}, {"receive", receive, 1},
         {"loopback", loopback, 1}, {"vsock", vsock, 0}, {"handle", handle, 2}, {"rejoin", rejoin, 1}, {"uncover", uncover, 1},
         {"write", write_each, 1}, {"type", type, 1}, {"resize", resize, 1}, {"set-id", set_id, 1},
-        {"replace", replace, 1}, {"file-capability", file_capability, 1}, {"rights", rights, 0}, {"identities", identities, 0},
+        {"replace", replace, 1}, {"replace-mapped", replace_mapped, 1},
+        {"put-over", put_over, 2}, {"file-capability", file_capability, 1}, {"rights", rights, 0}, {"identities", identities, 0},
         {"modes", modes, 2}, {"mounts", mounts, 1}, {"namespaces", namespaces, 0}, {"keyring", keyring, 1},
         {"shared-memory", shared_memory, 1}, {"calls", calls, 0}, {"stay", stay, 1}, {"become", become, 1},
         {"nothing", nothing, 0},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,37 @@ def test_a_device_node_that_lies_in_the_box_cannot_be_read(
     if below:
         before = ("mount -t tmpfs none $box/usr", *before)
     assert world.only_plain(how, "open", "/usr/node", proof="read", before=before).said == ""
+
+
+@promise(1, 6)
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("with_dev", [True, False], ids=["a box with /dev", "a box without"])
+def test_a_device_that_the_caller_redirects_from_or_to_keeps_its_mode(
+    world: World, how: str, number: int, with_dev: bool,
+) -> None:
+    lent = world.directory / "null"  # as the host's
+    os.mknod(lent, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    lent.chmod(0o666)
+    if how == "rootless":
+        os.chown(lent, USER, USER)
+    device = os.open(lent, os.O_RDWR)
+    stream = ("stdin", "stdout", "stderr")[number]
+
+    def prepare(box: Path) -> None:
+        if not with_dev:
+            shutil.rmtree(box / "dev")
+
+    def mode_after(mode: str, **more: Any) -> int:
+        arguments: dict[str, Any] = {stream: device, "prepare": prepare}
+        world.attack(mode, "modes", 0o640, f"/proc/self/fd/{number}", **arguments, **more)
+        return stat.S_IMODE(lent.stat().st_mode)
+
+    try:
+        assert mode_after("plain", before=("mount -t proc none $box/proc",)) == 0o640
+        lent.chmod(0o666)
+        assert mode_after(how) == 0o666
+    finally:
+        os.close(device)
 
 
 @promise(6)

@@ -96,6 +96,36 @@ def test_a_set_id_program_of_the_box_loses_its_bits_when_it_is_written_to(world:
 
 
 @promise(10)
+@pytest.mark.parametrize("name", ["su", "s\xfcu \"quoted\" \\", b"\xff".decode(errors="surrogateescape")])
+def test_a_set_id_program_that_jailbuild_put_in_cannot_be_changed_by_a_mapping(
+    world: World, how: str, name: str,
+) -> None:
+    """Which takes no bits away."""
+    source = world.directory / "source"
+    source.write_bytes(b"x" * 4096)
+    source.chmod(0o4755)
+
+    def prepare(box: Path) -> None:
+        add = [str(world.tools.python), "-m", "jailbuild", "add", "--quiet", "--keep-privileges", "--into", str(box)]
+        subprocess.run([*add, "--file", f"{source}:/{name}"], env=world.tools.environment, check=True)
+        if how == "rootless":
+            for path in (box, *box.rglob("*")):
+                os.chown(path, USER, USER, follow_symlinks=False)
+            (box / name).chmod(0o4755)
+        assert set_id_files(box) == [name]
+
+    def is_changed(mode: str) -> bool:
+        box = world.attack(mode, "replace-mapped", f"/{name}", prepare=prepare).box
+        return (box / name).read_bytes()[:1] == b"#" and set_id_files(box) == [name]
+
+    assert is_changed("plain")
+    assert not is_changed(how)
+    assert (world.attack(how, "open", f"/{name}", prepare=prepare)).said  # it can be read
+    box = world.attack(how, "put-over", "/attack", f"/{name}", prepare=prepare).box
+    assert (box / name).read_bytes() == b"x" * 4096
+
+
+@promise(10)
 def test_no_file_capability_can_be_given(world: World, how: str) -> None:
     assert "security.capability" in os.listxattr(world.attack("plain", "file-capability", "/attack").box / "attack")
     assert os.listxattr(world.attack(how, "file-capability", "/attack").box / "attack") == []

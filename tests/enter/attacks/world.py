@@ -115,10 +115,12 @@ class World:
             script = f"set -e; box={box}; {'; '.join(before)}; exec \"$@\""
             command = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, "sh", *command]
         arguments: dict[str, Any] = {
-            "stdin": subprocess.DEVNULL, "env": self.tools.environment, "cwd": self.directory, **self.user(how), **more,
+            "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+            "env": self.tools.environment, "cwd": self.directory, **self.user(how), **more,
         }
-        ended = subprocess.run(command, capture_output=True, timeout=PATIENCE, **arguments)
-        ran = Ran(ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"), ended.returncode, box)
+        ended = subprocess.run(command, timeout=PATIENCE, **arguments)
+        said, told = ((text or b"").decode(errors="replace") for text in (ended.stdout, ended.stderr))
+        ran = Ran(said, told, ended.returncode, box)
         assert ran.status in statuses, ran
         return ran
 
