@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_a_locale_that_there_is_none_of_is_refused(tmp_path: Path) -> None:
     for name in ("xx_XX.UTF-8", "../../etc", "/etc"):
         done = add(tmp_path / "box", "ls", "--locale", name, status=1)
         assert f"cannot add the locale {name}" in complaint(done)
+
+
+def test_a_locale_of_the_archive_is_known_by_its_whole_name_alone(tmp_path: Path) -> None:
+    """The archive has "fr" and "C" in the data of locales, too: glibc locale/locarchive.h, struct locarhead."""
+    root = tmp_path / "root"
+    (root / "usr/lib/locale").mkdir(parents=True)
+    names, data = b"fr_FR.utf8\0", b"\0fr\0C\0POSIX\0"
+    head = struct.pack("=14I", 0xDE020109, 0, 56, 1, 1, 56, len(names), len(names), 0, 0, 0, 0, 0, 0)
+    (root / "usr/lib/locale/locale-archive").write_bytes(head + names + data)
+    for name in ("fr", "C", "POSIX", "fr_FR", "R.utf8"):
+        done = add(tmp_path / "box", "--locale", name, sysroot=root, status=1)
+        assert f"cannot add the locale {name}: " in complaint(done)
+    for name in ("fr_FR.UTF-8", "fr_FR.utf8", "fr_FR.utf-8"):
+        add(tmp_path / name, "--locale", name, sysroot=root)
+        assert (tmp_path / name / "usr/lib/locale/locale-archive").exists()
 
 
 def test_iconv_converts_from_what_needs_gconv(real: Path) -> None:
@@ -359,6 +375,33 @@ def mine(tmp_path: Path) -> Path:
     """A directory of recipes."""
     (tmp_path / "mine").mkdir()
     return tmp_path / "mine"
+
+
+def test_no_pattern_of_a_recipe_brings_the_host_s_users_or_what_is_made_better(tmp_path: Path, mine: Path) -> None:
+    """/etc/* fits passwd and resolv.conf too: those that are made go before them, and a list of users stays outside."""
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nalice:x:1000:\n")
+    (root / "etc/passwd-").write_text("alice:x:1000:1000::/home/alice:/bin/sh\n")
+    for name in ("hosts", "nsswitch.conf", "other"):
+        (root / "etc" / name).write_text("alice\n")
+    (mine / "all.toml").write_text('title = "x"\n[bring]\nfiles = ["/etc/*"]\n')
+    (mine / "tree.toml").write_text('title = "x"\n[[bring.tree]]\npath = "/etc"\n')
+    (mine / "named.toml").write_text('title = "x"\n[bring]\nfiles = ["/etc/hosts", "/etc/passwd"]\n')
+    for recipe in ("all", "tree"):
+        box = tmp_path / recipe
+        done = add(box, "--with", recipe, "--with", "names", "--with", "users", "--recipes", mine, sysroot=root)
+        assert "/etc/passwd is left out" in done.stderr
+        found = {path.name for path in (box / "etc").iterdir() if "alice" in path.read_text()}
+        assert found == {"other"}
+        assert not add(box, "--with", recipe, "--recipes", mine, sysroot=root).stdout.count("replaced")
+        add(tmp_path / f"{recipe}-alone", "--with", recipe, "--recipes", mine, sysroot=root)
+        assert not (tmp_path / f"{recipe}-alone/etc/passwd").exists()
+    box = tmp_path / "named"
+    add(box, "--with", "named", "--with", "names", "--with", "users", "--recipes", mine, sysroot=root)
+    assert (box / "etc/hosts").read_text() == "alice\n"
+    assert "alice" not in (box / "etc/passwd").read_text()
 
 
 def test_a_recipe_brings_all_that_it_can(tmp_path: Path, mine: Path) -> None:
