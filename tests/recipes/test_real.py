@@ -519,6 +519,43 @@ def test_a_secret_is_refused_by_name_and_by_look_whoever_asks(tmp_path: Path, mi
     assert {path for path in dump(tmp_path / "two") if path.startswith("/etc/")} == {"/etc/app", "/etc/app/conf"}
 
 
+def test_a_link_to_a_secret_stays_outside_with_it(tmp_path: Path, mine: Path) -> None:
+    """As /etc/letsencrypt/live has them: nothing dangles in the box, whoever brought the directory."""
+    root = tmp_path / "root"
+    for name in ("archive", "live", "elsewhere"):
+        (root / "srv" / name).mkdir(parents=True)
+    for place in ("archive/key1.pem", "elsewhere/key.pem"):
+        (root / "srv" / place).write_text("-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----\n")
+    (root / "srv/archive/cert1.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (root / "srv/live/key.pem").symlink_to("../archive/key1.pem")
+    (root / "srv/live/again.pem").symlink_to("key.pem")
+    (root / "srv/live/cert.pem").symlink_to("../archive/cert1.pem")
+    (root / "srv/live/other.pem").symlink_to("/srv/elsewhere/key.pem")
+    for one in ("live", "archive"):
+        (mine / f"{one}.toml").write_text(f'title = "x"\n[[bring.tree]]\npath = "/srv/{one}"\n')
+    (mine / "all.toml").write_text('title = "x"\n[[bring.tree]]\npath = "/srv"\n')
+    ways: dict[str, tuple[str | Path, ...]] = {
+        "all": ("--with", "all"), "two": ("--with", "live", "--with", "archive"), "dir": ("--dir", "/srv"),
+        "live": ("--dir", "/srv/live"), "laid": ("--dir", f"{root / 'srv'}:/srv"),
+    }
+    for name, words in ways.items():
+        box = tmp_path / name
+        done = add(box, *words, "--recipes", mine, sysroot=root)
+        assert "is left out: it is a secret: a private key" in done.stderr
+        assert {path.name for path in box.glob("srv/*/*")} == {"cert.pem", "cert1.pem"}, name
+        assert (box / "srv/live/cert.pem").resolve() == box / "srv/archive/cert1.pem"
+        assert "dangling-link" not in run("check", box).stdout
+
+
+def test_each_secret_that_is_left_out_is_named(tmp_path: Path) -> None:
+    """However many there are: a file left out is never silent."""
+    (tmp_path / "keys").mkdir()
+    for number in range(15):
+        (tmp_path / f"keys/{number}.p12").touch()
+    done = add(tmp_path / "box", "--dir", f"{tmp_path / 'keys'}:/srv")
+    assert len(warnings(done)) == 15
+
+
 def test_a_secret_goes_in_where_it_is_allowed_by_path(tmp_path: Path) -> None:
     root, box = tmp_path / "root", tmp_path / "box"
     (root / "etc/app").mkdir(parents=True)
