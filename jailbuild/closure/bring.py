@@ -44,6 +44,7 @@ class Brought(NamedTuple):
     missing: tuple[str, ...]  # what it looked for, and is not there
     optional: tuple[str, ...]  # likewise, and need not be
     notes: tuple[str, ...]
+    named: frozenset[str] = frozenset()  # files that are named in full, by no pattern; canonical
 
     def is_nothing(self, bring: Bring) -> bool:
         """Whether the recipe has something to bring, and the root nothing of it."""
@@ -140,6 +141,7 @@ class _Bringing:
         self.shelf = shelf
         self.prefixes = prefixes
         self.following = Following(root, rules)
+        self.named: set[str] = set()
         self.missing: list[str] = []
         self.optional: list[str] = []
         self.notes = self.following.notes
@@ -160,9 +162,11 @@ class _Bringing:
                     (self.optional if if_there else self.missing).append(pattern)
                 for path in paths:
                     self.following.read(path)
+                    if not any(character in pattern for character in "*?["):
+                        self.named.add(canonical_place(self.root, path))
         parts = tuple(self.following.whole())
         return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
-                       tuple(self.optional), tuple(self.notes))
+                       tuple(self.optional), tuple(self.notes), frozenset(self.named))
 
     def _programs(self, words: tuple[str, ...], if_there: bool) -> Iterator[str]:
         for word in words:

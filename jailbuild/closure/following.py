@@ -36,14 +36,17 @@ def real_path(root: Root, path: str) -> str | None:
         return None
 
 
-def led_out_of(root: Root, tree: Tree, rules: Rules) -> tuple[list[Part], list[str]]:
-    """Return what the links in a directory lead to elsewhere in `root`, and in words what is left out of that.
+def led_out_of(root: Root, tree: Tree, rules: Rules) -> tuple[Tree, list[Part], list[str]]:
+    """Return a directory, what the links in it lead to elsewhere in `root`, and in words what is left out of that.
 
-    Links that lead nowhere stay in the directory as they are.
+    Links that lead nowhere stay in the directory as they are; those to what is left out go.
     """
     following = Following(root, rules, keep_lost=True)
     following.take(tree, tree.path)
-    return [part for part in following.whole() if part.by], following.notes
+    parts = [part for part in following.whole() if part.by]
+    if following.refused:
+        tree = tree._replace(items=tuple(item for item in tree.items if item.path not in following.refused))
+    return tree, parts, following.notes
 
 
 class Following:
@@ -58,6 +61,7 @@ class Following:
         self.roots: list[str] = []  # of trees, canonical
         self.notes: list[str] = []
         self.lost: list[str] = []  # links that lead nowhere
+        self.refused: list[str] = []  # links to what does not come
 
     def take(self, tree: Tree, path: str, by: str = "") -> None:
         """Take what was read at a path."""
@@ -119,4 +123,7 @@ class Following:
             self.notes.append(f"{link} leads to {real}, which is not brought")
             return True
         self.read(link, link)
+        if link in self.parts and not any(item.path == real for item in self.parts[link].tree.items):
+            self.refused.append(link)  # what it leads to is left out as a secret, with a note
+            return False
         return True

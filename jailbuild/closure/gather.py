@@ -25,6 +25,7 @@ from jailbuild.root import Root
 
 if TYPE_CHECKING:
     from jailbuild.closure.bring import Made
+    from jailbuild.closure.following import Part as Led
     from jailbuild.closure.shelf import Shelf
 
 _HINTS = {
@@ -260,15 +261,16 @@ class Gathering:
 
         What links in a directory lead to comes too.
         """
-        self._hold(tree, tree.path, Edge("", request.type), request.name)
         self.notes += tree.notes
+        led: list[Led] = []
         if request.type == "directory" and any(item.type == "link" for item in tree.items):
             from jailbuild.closure.following import led_out_of  # only for who has links
 
-            parts, notes = led_out_of(self.root, tree, rules)
+            tree, led, notes = led_out_of(self.root, tree, rules)
             self.notes += notes
-            for part in parts:
-                self.bring_tree(part.tree, part.named, Edge(part.by, "target"), request.name)
+        self._hold(tree, tree.path, Edge("", request.type), request.name)
+        for part in led:
+            self.bring_tree(part.tree, part.named, Edge(part.by, "target"), request.name)
         return self._add_programs_of(request, tree)
 
     def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:

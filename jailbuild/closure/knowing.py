@@ -13,10 +13,11 @@ from fnmatch import fnmatchcase
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, to_bytes
 from jailbuild.closure.bring import Brought, Made, bring, elsewhere, has_prefix, prefixes_of
-from jailbuild.closure.commands import Request, find_command
+from jailbuild.closure.commands import Request, canonical_place, find_command
 from jailbuild.closure.gather import Gathering, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
 from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.trees import Tree
 from jailbuild.elf.symbols import imported_symbols
 from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge
@@ -95,6 +96,10 @@ class Knowing:
         self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
         self.users: dict[Edge, tuple[list[str], set[str]]] = {}  # which, and for which requests
+        self.own = frozenset(gathering.data)  # what was asked for by path
+        self.named: set[str] = set()  # likewise by a recipe
+        self.lists = frozenset(
+            canonical_place(self.root, f"{path}{end}") for path in LINES for end in ("", "-"))
         self._accounts: Accounts | None = None
 
     @property
@@ -119,6 +124,7 @@ class Knowing:
             if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
                 self._settle(request)
         self._make_accounts()
+        self._prefer_made()
         return self.made
 
     def _settle(self, request: Request) -> None:
@@ -178,8 +184,10 @@ class Knowing:
         brought = self._bring(recipe, is_told, program)
         for path in brought.programs:
             self.gathering.bring_program(path, edge, request)
+        self.named |= brought.named
         for part in brought.parts:
-            self.gathering.bring_tree(part.tree, part.named, edge if not part.by else Edge(part.by, "target"), request)
+            tree = self._without_lists(part.tree)
+            self.gathering.bring_tree(tree, part.named, edge if not part.by else Edge(part.by, "target"), request)
         for path, made in brought.made:
             self._hold(path, made, edge, request)
         users = (*recipe.bring.users, *(user for user in recipe.bring.users_if_there if user in self.accounts.users))
@@ -188,6 +196,23 @@ class Knowing:
         for inner in recipe.bring.recipes:
             way, colon, why = edge.how.partition(": ")
             self._use(request, inner, Edge(edge.by, f"{way} > {inner}{colon}{why}"), done, is_told, program)
+
+    def _without_lists(self, tree: Tree) -> Tree:
+        """Return a tree of a recipe without the source root's users and groups: a box has a list of its own."""
+        lists = [item.path for item in tree.items if item.path in self.lists]
+        if not lists:
+            return tree
+        self.gathering.notes += [
+            f"{path} is left out: who is known in the box is for --user to say (--file {path} brings it all the same)"
+            for path in lists
+        ]
+        return tree._replace(items=tuple(item for item in tree.items if item.path not in self.lists))
+
+    def _prefer_made(self) -> None:
+        """Drop what a pattern or a tree of a recipe brought where a recipe makes a file: a resolv.conf for inside."""
+        for path, held in self.made.items():
+            if held.made.type == "file" and path not in self.own and path not in self.named:
+                self.gathering.data.pop(path, None)
 
     def _program_of(self, recipe: Recipe) -> str | None:
         """Return where the first program stands that a recipe is for, where nobody named one."""

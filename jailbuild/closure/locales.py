@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import struct
+
 from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 PLACES = ("/usr/lib/locale", "/usr/share/locale", "/usr/lib64/locale")
 _ARCHIVE = "/usr/lib/locale/locale-archive"
-_LARGEST = 512 << 20  # bytes
+_HEAD = struct.Struct("=8I")  # magic, serial, three of the table of names, where the names are, how many bytes, room
+_MAGIC = 0xDE020109
+_MOST_NAMES = 1 << 20  # bytes
+BUILT_IN = ("C", "POSIX")  # in every C library, without a file
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -25,8 +31,8 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def is_there(root: Root, name: str) -> bool:
-    """Say whether a root has a locale; "C" and "POSIX" are in every C library."""
-    if name in ("", "C", "POSIX"):
+    """Say whether a root has a locale."""
+    if not name or name in BUILT_IN:
         return True
     return _directory(root, name) is not None or _in_archive(root, name)
 
@@ -38,6 +44,9 @@ def find(root: Root, name: str, rules: Rules) -> Tree:
         return read_directory(root, directory, rules.left_out, rules._replace(is_lenient=True))
     if "/" not in name and _in_archive(root, name):
         return read_file(root, _ARCHIVE, rules.left_out, rules)
+    if name in BUILT_IN:
+        raise JailError(f"cannot add the locale {name}: it is in the C library, and has no files",
+                        "C.UTF-8 is the same with all characters")
     raise JailError(f"cannot add the locale {name}: the source root does not have it in {', '.join(PLACES)}",
                     "localedef(1) makes locales; C.UTF-8 comes with the C library")
 
@@ -61,8 +70,19 @@ def _has(root: Root, path: str) -> bool:
 
 
 def _in_archive(root: Root, name: str) -> bool:
+    """Say whether the archive has a locale: glibc locale/locarchive.h, struct locarhead."""
     try:
-        data = root.read(_ARCHIVE, _LARGEST)
+        opened = root.open(_ARCHIVE)
     except OSError:
         return False
-    return any(b"\0" + spelling.encode("utf-8", "surrogateescape") + b"\0" in data for spelling in spellings(name))
+    try:
+        head = os.pread(opened, _HEAD.size, 0)
+        if len(head) < _HEAD.size:
+            return False
+        magic, _, _, _, _, place, used, _ = _HEAD.unpack(head)
+        names = os.pread(opened, min(used, _MOST_NAMES), place) if magic == _MAGIC else b""
+    except OSError:
+        return False
+    finally:
+        os.close(opened)
+    return any(spelling.encode("utf-8", "surrogateescape") in names.split(b"\0") for spelling in spellings(name))

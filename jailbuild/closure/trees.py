@@ -205,6 +205,7 @@ class _Reading:
         self.causes: list[str] = []
         self.notes: list[str] = []
         self.hint = ""
+        self.refused: set[str] = set()  # where secrets would stand
         self._refuse_inside()
         for link, target in place.links:
             self._add_link(link, target)
@@ -250,6 +251,7 @@ class _Reading:
             self._add(Item(source, path, "file", status, None, program))
 
     def _refuse_secret(self, source: str, path: str, what: str) -> None:
+        self.refused.add(path)
         if self.is_named and not self.rules.is_lenient:
             self.causes.append(f"cannot add {source}: it is a secret: {what}")
             self.hint = f"--allow-secrets {quoted(path)}, if it is to be in the box all the same"
@@ -358,8 +360,22 @@ class _Reading:
             except OSError as error:
                 self.causes.append(f"cannot read {here}: {reason(error)}")
 
+    def _drop_links_to_secrets(self) -> None:
+        """Leave out the links that would lead nowhere, as what they lead to is left out."""
+        links = [item for item in self.items.values() if item.target is not None] if self.refused else []
+        while gone := [item for item in links if self._target(item) in self.refused]:
+            links = [item for item in links if item not in gone]
+            for item in gone:
+                self.refused.add(item.path)
+                del self.items[item.path]
+                self.notes.append(f"{item.source} is left out: it leads to a secret that is")
+
+    def _target(self, link: Item) -> str:
+        return os.path.normpath(os.path.join("/", os.path.dirname(link.path), link.target or ""))
+
     def finished(self) -> Tree:
         """Return what was read (JailError: all that could not be)."""
+        self._drop_links_to_secrets()
         if self.causes and self.rules.is_lenient:
             self.notes += [f"warning: {cause}" for cause in self.causes]
         elif self.causes:
@@ -367,7 +383,7 @@ class _Reading:
             raise JailError(_few(self.causes, "cannot add {} more names"), hint)
         items = tuple(item for _, item in sorted(self.items.items()))
         source = self.place.source if self.place.is_laid else None
-        return Tree(self.place.path, source, items, tuple(_few(self.notes, "{} more notes of this kind")))
+        return Tree(self.place.path, source, items, tuple(_few_notes(self.notes)))
 
 
 def _kernels() -> frozenset[int]:
@@ -380,6 +396,12 @@ def _kernels() -> frozenset[int]:
                 major, _, minor = mount.split(" ")[2].partition(":")
                 found.add(os.makedev(int(major), int(minor)))
     return frozenset(found)
+
+
+def _few_notes(notes: list[str]) -> list[str]:
+    """Return the warnings, each of which somebody has to know of, and some of the other notes."""
+    warnings = [note for note in notes if note.startswith("warning: ")]
+    return [*warnings, *_few([note for note in notes if note not in warnings], "{} more notes of this kind")]
 
 
 def _few(lines: list[str], more: str) -> list[str]:

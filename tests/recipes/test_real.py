@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_a_locale_that_there_is_none_of_is_refused(tmp_path: Path) -> None:
     for name in ("xx_XX.UTF-8", "../../etc", "/etc"):
         done = add(tmp_path / "box", "ls", "--locale", name, status=1)
         assert f"cannot add the locale {name}" in complaint(done)
+
+
+def test_a_locale_of_the_archive_is_known_by_its_whole_name_alone(tmp_path: Path) -> None:
+    """The archive has "fr" and "C" in the data of locales, too: glibc locale/locarchive.h, struct locarhead."""
+    root = tmp_path / "root"
+    (root / "usr/lib/locale").mkdir(parents=True)
+    names, data = b"fr_FR.utf8\0", b"\0fr\0C\0POSIX\0"
+    head = struct.pack("=14I", 0xDE020109, 0, 56, 1, 1, 56, len(names), len(names), 0, 0, 0, 0, 0, 0)
+    (root / "usr/lib/locale/locale-archive").write_bytes(head + names + data)
+    for name in ("fr", "C", "POSIX", "fr_FR", "R.utf8"):
+        done = add(tmp_path / "box", "--locale", name, sysroot=root, status=1)
+        assert f"cannot add the locale {name}: " in complaint(done)
+    for name in ("fr_FR.UTF-8", "fr_FR.utf8", "fr_FR.utf-8"):
+        add(tmp_path / name, "--locale", name, sysroot=root)
+        assert (tmp_path / name / "usr/lib/locale/locale-archive").exists()
 
 
 def test_iconv_converts_from_what_needs_gconv(real: Path) -> None:
@@ -361,6 +377,33 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
+def test_no_pattern_of_a_recipe_brings_the_host_s_users_or_what_is_made_better(tmp_path: Path, mine: Path) -> None:
+    """/etc/* fits passwd and resolv.conf too: those that are made go before them, and a list of users stays outside."""
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nalice:x:1000:\n")
+    (root / "etc/passwd-").write_text("alice:x:1000:1000::/home/alice:/bin/sh\n")
+    for name in ("hosts", "nsswitch.conf", "other"):
+        (root / "etc" / name).write_text("alice\n")
+    (mine / "all.toml").write_text('title = "x"\n[bring]\nfiles = ["/etc/*"]\n')
+    (mine / "tree.toml").write_text('title = "x"\n[[bring.tree]]\npath = "/etc"\n')
+    (mine / "named.toml").write_text('title = "x"\n[bring]\nfiles = ["/etc/hosts", "/etc/passwd"]\n')
+    for recipe in ("all", "tree"):
+        box = tmp_path / recipe
+        done = add(box, "--with", recipe, "--with", "names", "--with", "users", "--recipes", mine, sysroot=root)
+        assert "/etc/passwd is left out" in done.stderr
+        found = {path.name for path in (box / "etc").iterdir() if "alice" in path.read_text()}
+        assert found == {"other"}
+        assert not add(box, "--with", recipe, "--recipes", mine, sysroot=root).stdout.count("replaced")
+        add(tmp_path / f"{recipe}-alone", "--with", recipe, "--recipes", mine, sysroot=root)
+        assert not (tmp_path / f"{recipe}-alone/etc/passwd").exists()
+    box = tmp_path / "named"
+    add(box, "--with", "named", "--with", "names", "--with", "users", "--recipes", mine, sysroot=root)
+    assert (box / "etc/hosts").read_text() == "alice\n"
+    assert "alice" not in (box / "etc/passwd").read_text()
+
+
 def test_a_recipe_brings_all_that_it_can(tmp_path: Path, mine: Path) -> None:
     root, box = tmp_path / "root", tmp_path / "box"
     for path, text in {
@@ -474,6 +517,43 @@ def test_a_secret_is_refused_by_name_and_by_look_whoever_asks(tmp_path: Path, mi
     done = add(tmp_path / "two", "--with", "x", "--recipes", mine, sysroot=root)
     assert len(warnings(done)) >= 2
     assert {path for path in dump(tmp_path / "two") if path.startswith("/etc/")} == {"/etc/app", "/etc/app/conf"}
+
+
+def test_a_link_to_a_secret_stays_outside_with_it(tmp_path: Path, mine: Path) -> None:
+    """As /etc/letsencrypt/live has them: nothing dangles in the box, whoever brought the directory."""
+    root = tmp_path / "root"
+    for name in ("archive", "live", "elsewhere"):
+        (root / "srv" / name).mkdir(parents=True)
+    for place in ("archive/key1.pem", "elsewhere/key.pem"):
+        (root / "srv" / place).write_text("-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----\n")
+    (root / "srv/archive/cert1.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (root / "srv/live/key.pem").symlink_to("../archive/key1.pem")
+    (root / "srv/live/again.pem").symlink_to("key.pem")
+    (root / "srv/live/cert.pem").symlink_to("../archive/cert1.pem")
+    (root / "srv/live/other.pem").symlink_to("/srv/elsewhere/key.pem")
+    for one in ("live", "archive"):
+        (mine / f"{one}.toml").write_text(f'title = "x"\n[[bring.tree]]\npath = "/srv/{one}"\n')
+    (mine / "all.toml").write_text('title = "x"\n[[bring.tree]]\npath = "/srv"\n')
+    ways: dict[str, tuple[str | Path, ...]] = {
+        "all": ("--with", "all"), "two": ("--with", "live", "--with", "archive"), "dir": ("--dir", "/srv"),
+        "live": ("--dir", "/srv/live"), "laid": ("--dir", f"{root / 'srv'}:/srv"),
+    }
+    for name, words in ways.items():
+        box = tmp_path / name
+        done = add(box, *words, "--recipes", mine, sysroot=root)
+        assert "is left out: it is a secret: a private key" in done.stderr
+        assert {path.name for path in box.glob("srv/*/*")} == {"cert.pem", "cert1.pem"}, name
+        assert (box / "srv/live/cert.pem").resolve() == box / "srv/archive/cert1.pem"
+        assert "dangling-link" not in run("check", box).stdout
+
+
+def test_each_secret_that_is_left_out_is_named(tmp_path: Path) -> None:
+    """However many there are: a file left out is never silent."""
+    (tmp_path / "keys").mkdir()
+    for number in range(15):
+        (tmp_path / f"keys/{number}.p12").touch()
+    done = add(tmp_path / "box", "--dir", f"{tmp_path / 'keys'}:/srv")
+    assert len(warnings(done)) == 15
 
 
 def test_a_secret_goes_in_where_it_is_allowed_by_path(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ NAMES = [
     "/root/.aws/credentials", "/root/.docker/config.json", "/root/.kube/config", "/etc/krb5.keytab", "/srv/web.p12",
     "/root/.gnupg/private-keys-v1.d/AB.key", "/root/.config/gcloud/application_default_credentials.json",
     "/etc/NetworkManager/system-connections/home.nmconnection", "/etc/wireguard/wg0.conf", "/etc/ppp/chap-secrets",
+    "/etc/bind/rndc.key", "/etc/apt/auth.conf", "/etc/apt/auth.conf.d/mine.conf", "/etc/mysql/debian.cnf",
+    "/root/.config/git/credentials", "/root/.local/share/keyrings/login.keyring", "/etc/postfix/sasl_passwd",
+    "/var/lib/systemd/random-seed", "/var/lib/samba/private/secrets.tdb", "/root/.vnc/passwd",
     "/srv/www/.htpasswd", "/root/a\nb/.ssh/id_rsa", "/root/\udcff/.bash_history",
 ]
 PUBLIC = [
@@ -80,6 +83,13 @@ def test_keys_of_openssl_are_known_by_their_look(arguments: tuple[str, ...]) -> 
         (b"root:$y$j9T$abcdefgh$xyz:19000:0:99999:7:::\n", "password hashes"),
         (b"# users\nalice:$apr1$abcdefgh$0123456789\n", "password hashes"),
         (b"bob:$2y$05$abcdefghijkl\n", "password hashes"),
+        (b"[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n", "a private key"),
+        (b"#\n# 2048 bit OpenVPN static key\n#\n-----BEGIN OpenVPN Static key V1-----\n", "a private key"),
+        (b"Private-key-format: v1.3\nAlgorithm: 13 (ECDSAP256SHA256)\n", "a private key"),
+        (b'key "k" {\n\talgorithm hmac-sha256;\n\tsecret "c2VjcmV0c2VjcmV0c2VjcmV0";\n};\n', "a key of BIND"),
+        (b'key "k" { algorithm hmac-sha256; secret c2VjcmV0c2VjcmV0c2VjcmV0; };\n', "a key of BIND"),
+        (b'key "k" { algorithm hmac-sha256; secret "..."; };\n', None),
+        (b"PrivateKey = /etc/ssl/key.pem\n", None),
         (b"root:*:19000:0:99999:7:::\n", None),
         (b"path: '$PATH:$HOME'\nPATH=$PATH:$1\n", None),
         (b"the line -----BEGIN PRIVATE KEY----- is how it starts\n", None),
