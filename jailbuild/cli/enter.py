@@ -12,7 +12,7 @@ import click
 
 from jailbuild.cli import complain, say
 from jailbuild.cli.settle import settle
-from jailbuild.enter import refusal, settings
+from jailbuild.enter import emulation, refusal, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
 from jailbuild.enter.start import ExecError, StepError
@@ -109,6 +109,11 @@ def _isolated(
     rootless = is_rootless()
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
+    kind = emulation.foreign(root, made.files, wanted.directory)
+    if kind is not None and (how := emulation.way(kind)).how == "emulator":
+        from jailbuild.enter.binfmt import Emulation
+
+        wanted = wanted._replace(emulation=Emulation(kind, how.name, own_user=not rootless))
     _refuse(refusal.capabilities(cap_keep, rootless), box)
     for bind in wanted.binds:
         _refuse(refusal.bind(root, box, bind, wanted.binds), box)
@@ -123,12 +128,17 @@ def _isolated(
     try:
         status = run_isolated(setup, started)
     except StepError as failed:
+        if kind is not None and failed.what == str(wanted.emulation):
+            hint = emulation.way(kind, root, isolated=False).hint or refusal.other_mode(box, rootless)
+            raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
         _refuse(refusal.after(failed, box, rootless), box)
         raise JailError(f"cannot enter {box}: {failed}", _way_out(failed, wanted, box)) from None
     except ExecError as failed:
-        return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
-    if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
+        return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds), kind)
+    failed_to_start = status == _NOT_FOUND or (status and wanted.emulation is not None)
+    if failed_to_start and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
         complain([why[0]], why[1])
+        return _NOT_FOUND  # an emulator that finds no loader has a status of its own
     return status
 
 
@@ -163,7 +173,8 @@ def _plain(
     except StepError as failed:
         raise JailError(f"cannot enter {box}: {failed}", _hint_for(failed)) from None
     except ExecError as failed:
-        return _not_started(failed.error, root, box, name, made, False)
+        kind = emulation.foreign(root, made.files, directory)
+        return _not_started(failed.error, root, box, name, made, False, kind, isolated=False)
     if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
         complain([why[0]], why[1])
     return status
@@ -308,14 +319,20 @@ def _explain(root: Root, name: str, box: str, made: Command) -> tuple[str, str] 
         return None
 
 
-def _not_started(error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool) -> int:
+def _not_started(
+    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.Kind | None,
+    isolated: bool = True,
+) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.
 
     What is bound into the box is not seen from here, so that nothing can be said of what is missing.
     """
     asked = os.fsdecode(made.arguments[0])
     message = f"cannot start {asked or repr(asked)} in {box}: {reason(error)}"
-    if error.errno == errno.ENOENT and asked.startswith("-"):
+    how = emulation.way(kind, root, isolated=isolated) if kind is not None else None
+    if how is not None and how.how == "none":
+        complain([f"cannot start {asked} in {box}: {how.why}"], how.hint)
+    elif error.errno == errno.ENOENT and asked.startswith("-"):
         complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
     elif has_binds or error.errno == errno.ELOOP:
         complain([message])

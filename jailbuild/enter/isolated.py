@@ -79,6 +79,7 @@ class Options(NamedTuple):
     directory: str = "/"
     passed: tuple[int, ...] = ()
     filter: bytes | None = None  # the seccomp program
+    emulation: Operation | None = None  # what makes programs of another machine run
 
 
 class Setup(NamedTuple):
@@ -110,7 +111,8 @@ def make_setup(
     wanted |= {"network"} if options.private_network else set()
     wanted |= {"user"} if ids is not None else set()
     first = [
-        *_mounts(root, options, ids), *_terminal(root, account, wiring, ids), Pivot(),
+        *_mounts(root, options, ids), *_terminal(root, account, wiring, ids),
+        *([options.emulation] if options.emulation is not None else []), Pivot(),
         *([Hostname(options.hostname)] if options.hostname is not None else []),
         *([Loopback()] if options.private_network else []),
     ]
@@ -144,6 +146,15 @@ def _terminal(root: Root, account: Account, wiring: Wiring, ids: Ids | None) -> 
     return [pts, Terminal(wiring, account.uid, console=dev)] if wiring.pty else [pts]
 
 
+def _emulation_user(options: Options, ids: Ids | None) -> list[Operation]:
+    """Return what brings root's command to where the emulator is; a rootless box is there."""
+    if options.emulation is None or ids is not None:
+        return []
+    from jailbuild.enter.binfmt import EmulationUser
+
+    return [EmulationUser()]
+
+
 def _rights(
     account: Account, command: Command, options: Options, ids: Ids | None, wiring: Wiring, closed: tuple[int, ...],
 ) -> tuple[Operation, ...]:
@@ -156,6 +167,7 @@ def _rights(
         OwnProgramsOnly(command.files, options.directory),
         *([Limits(options.limits)] if options.limits else []),
         Umask(),
+        *_emulation_user(options, ids),
         Bounding(kept),
         Identity(account.uid, account.gid, groups, keeps_capabilities=bool(ambient)),
         Capabilities(kept, ambient),
