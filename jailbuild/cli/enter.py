@@ -110,10 +110,10 @@ def _isolated(
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
     kind = emulation.foreign(root, made.files, wanted.directory)
-    if kind is not None and (how := emulation.way(kind)).how == "emulator":
-        from jailbuild.enter.binfmt import Emulation
+    if kind is not None:
+        from jailbuild.enter.binfmt import emulation as emulation_of
 
-        wanted = wanted._replace(emulation=Emulation(kind, how.name, own_user=not rootless))
+        wanted = wanted._replace(emulation=emulation_of(kind, rootless))
     _refuse(refusal.capabilities(cap_keep, rootless), box)
     for bind in wanted.binds:
         _refuse(refusal.bind(root, box, bind, wanted.binds), box)

@@ -18,7 +18,7 @@ import struct
 from typing import NamedTuple, NoReturn
 
 from jailbuild import syscalls
-from jailbuild.enter.emulation import Kind, machine_name, magic, mask
+from jailbuild.enter.emulation import Kind, machine_name, magic, mask, way
 from jailbuild.enter.mounts import Place
 from jailbuild.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 
@@ -41,6 +41,11 @@ class Emulation(NamedTuple):
     def __str__(self) -> str:
         return (f"emulation: {machine_name(self.kind)} programs by {self.emulator}, from a copy in memory,"
                 f" in a binfmt_misc of {'a user namespace' if self.own_user else 'the box'}'s own")
+
+    def note(self) -> str:
+        """Return what is weaker than without an emulator, in one line."""
+        return (f"programs for {machine_name(self.kind)} are run by {self.emulator}, in a user namespace:"
+                " ports below 1024 are not theirs, and what --cap-keep keeps counts in it alone")
 
     def do(self, place: Place) -> None:
         if not self.own_user:
@@ -95,6 +100,15 @@ class Emulation(NamedTuple):
         finally:
             os.close(copy)
         return mount
+
+
+def emulation(kind: Kind | None, rootless: bool) -> Emulation | None:
+    """Return what lets programs of `kind` run in an isolated box; None where they do anyway, or nothing lets them.
+
+    `way` says which of the two. `rootless`: the box is in a user namespace as it is.
+    """
+    known = way(kind) if kind is not None else None
+    return Emulation(kind, known.name, not rootless) if kind is not None and known and known.how == "emulator" else None
 
 
 class EmulationUser(NamedTuple):

@@ -18,7 +18,7 @@ The order, and what each place in it has taught:
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild import syscalls
 from jailbuild.enter.account import Account, group_id
@@ -58,6 +58,9 @@ from jailbuild.enter.start import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 
+if TYPE_CHECKING:
+    from jailbuild.enter.binfmt import Emulation
+
 _RECORD = "/.jailbuild"
 _NAMESPACES = (
     ("mount", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID), ("ipc", syscalls.CLONE_NEWIPC),
@@ -79,7 +82,7 @@ class Options(NamedTuple):
     directory: str = "/"
     passed: tuple[int, ...] = ()
     filter: bytes | None = None  # the seccomp program
-    emulation: Operation | None = None  # what makes programs of another machine run
+    emulation: Emulation | None = None  # what makes programs of another machine run
 
 
 class Setup(NamedTuple):
