@@ -32,8 +32,8 @@ def emulator(machine: Machine) -> str:
 
 
 def copy(box: Path, to: Path) -> None:
-    """Copy what is in a box, without its record, into a directory that may have something in it."""
-    subprocess.run(["cp", "-a", f"{box}/.", to], check=True)
+    """Copy what is in a box, without its record, into a directory that may have something in it, by hard links."""
+    subprocess.run(["cp", "-al", f"{box}/.", to], check=True)
     shutil.rmtree(to / ".jailbuild")
 
 
@@ -204,3 +204,32 @@ def test_levels_of_a_foreign_processor_are_asked_for(box_of: Making, tmp_path: P
     assert run("add", "bash", "--sysroot", root, "--into", box).returncode == 0
     for path in (plain, by_level.format("z14"), by_level.format("z15")):
         assert in_root(box, path).is_file()
+
+
+@pytest.mark.parametrize(("name", "flags"), [
+    ("armhf", 0x05000200), ("armhf", 0x05000000), ("armhf", 0x05000400), ("armhf", 0x04000200),
+    ("riscv64", 0x1), ("riscv64", 0x3), ("riscv64", 0x4), ("riscv64", 0xD),
+    ("ppc64el", 0x0), ("ppc64el", 0x1), ("ppc64el", 0x2),
+    ("arm64", 0x200), ("s390x", 0x1),
+])
+def test_a_library_for_another_abi_is_passed_over_as_the_loader_does(
+    name: str, flags: int, box_of: Making, tmp_path: Path
+) -> None:
+    """What e_flags say of floats (ARM, RISC-V) and of function calls (POWER) decides, and nothing elsewhere."""
+    machine, root = MACHINES[name], tmp_path / "root"
+    copy(box_of(name), root)
+    (root / "opt").mkdir()
+    tinfo = in_root(root, f"/lib/{machine.triplet}/libtinfo.so.6").read_bytes()
+    bits, little, _ = machine.kind
+    at = 48 if bits == 64 else 36
+    other = tinfo[:at] + flags.to_bytes(4, "little" if little else "big") + tinfo[at + 4:]
+    (root / "opt/libtinfo.so.6").write_bytes(other)
+    listed = subprocess.run(
+        [emulator(machine), "-L", root, loader_of(machine, root), "--library-path", root / "opt", "--list",
+         root / "usr/bin/bash"],
+        capture_output=True, text=True, timeout=60,
+    ).stdout
+    taken = re.findall(r"libtinfo\.so\.6 => (\S+)", listed)
+    found = [one["path"] for one in resolved(root, "--library-path", "/opt")[0]["libraries"] if "tinfo" in one["name"]]
+    assert [path.removeprefix(str(root)) for path in taken] == found
+    assert len(found) == 1
