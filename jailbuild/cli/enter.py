@@ -129,7 +129,9 @@ def _isolated(
         status = run_isolated(setup, started)
     except StepError as failed:
         if kind is not None and failed.what == str(wanted.emulation):
-            hint = emulation.way(kind, root, isolated=False).hint or refusal.other_mode(box, rootless)
+            hint = refusal.other_mode(box, rootless)
+            if emulation.way(kind, root, isolated=False).how == "none":
+                hint = f"apt install binfmt-support registers the emulator for jailbuild enter --plain {quoted(box)}"
             raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
         _refuse(refusal.after(failed, box, rootless), box)
         raise JailError(f"cannot enter {box}: {failed}", _way_out(failed, wanted, box)) from None

@@ -1,13 +1,14 @@
 """How programs of another machine run here: natively, by an emulator that the kernel starts for them, or not.
 
 The kernel starts it by binfmt_misc (admin-guide/binfmt-misc.rst). The plain mode has what the host has registered
-there, the isolated modes register for the box alone: binfmt.py.
+there, the isolated modes register for the box alone where they can: binfmt.py.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from typing import NamedTuple
@@ -41,6 +42,7 @@ _X86 = ("i386", "i486", "i586", "i686")  # also what a 64-bit kernel says under 
 
 _DIRECTORIES = ("/usr/local/bin", "/usr/bin", "/bin")
 _REGISTRATIONS = "/proc/sys/fs/binfmt_misc"
+_OWN_SINCE = (6, 7)  # Linux: a user namespace may have a binfmt_misc of its own
 _HEAD = 256  # bytes; BINPRM_BUF_SIZE
 _DEEPEST_SCRIPT = 5  # interpreters of interpreters, fs/exec.c
 
@@ -48,9 +50,9 @@ _DEEPEST_SCRIPT = 5  # interpreters of interpreters, fs/exec.c
 class Way(NamedTuple):
     """How programs of a machine run here.
 
-    `how` is "native" (the kernel runs them), "binfmt" (by what the host has registered), "emulator" (by one that an
-    isolated box registers for itself) or "none", with `why` in one line and a `hint`. `name` is the registration's, or
-    the path of the emulator.
+    `how` is "native" (the kernel runs them, if it runs the class), "binfmt" (by what the host has registered),
+    "emulator" (by one that an isolated box registers for itself) or "none", with `why` in one line and a `hint`.
+    `name` is the registration's, or the path of the emulator.
     """
 
     how: str
@@ -128,33 +130,37 @@ def _kind(head: bytes) -> Kind | None:
 def way(kind: Kind, root: Root | None = None, *, isolated: bool = True) -> Way:
     """Return how programs of `kind` run here, in the isolated modes or in the plain one.
 
-    In the plain mode `root` may have the interpreter that a registration without F names.
+    An isolated box registers an emulator for itself where kernel and host have what it takes, else it has what the host
+    has registered, as the plain mode. `root` may have the interpreter that a registration without F names.
     """
     if is_native(kind):
         return Way("native")
     name = machine_name(kind)
     why = f"it is for {name}, and this machine is {os.uname().machine}"
+    emulator = find_emulator(kind) if kind in _NAMES else None
+    own = isolated and _release() >= _OWN_SINCE
+    if emulator is not None and own:
+        return Way("emulator", emulator)
+    known = registered(kind)
+    if known is not None and ("F" in known.flags or (root is not None and _head(root, known.interpreter) is not None)):
+        return Way("binfmt", known.name)
     if kind not in _NAMES:
         return Way("none", why=f"{why}, with no emulator known for it")
-    emulator = find_emulator(kind)
-    if isolated:
-        if emulator is not None:
-            return Way("emulator", emulator)
-        return Way("none", why=f"{why}, with no qemu-{name}-static to run it", hint="apt install qemu-user-static")
-    known = registered(kind)
-    if known is None:
-        if emulator is None:
-            return Way("none", why=f"{why}, with no qemu-{name}-static to run it",
-                       hint="apt install qemu-user-static binfmt-support")
-        return Way("none", why=f"{why}; {emulator} is here, but not registered with binfmt_misc",
-                   hint="without --plain it is registered for the box alone; for all of the host: "
-                        "apt install binfmt-support")
-    if "F" in known.flags or (root is not None and _head(root, known.interpreter) is not None):
-        return Way("binfmt", known.name)
-    return Way(
-        "none", why=f"{why}, whose binfmt_misc looks for {known.interpreter} in the box ({known.name}, no flag F)",
-        hint="without --plain it is registered for the box alone; apt install qemu-user-static registers it with F",
-    )
+    package = "apt install qemu-user-static" + ("" if own else " binfmt-support")
+    if known is not None:
+        looks = f"{why}, whose binfmt_misc looks for {known.interpreter} in the box ({known.name}, no flag F)"
+        return Way("none", why=looks, hint=package)
+    if emulator is None:
+        return Way("none", why=f"{why}, with no qemu-{name}-static to run it", hint=package)
+    hint = "apt install binfmt-support registers it"
+    if not isolated and _release() >= _OWN_SINCE:
+        hint += "; without --plain the box has it registered for itself alone"
+    return Way("none", why=f"{why}; {emulator} is here, but not registered with binfmt_misc", hint=hint)
+
+
+def _release() -> tuple[int, ...]:
+    """Return major and minor of the kernel's version."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", os.uname().release)[:2])
 
 
 def find_emulator(kind: Kind) -> str | None:

@@ -249,6 +249,37 @@ def test_an_isolated_box_goes_by_its_own_emulator_whatever_the_host_has(box: Pat
 
 
 @needs_emulator
+def test_an_isolated_box_has_what_the_host_has_registered_where_there_is_nothing_else(box: Path) -> None:
+    """With F, and an emulator that is nowhere to be found (a container has registered it), and its risk is told."""
+    hide = _APART.replace("os.execv(", f"os.system('mount --bind /dev/null {EMULATOR}')\n    os.execv(")
+    done = subprocess.run(
+        [sys.executable, "-c", hide, registered(EMULATOR, "PF"), "enter", box, "bash", "-c", "echo $MACHTYPE"],
+        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )
+    assert (done.returncode, done.stdout) == (0, "aarch64-unknown-linux-gnu\n"), done.stderr
+    assert f"root inside can change {EMULATOR} of the host" in done.stderr
+
+
+@pytest.mark.parametrize(("release", "expected"), [
+    ("6.7.0-1-amd64", "emulator"), ("7.0", "emulator"), ("6.1.0-13-amd64", "none"), ("5.15.153.1-generic", "none"),
+])
+@needs_emulator
+def test_a_kernel_without_a_binfmt_misc_for_each_namespace_has_the_hosts_alone(
+    release: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.7 the host has to register the emulator, in any mode, and that is said."""
+    here = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((*here[:2], release, *here[3:])))
+    monkeypatch.setattr(emulation, "registered", lambda kind: None)
+    told = emulation.way(MACHINES["arm64"].kind)
+    assert told.how == expected
+    assert ("not registered" in told.why and "binfmt-support" in told.hint) == (expected == "none")
+    monkeypatch.setattr(emulation, "registered", lambda kind: emulation.Registration("arm", EMULATOR, "F"))
+    told = emulation.way(MACHINES["arm64"].kind)
+    assert told.how == ("binfmt" if expected == "none" else "emulator")
+
+
+@needs_emulator
 def test_where_no_user_namespace_is_to_be_had_the_mode_is_refused(box: Path) -> None:
     """Status 125, with the reason and what would work: it is not tried without the emulator."""
     limit = "echo 0 >/proc/sys/user/max_user_namespaces"
@@ -258,6 +289,7 @@ def test_where_no_user_namespace_is_to_be_had_the_mode_is_refused(box: Path) -> 
                           timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 125
     assert "programs for aarch64 need a binfmt_misc of the box's own" in done.stderr
+    assert "apt install binfmt-support registers the emulator for jailbuild enter --plain" in done.stderr
 
 
 def test_how_programs_run_here_is_told_for_each_machine() -> None:
