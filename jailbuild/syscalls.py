@@ -279,6 +279,11 @@ def rejoin_namespace(kind: int) -> None:
         os.close(process)
 
 
+def join_namespace(namespace: int, kind: int) -> None:
+    """Enter the namespace of a kind (one of CLONE_NEW…) that a descriptor stands for: setns(2)."""
+    _checked(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(kind)))
+
+
 def detach(path: str) -> None:
     """Take a mount, and all below it, out of the tree: umount2(2), MNT_DETACH."""
     _checked(_libc.umount2(os.fsencode(path), _MNT_DETACH), path)

@@ -305,7 +305,7 @@ class _Drafting:
                 )
         for entry, wanted_by in cached.items():
             self._want(CACHE, wanted_by, self._named(entry.path), "cached")
-        data = write_cache([*before, *cached], little_endian=self._is_little())
+        data = write_cache([*before, *cached], little_endian=self._is_little(cached.keys(), carried))
         self.entries[CACHE] = _cache_entry(data)
         return data
 
@@ -327,10 +327,22 @@ class _Drafting:
             self.entries[path] = lists.entry_of(path, made[path])
         return made
 
-    def _is_little(self) -> bool:
-        kinds = [part.resolution.built_in.kind for program in self.closure.programs.values()
-                 for part in program.parts if part.resolution.built_in is not None]
-        return kinds[0][1] if kinds else True
+    def _is_little(self, cached: Collection[CacheEntry], carried: bytes | None) -> bool:
+        """Say in which byte order the cache is written: that of the machine whose loader will read it (JailError)."""
+        paths = {entry.path for entry in cached}
+        parts = [part for program in self.closure.programs.values() for part in program.parts]
+        orders = {
+            part.resolution.built_in.kind[1] for part in parts if part.resolution.built_in is not None
+            and any(os.path.normpath(os.path.join("/", library.path)) in paths for library in part.resolution.libraries)
+        }
+        if carried is not None and (before := read_cache(carried).entries):
+            orders.add(write_cache(before) == carried)
+        if len(orders) > 1:
+            raise JailError(
+                f"cannot add: {CACHE} would have to be both little-endian and big-endian, for programs of two machines",
+                "make a box for each",
+            )
+        return orders != {False}
 
     def add_mount_points(self) -> None:
         """Add the directories that entering mounts over, and /tmp."""

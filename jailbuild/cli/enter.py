@@ -14,7 +14,7 @@ from jailbuild import cli
 from jailbuild.cli import FAILED, complain, say, write
 from jailbuild.cli.options import option
 from jailbuild.cli.settle import settle
-from jailbuild.enter import refusal, settings
+from jailbuild.enter import emulation, refusal, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
 from jailbuild.enter.start import ExecError, StepError
@@ -112,6 +112,11 @@ def _isolated(
     rootless = is_rootless()
     account, made, name = _command(root, box, arguments, options)
     ids = plan_ids(account, os.geteuid(), os.getegid()) if rootless else None
+    kind = emulation.foreign(root, made.files, wanted.directory)
+    if kind is not None:
+        from jailbuild.enter.binfmt import emulation as emulation_of
+
+        wanted = wanted._replace(emulation=emulation_of(kind, rootless))
     _refuse(refusal.capabilities(cap_keep, rootless), box)
     _refuse(refusal.groups(account, rootless), box)
     _refuse(refusal.limits(wanted.limits, rootless), box)
@@ -130,14 +135,21 @@ def _isolated(
     try:
         status = run_isolated(setup, started)
     except StepError as failed:
+        if kind is not None and failed.what == str(wanted.emulation):
+            hint = refusal.other_mode(box, rootless)
+            if emulation.way(kind, root, isolated=False).how == "none":
+                hint = f"apt install binfmt-support registers the emulator for jailbuild enter --plain {quoted(box)}"
+            raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
         _refuse(refusal.after(failed, box, rootless), box)
         hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
         raise JailError(f"cannot enter {box}: {failed}", hint) from None
     except ExecError as failed:
-        return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds))
-    if status == _NOT_FOUND and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
+        return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds), kind)
+    failed_to_start = status == _NOT_FOUND or (status and wanted.emulation is not None)
+    if failed_to_start and not wanted.binds and (why := _explain(_seen(_again(root)), name, box, made)):
         complain([why[0]], why[1])
-    elif not wanted.binds:
+        return _NOT_FOUND  # an emulator that finds no loader has a status of its own
+    if not wanted.binds:
         _tell_missed(status, root, box, name, made, options["env"], has_dev=root.is_directory("/dev"))
     return status
 
@@ -173,7 +185,8 @@ def _plain(
     except StepError as failed:
         raise JailError(f"cannot enter {box}: {failed}", _hint_for(failed)) from None
     except ExecError as failed:
-        return _not_started(failed.error, root, box, name, made, False)
+        kind = emulation.foreign(root, made.files, directory)
+        return _not_started(failed.error, root, box, name, made, False, kind, isolated=False)
     if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
         complain([why[0]], why[1])
     else:
@@ -347,14 +360,20 @@ def _tell_missed(
         say(f"hint: {hint}")
 
 
-def _not_started(error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool) -> int:
+def _not_started(
+    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.Kind | None,
+    isolated: bool = True,
+) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.
 
     What is bound into the box is not seen from here, so that nothing can be said of what is missing.
     """
     asked = os.fsdecode(made.arguments[0])
     message = f"cannot start {asked or repr(asked)} in {box}: {reason(error)}"
-    if error.errno == errno.ENOENT and asked.startswith("-"):
+    how = emulation.way(kind, root, isolated=isolated) if kind is not None else None
+    if how is not None and how.how == "none":
+        complain([f"cannot start {asked} in {box}: {how.why}"], how.hint)
+    elif error.errno == errno.ENOENT and asked.startswith("-"):
         complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
     elif has_binds or error.errno == errno.ELOOP:
         complain([message])

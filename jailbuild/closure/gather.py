@@ -162,7 +162,7 @@ class Gathering:
         self.options = options
         self.files = Files(root)
         self.programs = self._programs(None)
-        self.by_level: list[Programs] = []  # as older processors would resolve
+        self.by_level: dict[tuple[str, ...], list[Programs]] = {}  # as older processors of a machine would resolve
         self.asked: dict[str, Program] = {}
         self.nodes: dict[str, Node] = {}
         self.cached: dict[CacheEntry, set[str]] = {}
@@ -354,10 +354,10 @@ class Gathering:
             if not isinstance(built_in, BuiltIn) or not machines.machine(built_in.kind).levels:
                 continue
             if any(self._has_levels(library.path, library.name, part) for library in part.resolution.libraries):
-                if not self.by_level:
-                    levels = machines.machine(built_in.kind).levels
-                    self.by_level = [self._programs(levels[start:]) for start in range(len(levels) + 1)]
-                yield from self.by_level
+                levels = machines.machine(built_in.kind).levels
+                if levels not in self.by_level:
+                    self.by_level[levels] = [self._programs(levels[start:]) for start in range(len(levels) + 1)]
+                yield from self.by_level[levels]
                 return
 
     def _has_levels(self, path: str, name: str, part: Part) -> bool:

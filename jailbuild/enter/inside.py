@@ -124,7 +124,7 @@ class Standard(NamedTuple):
         for number, end in place.pipes.items():
             os.dup2(end, number)
         # Closed, not only marked for execve: what follows goes by paths of the box (CVE-2024-21626).
-        close_all_but({0, 1, 2, place.report, *self.passed})
+        close_all_but({0, 1, 2, place.report, place.user, *self.passed})
         for number in self.passed:
             os.set_inheritable(number, True)
         for number in self.closed:
@@ -187,7 +187,7 @@ def be_first(plan: Plan, place: Place) -> NoReturn:
         if not second:  # what Python refuses by itself the system would call so
             _fail(place.report, doing[0], OSError(errno.EINVAL, ""))
     try:
-        close_all_but({place.channel, place.slave})  # the terminal stays one while nobody else has it open
+        close_all_but({place.channel, place.slave, place.emulation})  # both last while somebody has them open
         os.closerange(0, 3)
         # What signals the command needs no more than this. Changed rights clear the death signal.
         renounce(1 << NUMBERS["KILL"])

@@ -19,7 +19,7 @@ The order, and what each place in it has taught:
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild import syscalls
 from jailbuild.box.layout import DIRECTORY
@@ -65,6 +65,9 @@ from jailbuild.enter.start import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 
+if TYPE_CHECKING:
+    from jailbuild.enter.binfmt import Emulation
+
 _RECORD = f"/{DIRECTORY}"
 _NAMESPACES = (
     ("mount", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID), ("ipc", syscalls.CLONE_NEWIPC),
@@ -86,6 +89,7 @@ class Options(NamedTuple):
     directory: str = "/"
     passed: tuple[int, ...] = ()
     filter: bytes | None = None  # the seccomp program
+    emulation: Emulation | None = None  # what makes programs of another machine run
 
 
 class Setup(NamedTuple):
@@ -120,7 +124,8 @@ def make_setup(
     reopened = plan_reopened(given)
     first = [
         *_mounts(root, options, ids), *([reopened] if reopened.descriptors else []),
-        *_terminal(root, account, wiring, ids), Pivot(),
+        *_terminal(root, account, wiring, ids),
+        *([options.emulation] if options.emulation is not None else []), Pivot(),
         *([Hostname(options.hostname)] if options.hostname is not None else []),
         *([Loopback()] if options.private_network else []),
     ]
@@ -157,6 +162,15 @@ def _terminal(root: Root, account: Account, wiring: Wiring, ids: Ids | None) -> 
     return [pts, Terminal(wiring, account.uid, console=dev)] if wiring.pty else [pts]
 
 
+def _emulation_user(options: Options, ids: Ids | None) -> list[Operation]:
+    """Return what brings root's command to where the emulator is; a rootless box is there."""
+    if options.emulation is None or ids is not None:
+        return []
+    from jailbuild.enter.binfmt import EmulationUser
+
+    return [EmulationUser()]
+
+
 def _rights(
     account: Account, command: Command, options: Options, ids: Ids | None, wiring: Wiring, closed: tuple[int, ...],
 ) -> tuple[Operation, ...]:
@@ -169,6 +183,7 @@ def _rights(
         OwnProgramsOnly(command.files, options.directory),
         *([Limits(options.limits)] if options.limits else []),
         Umask(),
+        *_emulation_user(options, ids),
         Bounding(kept),
         Identity(account.uid, account.gid, groups, keeps_capabilities=bool(ambient)),
         Capabilities(kept, ambient),

@@ -47,6 +47,8 @@ class Place:
         self.dev = -1
         self.pts = -1
         self.slave = -1  # the box's end of its terminal
+        self.user = -1  # a user namespace for the command
+        self.emulation = -1  # its binfmt_misc, which is there as long as this is open
         self.channel = -1  # to the launcher
         self.report = -1  # where a failure is told
         self.pipes: dict[int, int] = {}  # the box's ends, by the number that they get

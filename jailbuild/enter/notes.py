@@ -23,6 +23,8 @@ def notes(root: Root, options: Options, ids: Ids | None) -> list[str]:
     if hidden:
         more = ", …" if len(hidden) > 4 else ""
         found.append(f"not seen inside is what is mounted on {', '.join(hidden[:4])}{more} (--bind brings it)")
+    if options.emulation is not None:  # which is the only one that the box's programs see
+        return [*found, options.emulation.note()]
     for point in [point for point, kind in mounts if kind == "binfmt_misc"]:
         found += [
             f"root inside can change {program} of the host: binfmt_misc runs it for foreign programs (flag F)"

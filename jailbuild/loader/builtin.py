@@ -47,9 +47,9 @@ def read_built_in(
         wanted = machines.cpu_levels(machine.levels) if levels is None else levels
         usable = tuple(level for level in machine.levels if level in wanted)
     subdirectories = [f"glibc-hwcaps/{level}/" for level in usable]
-    subdirectories += [f"{name}/" for name in machines.legacy_subdirectories(kind, version)]
+    subdirectories += [f"{name}/" for name in machines.legacy_subdirectories(kind, version, usable)]
     return BuiltIn(
         kind, path, file.elf.soname or "" if file else os.path.basename(path), file, version, directories,
-        facts.lib or directories[0].strip("/"), machines.platform(kind, version), tuple(subdirectories), usable,
-        facts.lenient, machines.legacy_hwcaps(kind, version), files.cache(facts.cache),
+        facts.lib or directories[0].strip("/"), machines.platform(kind, version, usable), tuple(subdirectories),
+        usable, facts.lenient, machines.legacy_hwcaps(kind, version), files.cache(facts.cache),
     )

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 _MOST_CANDIDATES = 4096  # places that may be what is looked for; ld.so has some ten
 _MOST_DIRECTORIES = 64
+_LONGEST = 4096  # bytes of a directory's name
 
 _VERSION = re.compile(rb"(\d{1,3})\.(\d{1,3})")
 _LIB = re.compile(rb"\0(lib(?:64|32|x32)?(?:/[\w.-]+)*)\0")
 _LENIENT = tuple(f"({name} {what}".encode() for name in ("Debian", "Ubuntu") for what in ("GLIBC", "EGLIBC"))
+_CODE = re.compile(rb"[^ -~]+")
 _SLASH = ord("/")
 _MUSL = b"/etc/ld-musl-"  # where it looks for its list of directories
 _MUSL_ARCH = re.compile(rb"([\w.-]{1,64})\.path\0")
@@ -50,7 +52,7 @@ def _directories(data: bytes) -> tuple[str, ...]:
     for _ in range(_MOST_CANDIDATES):
         if (at := data.find(b"/\0/", at + 1)) < 0:
             break
-        place = data.rfind(b"\0", 0, at) + 1
+        place = _start(data, at)
         found = []
         while (end := data.find(b"\0", place)) > place + 1 and data[place] == data[end - 1] == _SLASH:
             found.append(os.fsdecode(data[place:end]))
@@ -60,6 +62,13 @@ def _directories(data: bytes) -> tuple[str, ...]:
         if len(found) > 1 and all("lib" in name and name.isprintable() and " " not in name for name in found):
             return tuple(found)
     return ()
+
+
+def _start(data: bytes, end: int) -> int:
+    """Return where the string that ends before `end` starts: on ARM its first has code before it, and no NUL."""
+    start = data.rfind(b"\0", max(end - _LONGEST, 0), end) + 1 or max(end - _LONGEST, 0)
+    code = max(_CODE.finditer(data, start, end), key=re.Match.end, default=None)
+    return start if code is None else code.end()
 
 
 def _lib(data: bytes) -> str | None:

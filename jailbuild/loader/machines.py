@@ -105,11 +105,19 @@ def levels_up_to(level: str | None) -> tuple[str, ...] | None:
     return ()
 
 
-def platform(kind: Kind, version: tuple[int, int]) -> str | None:
-    """Return what `$PLATFORM` is for a loader of `version`: AT_PLATFORM, or on x86 what glibc to 2.36 makes of it."""
+def platform(kind: Kind, version: tuple[int, int], levels: tuple[str, ...] = ()) -> str | None:
+    """Return what `$PLATFORM` is for a loader of `version`: AT_PLATFORM, or on x86 what glibc to 2.36 makes of it.
+
+    `levels` are the glibc-hwcaps of the processor, best first: POWER and Z call their processors the same in both. Of a
+    foreign machine nothing else is known, and the oldest processor that it runs on is taken.
+    """
     name = machine(kind).name
     if name in ("riscv64", "loongarch64", "unknown"):
         return None
+    if name == "s390x":
+        return levels[0] if levels else None
+    if name in ("ppc64", "ppc64le"):
+        return levels[0] if levels else "power8" if name == "ppc64le" else None
     if name == "armv7l":
         return "v7l"
     if name == "x86_64" and version <= (2, 36) and os.uname().machine == "x86_64":
@@ -119,20 +127,40 @@ def platform(kind: Kind, version: tuple[int, int]) -> str | None:
     return name
 
 
-def legacy_subdirectories(kind: Kind, version: tuple[int, int]) -> tuple[str, ...]:
+# What glibc to 2.36 calls the abilities of a processor that matter (HWCAP_IMPORTANT in each dl-procinfo.h or
+# dl-hwcap.h), with their bits: of those, the ones that every processor of the machine has.
+_LEGACY: dict[str, tuple[tuple[str, int], ...]] = {
+    "x86_64": (("x86_64", 1),),
+    "i686": (("sse2", 0),),
+    "armv7l": (("vfp", 6),),
+    "ppc64le": (("dfp", 10), ("altivec", 28)),
+    "ppc64": (),
+    "s390x": (("zarch", 1), ("ldisp", 4), ("eimm", 5)),
+}
+_LEGACY_PLATFORMS = {"haswell": 50, "i686": 49}  # sysdeps/x86/dl-hwcap.h, sysdeps/i386/dl-procinfo.c
+
+
+def _legacy(kind: Kind) -> tuple[tuple[str, int], ...]:
+    """Return the names of a processor's abilities that glibc to 2.36 makes directories of, with their bits."""
+    names = _LEGACY.get(machine(kind).name, ())
+    if kind == (64, True, 62) and os.uname().machine == "x86_64":
+        vendor, flags = _cpu()
+        if vendor == "GenuineIntel" and _X86_64_FLAGS["x86-64-v4"] <= flags and "avx512er" not in flags:
+            names += (("avx512_1", 2),)
+    return names
+
+
+def legacy_subdirectories(
+    kind: Kind, version: tuple[int, int], levels: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Return the directories that glibc to 2.36 tries below each one it searches, best first.
 
     Every combination of "tls", the platform and the hwcap names, by falling binary number (elf/dl-hwcaps.c).
     """
     if version > (2, 36):
         return ()
-    names = []
-    name = platform(kind, version)
-    if kind == (64, True, 62):
-        names.append("x86_64")
-        vendor, flags = _cpu()
-        if vendor == "GenuineIntel" and _X86_64_FLAGS["x86-64-v4"] <= flags and "avx512er" not in flags:
-            names.append("avx512_1")
+    names = [name for name, _ in _legacy(kind)]
+    name = platform(kind, version, levels)
     if name is not None:
         names.append(name)
     names.append("tls")
@@ -148,20 +176,21 @@ def legacy_hwcaps(kind: Kind, version: tuple[int, int]) -> int:
     if version > (2, 36):
         return 0
     bits = 1 << 63  # tls
-    if kind == (64, True, 62):  # sysdeps/x86/dl-hwcap.h
-        subdirectories = legacy_subdirectories(kind, version)
-        bits |= 1 << 1
-        bits |= 1 << 2 if "avx512_1" in subdirectories else 0
-        bits |= 1 << 50 if "haswell" in subdirectories else 0
-    return bits
+    for _, bit in _legacy(kind):
+        bits |= 1 << bit
+    return bits | 1 << _LEGACY_PLATFORMS.get(platform(kind, version) or "", 63)
 
 
 def abi(kind: Kind, flags: int) -> int:
-    """Return the part of e_flags that must be equal for files to be loaded together (elf_machine_matches_host)."""
+    """Return the part of e_flags that must be equal for files to be loaded together (elf_machine_matches_host;
+    for ARM VALID_FLOAT_ABI).
+    """
     if kind[2] == 243:  # RISC-V: EF_RISCV_FLOAT_ABI
         return flags & 6
     if kind == (64, True, 21):  # ppc64le takes ELFv2 and files that do not say
         return int(flags & 3 == 1)
     if kind == (64, False, 21):
         return int(flags & 3 == 2)
+    if kind == (32, True, 40) and flags >> 24 == 5:  # EABI 5: a loader for hard floats refuses what says soft
+        return int(bool(flags & 0x200))
     return 0
