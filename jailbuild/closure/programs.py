@@ -13,7 +13,7 @@ from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import reason
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Loader
-from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, Unopened, unreadable
 
 _MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh
 
@@ -79,6 +79,11 @@ class Program(NamedTuple):
     def missing(self) -> tuple[Missing, ...]:
         """The searches that failed in any of its parts."""
         return tuple(missing for part in self.parts for missing in part.resolution.missing)
+
+    @property
+    def unopened(self) -> tuple[Unopened, ...]:
+        """What its parts would open while they run, and can do without."""
+        return tuple(one for part in self.parts for one in part.resolution.unopened)
 
 
 class Programs:

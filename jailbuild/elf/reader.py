@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from struct import Struct
 from typing import NamedTuple
 
+from jailbuild.elf.notes import Dlopen, Segments, read_dlopens
 from jailbuild.elf.records import (
     DT_AUDIT,
     DT_AUXILIARY,
@@ -28,6 +29,7 @@ from jailbuild.elf.records import (
     PT_DYNAMIC,
     PT_INTERP,
     PT_LOAD,
+    PT_NOTE,
     records,
 )
 
@@ -85,6 +87,7 @@ class Elf(NamedTuple):
     audit: tuple[str, ...] = ()  # DT_AUDIT and DT_DEPAUDIT, split
     nodeflib: bool = False
     pie: bool = False
+    dlopens: tuple[Dlopen, ...] = ()  # what its notes say that it opens while it runs
     as_library: Elf | None = None
 
     @property
@@ -143,10 +146,13 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
         table = head[place : place + size] if place + size <= len(head) else _bytes(
             descriptor, place, size, "program headers")
         loads: Loads = []
+        notes: Segments = []
         dynamic: tuple[int, int] | None = None
         for segment_type, offset, address, in_file, in_memory in segment.iter_unpack(table):
             if segment_type == PT_LOAD:
                 loads.append((address, address + in_file, address + in_memory, offset))
+            elif segment_type == PT_NOTE:
+                notes.append((offset, in_file))
             elif segment_type == PT_DYNAMIC:
                 if in_file:
                     dynamic = address, in_file  # the last one counts
@@ -165,6 +171,7 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             *said, "", unstartable, interpreter, True, soname, wants,
             rpath if runpath is None else None, runpath, audit,
             bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
+            read_dlopens(descriptor, head, notes, bits, little) if notes else (),
         )
     except DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)

@@ -33,6 +33,7 @@ class Files:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
         self.loaders: dict[tuple[int, int], Facts] = {}  # what loaders have built in, by identity
+        self.unwinding: dict[tuple[int, int], bool] = {}  # who calls for libgcc_s, by identity
         self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
         self._learned: Mapping[str, File] = {}
@@ -41,7 +42,7 @@ class Files:
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
         files = Files(root)
-        files._known, files.loaders = self._known, self.loaders
+        files._known, files.loaders, files.unwinding = self._known, self.loaders, self.unwinding
         return files
 
     def learn(self, files: Mapping[str, File]) -> None:

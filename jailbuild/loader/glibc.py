@@ -17,13 +17,16 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
+    NOTHING,
     Edge,
     FatalError,
     Library,
     Missing,
+    Opening,
     Refusal,
     Resolution,
     TooMuchError,
+    Unopened,
     unreadable,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
@@ -37,7 +40,8 @@ class Loader:
     """glibc's loader of one root, seen through `files`.
 
     `library_path` is what LD_LIBRARY_PATH would be, `preload` what LD_PRELOAD would. `levels` are the glibc-hwcaps
-    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`.
+    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`. `opening`
+    says what is followed of that which programs open while they run.
     """
 
     def __init__(
@@ -47,10 +51,12 @@ class Loader:
         preload: tuple[str, ...] = (),
         levels: tuple[str, ...] | None = None,
         preload_file: bool = True,
+        opening: Opening = NOTHING,
     ) -> None:
         self.files = files
         self.library_path = library_path
         self.levels = levels
+        self.opening = opening
         self.preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn] = {}
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
@@ -79,7 +85,10 @@ class Loader:
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
             return self._walk(interpreter, path, file)
-        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        if elf.dlopens and self.opening.level != "none":
+            return self._walk(interpreter, path, file)
+        calls = self.opening.unwinding and self._unwinds(path, file)
+        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib, calls
         known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
@@ -91,6 +100,11 @@ class Loader:
         ):
             self._alike[key] = resolution
         return resolution
+
+    def _unwinds(self, path: str, file: File) -> bool:
+        from jailbuild.loader.opening import unwinds  # only for boxes
+
+        return unwinds(self.files, path, file)
 
     def needed(self, path: str) -> Edge:
         """Return the edge of what a library at `path` needs, one object for all who load it."""
@@ -215,6 +229,7 @@ class _Walk:
         """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
         self.loader = loader
         self.interpreter = interpreter
+        self.file = file
         self.main = _Object(self, path, file.elf, above, None)
         self.needed = Edge(path, "needed")
         self.search = search or loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
@@ -263,10 +278,13 @@ class _Walk:
     def run(self) -> Resolution:
         """Return what is loaded."""
         error = None
+        unopened: tuple[Unopened, ...] = ()
         self._list(self.main)
         try:
             self._preload()
             self._load_all()
+            if self.loader.opening.level != "none":
+                unopened = self._open_all()
         except FatalError as fatal:
             error = fatal.refusal
         libraries = [object.library for object in (*self.hidden, *self.objects) if object.library is not None]
@@ -278,7 +296,24 @@ class _Walk:
             except FatalError as fatal:
                 error = fatal.refusal
         missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
+        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed,
+                          unopened)
+
+    def _open_all(self) -> tuple[Unopened, ...]:
+        opening = self.loader.opening
+        if not opening.unwinding and not any(object.elf.dlopens for object in self.queue):
+            return ()
+        from jailbuild.loader.opening import open_all  # seldom needed
+
+        return open_all(self, opening)
+
+    def open(self, name: str, owner: _Object, request: Edge) -> None:
+        """Load what `owner` opens by a name, with all that it needs; what is missing is noted (FatalError)."""
+        self.search.spend(1 + len(self.queue) // 16)
+        found = self._map(name, owner, request)
+        if found is not None and not found.listed:
+            self._list(found)
+        self._load_all()
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")
