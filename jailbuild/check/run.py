@@ -36,6 +36,7 @@ class Wishes(NamedTuple):
     uses: tuple[str, ...] = ()  # of place.USES
     ignored: tuple[Ignored, ...] = ()
     source: Root | None = None  # the root that the box should not be behind
+    dlopen: str | None = None  # which libraries there must be that programs open while they run; None: as put in
 
 
 NO_WISHES = Wishes()
@@ -86,7 +87,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
 
         tree = read_tree(root, listed, digests, tick)
         root.learn(tree.places)
-        rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
+        rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None, wishes.dlopen)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
         findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)

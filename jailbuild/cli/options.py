@@ -64,7 +64,7 @@ def resolving(command: _Command) -> _Command:
 
 dlopen = option(
     "--dlopen", "level", metavar="LEVEL", type=click.Choice(LEVELS), default=None,
-    help=f"Which libraries come of those that programs say they open while they run: {', '.join(LEVELS)}; each with "
+    help=f"Which libraries count of those that programs say they open while they run: {', '.join(LEVELS)}; each with "
     f"those before it. By default {DEFAULT}.",
 )
 
