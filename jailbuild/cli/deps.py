@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from jailbuild.cli import Command, complain, say
 from jailbuild.cli.options import as_json, dlopen, option, programs, resolving, write
 from jailbuild.closure.commands import find_program, path_note, source_root
-from jailbuild.closure.explain import unopened_text
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
@@ -19,6 +19,9 @@ from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.loader.resolution import Opening
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _AT_ONCE = 32  # programs that are written together
 
@@ -69,7 +72,7 @@ def command(
     from jailbuild.report.tree import tree
 
     found: list[Program] = []
-    without: list[str] = []
+    unopened: list[Unopened] = []
     lines = jsonlines.Programs()
     ready: list[str] = []
     for request in requests:
@@ -87,7 +90,8 @@ def command(
             ready.append(tree(program, verbose=verbose))
         else:
             found.append(program)
-        without += [unopened_text(one) for one in program.unopened]
+        for part in program.parts:
+            unopened += part.resolution.unopened
         if program.error is not None or program.missing:
             status = 1
         if len(ready) >= _AT_ONCE:
@@ -96,8 +100,11 @@ def command(
     write("".join(ready))
     if form not in (None, "--json"):
         write(_drawn(found, form))
-    for text in dict.fromkeys(without):
-        say(f"note: {text}")
+    if unopened:
+        from jailbuild.closure.explain import unopened_text  # seldom needed
+
+        for text in dict.fromkeys(map(unopened_text, unopened)):
+            say(f"note: {text}")
     return status
 
 

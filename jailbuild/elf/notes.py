@@ -11,12 +11,9 @@ import os
 from struct import Struct
 from typing import Any, NamedTuple
 
-from jailbuild.elf.priorities import DEFAULT, PRIORITIES
+from jailbuild.elf.priorities import DEFAULT, MARKS, PRIORITIES
 from jailbuild.elf.records import PT_NOTE, note_records
 
-_OWNER = b"FDO\0"
-_TYPE = 0x407C0C0A
-_MARKS = {little: Struct("<I" if little else ">I").pack(_TYPE) + _OWNER for little in (True, False)}
 _MOST_BYTES = 1 << 20  # of all note segments of a file; the largest that was seen has 3 KiB
 _LARGEST = 1 << 16  # bytes of one note
 _MOST = 256  # libraries of a file; systemd's has 20
@@ -36,48 +33,48 @@ class Dlopen(NamedTuple):
     description: str | None = None
 
 
-def read_dlopens(descriptor: int, head: bytes, segments: Segments, bits: int, little: bool) -> tuple[Dlopen, ...]:
-    """Return what the notes in an open file's note segments say (OSError if it cannot be read).
+def read_dlopens(descriptor: int, head: bytes, far: Segments, bits: int, little: bool) -> tuple[Dlopen, ...]:
+    """Return what the notes of an open file say (OSError if it cannot be read).
 
-    `head` is the file's beginning, as much as was read already: most files have their notes there, and none of these.
+    `head` is its beginning, as much as was read already, and `far` are the note segments that do not lie in it: most
+    files have none, and nothing that looks like such a note in their head.
     """
-    mark = _MARKS[little]
-    left = _MOST_BYTES
-    for offset, size in segments:
-        if offset + size <= len(head):
-            if head.find(mark, offset, offset + size) >= 0:
-                break
-        elif offset < _BEYOND and left > 0:
-            left -= size
-            if mark in os.pread(descriptor, min(size, left + size), offset):
-                break
-    else:
-        return ()
+    mark = MARKS[little]
+    if mark not in head:
+        left = _MOST_BYTES
+        for offset, size in far:
+            if offset < _BEYOND and left > 0:
+                data = os.pread(descriptor, min(size, left), offset)
+                left -= len(data)
+                if mark in data:
+                    break
+        else:
+            return ()
     return _read(descriptor, head, bits, little)
 
 
 def _read(descriptor: int, head: bytes, bits: int, little: bool) -> tuple[Dlopen, ...]:
-    """Read all notes, now that there is one: by the program headers again, for the alignments."""
-    layout = note_records(bits, little)
-    place, count = layout.header.unpack_from(head)
-    each = layout.segment.size
+    """Read all notes, now that there may be one: by the program headers again, for the alignments."""
+    header, segment, record = note_records(bits, little)
+    place, count = header.unpack_from(head)
+    each = segment.size
     table = os.pread(descriptor, count * each, place)
     found: dict[Dlopen, None] = {}
     left = _MOST_BYTES
-    for kind, offset, size, alignment in layout.segment.iter_unpack(table[: len(table) // each * each]):
+    for kind, offset, size, alignment in segment.iter_unpack(table[: len(table) // each * each]):
         if kind == PT_NOTE and offset < _BEYOND and left > 0:
             data = os.pread(descriptor, min(size, left), offset)
             left -= len(data)
             # old linkers put notes of both alignments into one segment, and say the larger
             for step in (8, 4) if alignment == 8 else (4,):
-                notes = _notes(data, layout.note, step, _MARKS[little][:4])
+                notes = _notes(data, record, step, MARKS[little])
                 if notes:
                     found.update(dict.fromkeys(one for note in notes for one in _dlopens(note)))
                     break
     return tuple(found)[:_MOST]
 
 
-def _notes(data: bytes, record: Struct, alignment: int, type: bytes) -> list[bytes]:
+def _notes(data: bytes, record: Struct, alignment: int, mark: bytes) -> list[bytes]:
     """Return the texts of the dlopen notes in a segment."""
     found = []
     place = 0
@@ -87,7 +84,7 @@ def _notes(data: bytes, record: Struct, alignment: int, type: bytes) -> list[byt
         start = _up(name + name_size, alignment)
         if start + size > len(data):
             break
-        if name_size == len(_OWNER) and data[name - 4 : name + 4] == type + _OWNER and size <= _LARGEST:
+        if name_size == 4 and data[name - 4 : name + 4] == mark and size <= _LARGEST:
             found.append(data[start : start + size])
         place = _up(start + size, alignment)
     return found

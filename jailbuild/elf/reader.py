@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from functools import cache, lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.elf.notes import Dlopen, Segments, read_dlopens
+from jailbuild.elf.priorities import MARKS
 from jailbuild.elf.records import (
     DT_AUDIT,
     DT_AUXILIARY,
@@ -32,6 +32,9 @@ from jailbuild.elf.records import (
     PT_NOTE,
     records,
 )
+
+if TYPE_CHECKING:
+    from jailbuild.elf.notes import Dlopen
 
 MAGIC = b"\x7fELF"
 UNKNOWN_ENCODING = "ELF file data encoding is unknown"
@@ -146,13 +149,11 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
         table = head[place : place + size] if place + size <= len(head) else _bytes(
             descriptor, place, size, "program headers")
         loads: Loads = []
-        notes: Segments = []
+        far_notes: list[tuple[int, int]] = []  # those that do not lie in `head`
         dynamic: tuple[int, int] | None = None
         for segment_type, offset, address, in_file, in_memory in segment.iter_unpack(table):
             if segment_type == PT_LOAD:
                 loads.append((address, address + in_file, address + in_memory, offset))
-            elif segment_type == PT_NOTE:
-                notes.append((offset, in_file))
             elif segment_type == PT_DYNAMIC:
                 if in_file:
                     dynamic = address, in_file  # the last one counts
@@ -161,6 +162,8 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
                     interpreter = _interpreter(descriptor, head, offset, in_file)
                 except DamagedError as error:
                     interpreter, unstartable = "", str(error)
+            elif segment_type == PT_NOTE and offset + in_file > len(head):
+                far_notes.append((offset, in_file))
         if not loads:
             interpreter, unstartable = None, ""
             raise DamagedError("object file has no loadable segments")
@@ -171,10 +174,18 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             *said, "", unstartable, interpreter, True, soname, wants,
             rpath if runpath is None else None, runpath, audit,
             bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
-            read_dlopens(descriptor, head, notes, bits, little) if notes else (),
+            _dlopens(descriptor, head, far_notes, bits, little) if far_notes or MARKS[little] in head else (),
         )
     except DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)
+
+
+def _dlopens(
+    descriptor: int, head: bytes, far_notes: list[tuple[int, int]], bits: int, little: bool
+) -> tuple[Dlopen, ...]:
+    from jailbuild.elf.notes import read_dlopens  # few files have any
+
+    return read_dlopens(descriptor, head, far_notes, bits, little)
 
 
 @cache

@@ -97,22 +97,14 @@ def symbol_record(bits: int, little: bool) -> Struct:
     return _flatten(structs.Elf_Sym, "<" if little else ">", SYMBOL)
 
 
-class NoteRecords(NamedTuple):
-    """The records that lead to notes, and of a note the sizes of its name and of what it says."""
-
-    header: Struct
-    segment: Struct
-    note: Struct
-
-
 @cache
-def note_records(bits: int, little: bool) -> NoteRecords:
-    """Return them for a class and byte order: unpacking gives the fields that are named here."""
+def note_records(bits: int, little: bool) -> tuple[Struct, Struct, Struct]:
+    """Return the records that lead to notes, header and segment, and a note's: unpacking gives what is named here."""
     structs = ELFStructs(little_endian=little, elfclass=bits)
     structs.create_basic_structs()
     structs.create_advanced_structs()
     order = "<" if little else ">"
-    return NoteRecords(
+    return (
         _flatten(structs.Elf_Ehdr, order, ("e_phoff", "e_phnum")),
         _flatten(structs.Elf_Phdr, order, ("p_type", "p_offset", "p_filesz", "p_align")),
         _flatten(structs.Elf_Nhdr, order, ("n_namesz", "n_descsz")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from typing import TYPE_CHECKING
 
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
@@ -26,10 +27,12 @@ from jailbuild.loader.resolution import (
     Refusal,
     Resolution,
     TooMuchError,
-    Unopened,
     unreadable,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -300,12 +303,12 @@ class _Walk:
                           unopened)
 
     def _open_all(self) -> tuple[Unopened, ...]:
-        opening = self.loader.opening
-        if not opening.unwinding and not any(object.elf.dlopens for object in self.queue):
-            return ()
-        from jailbuild.loader.opening import open_all  # seldom needed
+        for object in self.queue:
+            if object.elf.dlopens or self.loader.opening.unwinding:
+                from jailbuild.loader.opening import open_all  # seldom needed
 
-        return open_all(self, opening)
+                return open_all(self, self.loader.opening)
+        return ()
 
     def open(self, name: str, owner: _Object, request: Edge) -> None:
         """Load what `owner` opens by a name, with all that it needs; what is missing is noted (FatalError)."""

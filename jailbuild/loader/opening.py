@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.elf.notes import Dlopen
 from jailbuild.elf.priorities import LEVELS
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Missing, Opening, TooMuchError, Unopened
+from jailbuild.loader.resolution import Edge, FatalError, Missing, Opening, TooMuchError
 
 if TYPE_CHECKING:
     from jailbuild.loader.glibc import _Object as Object
@@ -25,6 +25,14 @@ _REQUIRED = LEVELS.index("required")
 _UNWINDER = Dlopen(("libgcc_s.so.1",), feature="unwinding", description="threads that end early, and backtraces")
 _UNWINDING = ("pthread_cancel", "pthread_exit", "thrd_exit", "backtrace")
 _LIBC = "libc.so.6"
+
+
+class Unopened(NamedTuple):
+    """A library that would be opened, is not there, or not with all that it needs, and can be done without."""
+
+    by: str
+    note: Dlopen
+    missing: Missing
 
 
 def unwinds(files: Files, path: str, file: File) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.elf.notes import Dlopen
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 
 class Opening(NamedTuple):
@@ -58,14 +60,6 @@ class Missing(NamedTuple):
     requests: list[Edge]
     passed_over: tuple[str, ...]
     alternatives: tuple[str, ...] = ()  # any of which would have done: of a dlopen note
-
-
-class Unopened(NamedTuple):
-    """A library that would be opened, is not there, or not with all that it needs, and can be done without."""
-
-    by: str
-    note: Dlopen
-    missing: Missing
 
 
 class Refusal(NamedTuple):
