@@ -15,7 +15,7 @@ from jailbuild.errors import reason
 from jailbuild.loader import machines
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Loader
-from jailbuild.loader.resolution import opening_in_boxes
+from jailbuild.loader.resolution import Opening, opening_in_boxes
 from jailbuild.root import Root
 
 # what else a kernel runs beside its own machine's programs
@@ -81,15 +81,19 @@ class ProgramRules:
 
     def _programs_for(self, path: str) -> Programs:
         """Return the programs with as many of the libraries that they open as the one at `path` is to have."""
-        dlopen = self.dlopen or DEFAULT
-        if self.dlopen is None and self.manifest is not None:
-            requests = [self.manifest.requests.get(name) for name in self._requested_by(path)]
-            dlopen = max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
+        dlopen = self._dlopen_of(path)
         programs = self._programs.get(dlopen)
         if programs is None:
             loader = Loader(self.files, opening=opening_in_boxes(dlopen))
             programs = self._programs[dlopen] = Programs(self.files, loader)
         return programs
+
+    def _dlopen_of(self, path: str) -> str:
+        dlopen = self.dlopen or DEFAULT
+        if self.dlopen is None and self.manifest is not None:
+            requests = [self.manifest.requests.get(name) for name in self._requested_by(path)]
+            dlopen = max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
+        return dlopen
 
     def _unopened(self, program: Program) -> Iterator[Finding]:
         for one in program.unopened:
@@ -145,6 +149,7 @@ class ProgramRules:
         return add_command([problem.subject if script else path], self.box)
 
     def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
+        loader = Loader(self.files, opening=Opening(self.dlopen or DEFAULT))
         for path in sorted(self.tree.elves.keys() - programs):
             file = self.files.get(path)
             if isinstance(file, int) or not file.elf.dynamic or file.elf.is_program:
@@ -152,7 +157,7 @@ class ProgramRules:
             if (file.device, file.inode) in reached:
                 continue
             reached.add((file.device, file.inode))
-            for missing in self._programs_for(path).loader.resolve(path).missing:
+            for missing in loader.resolve(path).missing:
                 yield Finding("unreached-library", path,
                               f"no program loads {path}; alone, {missing_text(path, missing)}",
                               missing.name, missing.searched, self._requested_by(path))

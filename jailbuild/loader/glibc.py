@@ -19,6 +19,7 @@ from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
     NOTHING,
+    UNWINDER,
     Edge,
     FatalError,
     Library,
@@ -90,9 +91,11 @@ class Loader:
             return self._walk(interpreter, path, file)
         if elf.dlopens and self.opening.level != "none":
             return self._walk(interpreter, path, file)
-        calls = self.opening.unwinding and self._unwinds(path, file)
-        key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib, calls
+        key: tuple[object, ...] = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
+        if known is None and self.opening.unwinding:
+            key = *key, self._unwinds(path, file)
+            known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
         resolution = self._walk(interpreter, path, file)
@@ -101,6 +104,8 @@ class Loader:
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
             and all(library.path != path for library in resolution.libraries)
         ):
+            if self.opening.unwinding and _needs_unwinder(resolution):
+                key = key[:-1]  # it makes no difference then who calls for it
             self._alike[key] = resolution
         return resolution
 
@@ -170,6 +175,11 @@ class Loader:
             return _preload_names(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
         except OSError:
             return []
+
+
+def _needs_unwinder(resolution: Resolution) -> bool:
+    return any(library.name == UNWINDER and any(edge.how != "dlopen" for edge in library.requests)
+               for library in resolution.libraries)
 
 
 def _preload_names(content: bytes) -> list[str]:

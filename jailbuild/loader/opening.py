@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jailbuild.elf.notes import Dlopen
 from jailbuild.elf.priorities import LEVELS
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.resolution import Edge, FatalError, Missing, Opening, TooMuchError
+from jailbuild.loader.resolution import UNWINDER, Edge, FatalError, Missing, Opening, TooMuchError
 
 if TYPE_CHECKING:
     from jailbuild.loader.glibc import _Object as Object
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _REQUIRED = LEVELS.index("required")
 # glibc opens it when one of these is first called, and ends the whole program where it is not there (pthread_exit and
 # pthread_cancel: nptl; sysdeps/generic/unwind-resume.c, misc/unwind-link.c; backtrace: debug/backtrace.c)
-_UNWINDER = Dlopen(("libgcc_s.so.1",), feature="unwinding", description="threads that end early, and backtraces")
+_UNWINDER = Dlopen((UNWINDER,), feature="unwinding", description="threads that end early, and backtraces")
 _UNWINDING = ("pthread_cancel", "pthread_exit", "thrd_exit", "backtrace")
 _LIBC = "libc.so.6"
 
@@ -108,7 +108,7 @@ class _Opening:
     def _libc_that_unwinds(self) -> Object | None:
         """Return glibc's libc if anything loaded calls for what it opens libgcc_s for, and that is not there yet."""
         libc = self.walk.names.get(_LIBC)
-        if libc is None or libc.library is None or _UNWINDER.sonames[0] in self.walk.names:
+        if libc is None or libc.library is None or UNWINDER in self.walk.names:
             return None
         files = self.walk.loader.files
         for object in self.ranks:

@@ -19,6 +19,7 @@ class Opening(NamedTuple):
 
 
 NOTHING = Opening()
+UNWINDER = "libgcc_s.so.1"
 
 
 def opening_in_boxes(level: str) -> Opening:
