@@ -18,7 +18,7 @@ def entry(*sonames: str, priority: str | None = None, feature: str = "f") -> Ent
 
 def assembly(*notes: Sequence[Entry]) -> str:
     """Return C source that puts each list of entries into a note of its own, as systemd's macros do."""
-    return "".join(_assembly(json.dumps(note)) for note in notes)
+    return "".join(_assembly(json.dumps(note, ensure_ascii=False)) for note in notes)
 
 
 def _assembly(text: str) -> str:

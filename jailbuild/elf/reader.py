@@ -300,13 +300,15 @@ def dynamic_entries(
             raise DamagedError("the dynamic section has no end")
         if place >= _BEYOND:
             raise DamagedError("the file is too short for its dynamic section")
-        data += os.pread(descriptor, min(step, mapped - len(data)), place + len(data))
+        wanted = min(step, mapped - len(data))
+        more = os.pread(descriptor, wanted, place + len(data))
+        data += more
         entries = _table(record, len(data) // record.size).unpack_from(data)
         tags, values = entries[::2], entries[1::2]
         if DT_NULL in tags:
             end = tags.index(DT_NULL)
             return tags[:end], values[:end]
-        if len(data) < step and len(data) < mapped:
+        if len(more) < wanted:
             raise DamagedError("the file is too short for its dynamic section")
         step = len(data)
     return tags, values

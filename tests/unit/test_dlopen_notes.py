@@ -140,6 +140,20 @@ def test_the_assemblers_notes_are_read_as_readelf_reads_them(tmp_path: Path) -> 
     assert dlopens(bytes(data)) == expected
 
 
+@pytest.mark.parametrize("more", [0, 1, 8])
+def test_a_file_that_ends_with_its_dynamic_section_is_damaged_and_not_waited_for(more: int) -> None:
+    """No end of the dynamic section in the file, where the segment goes on: what is read does not become more."""
+    data = bytearray(image(64, True, [(4, bytes(128))]))
+    start = 64 + 3 * 56
+    data[start] = 1  # DT_NULL no more
+    opened = os.memfd_create("elf")
+    try:
+        os.write(opened, data[: start + 16 + more])
+        assert read_elf(opened).damage == "the file is too short for its dynamic section"
+    finally:
+        os.close(opened)
+
+
 @given(st.binary(max_size=400), KINDS, st.sampled_from([0, 1, 4, 8, 16]))
 @example(note(text(FOO), "<", 4)[:-30], (64, True), 4)
 def test_any_bytes_in_a_note_segment_are_read_without_an_error(
