@@ -211,7 +211,7 @@ def test_threads_that_end_early_work_in_a_box_made_by_add_alone(
     needed = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
     assert LIBGCC not in needed
     add(box, f"{program}:/usr/bin/prog", *options)
-    enter = ["/usr/sbin/chroot", box, "/usr/bin/prog"]
+    enter = ["/usr/sbin/chroot", str(box), "/usr/bin/prog"]
     assert subprocess.run(enter, check=False).returncode == 0
     library = next(path for path in entries(box) if path.endswith(f"/{LIBGCC}"))
     assert [edge["as"] for edge in entries(box)[library]["edges"]] == ["dlopen"]

@@ -100,7 +100,7 @@ def test_what_is_opened_comes_after_all_that_is_needed_with_what_it_needs(made: 
     made.program([entry("libopened.so")], needs=(needed,))
     ended = made.deps()
     record = ended.objects()[0]
-    assert (0, "") == (ended.status, ended.words)
+    assert (ended.status, ended.words) == (0, "")
     assert names(record)[:2] == ["libneeded.so", "libc.so.6"]
     assert [one for one in names(record) if not one.startswith("ld-")][2:] == ["libopened.so", "libdeep.so"]
     opened = next(one for one in record["libraries"] if one["name"] == "libopened.so")
@@ -181,7 +181,7 @@ def test_what_dlopen_opens_is_what_deps_names(made: Made, make: Callable[[Made],
     finally:
         subprocess.run(["umount", made.root / "proc"], check=True)
     ended = made.deps()
-    assert (0, "") == (ended.status, ended.words)
+    assert (ended.status, ended.words) == (0, "")
     record = ended.objects()[0]
     assert list(by_dlopen(record).values()) == [there]
     assert record["missing"] == []

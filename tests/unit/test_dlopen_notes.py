@@ -137,7 +137,7 @@ def test_the_assemblers_notes_are_read_as_readelf_reads_them(tmp_path: Path) -> 
                            check=False).stdout  # to which the type is unknown
     assert shown.count(f"{TYPE:#010x}") == len(expected)
     data = bytearray(made.read_bytes())
-    data[40:48] = data[60:64] = bytes(4)  # e_shoff, e_shnum, e_shstrndx
+    data[40:48], data[60:64] = bytes(8), bytes(4)  # e_shoff; e_shnum, e_shstrndx
     assert dlopens(bytes(data)) == expected
 
 
