@@ -149,7 +149,7 @@ class _Opening:
                 known_one.requests.append(edge)
 
     def _load(self, name: str, owner: Object, edge: Edge) -> list[Missing]:
-        """Load a library with what it needs; return what of that is missing."""
+        """Load a library with what it needs; return what of that is missing, as it was asked for now."""
         walk = self.walk
         before = {key: len(one.requests) for key, one in walk.missing.items()}
         try:
@@ -158,7 +158,8 @@ class _Opening:
             raise
         except FatalError as fatal:
             return [Missing(name, (str(fatal),), [edge], ())]
-        return [one for key, one in walk.missing.items() if len(one.requests) > before.get(key, 0)]
+        new = [one._replace(requests=one.requests[before.get(key, 0) :]) for key, one in walk.missing.items()]
+        return [one for one in new if one.requests]
 
 
 class _Saved:

@@ -1,4 +1,4 @@
-"""`deps` follows dlopen notes: what it names is what dlopen(3) itself opens, in a root made for it, in a real chroot."""
+"""`deps` follows dlopen notes: what it names is what dlopen(3) opens, in a root made for it, in a real chroot."""
 
 from __future__ import annotations
 
@@ -261,6 +261,17 @@ def test_what_can_be_done_without_is_told_and_is_no_failure(made: Made) -> None:
     assert "/libx.so would open libgone.so (required" in notes[1]
     assert "libabsent.so" in made.deps().words
     assert made.deps("--dlopen", "required").words == ""
+
+
+def test_what_is_needed_and_opened_and_not_there_is_missing_and_told_for_each(made: Made) -> None:
+    """The note does not count among those that need it, and the need not among those who can do without."""
+    gone = made.library(f"{LIBRARIES}/libgone.so")
+    made.program([entry("libgone.so")], needs=(gone,))
+    (made.root / gone[1:]).unlink()
+    ended = made.deps()
+    assert ended.status == 1
+    assert [one["requests"] for one in ended.objects()[0]["missing"]] == [[{"by": "/usr/bin/prog", "as": "needed"}]]
+    assert ended.words.startswith("note: /usr/bin/prog would open libgone.so (recommended, for f), which is in none")
 
 
 def test_a_note_of_a_thousand_libraries_that_are_not_there_is_soon_answered(made: Made) -> None:

@@ -1,5 +1,4 @@
-"""What a distribution's own files say that they open is read, brought, and can be opened: systemd's, from Debian 13 on.
-"""
+"""What a distribution's own files say that they open is read, brought and found: systemd's, from Debian 13 on."""
 
 from __future__ import annotations
 
