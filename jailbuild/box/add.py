@@ -23,6 +23,7 @@ from jailbuild.closure.commands import (
 )
 from jailbuild.closure.gather import gather
 from jailbuild.closure.trees import Rules, Tree, identity, lay_over, read_directory, read_file
+from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -41,11 +42,12 @@ class Words(NamedTuple):
 
 def plan_addition(
     root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, without: tuple[str, ...] = (),
-    rebase: bool = False,
+    rebase: bool = False, dlopen: str | None = None,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
-    No recipe applies by itself to what is `bare`, and those named in `without` do not.
+    No recipe applies by itself to what is `bare`, and those named in `without` do not. `dlopen` is one of LEVELS; None
+    leaves it as it was for what is in the box.
 
     Where the source root has changed since the box was made, all its requests are planned anew.
     """
@@ -66,7 +68,8 @@ def plan_addition(
             _refuse_other_source(request, known)
         is_bare = bare and request.type not in UNPLACED and (known is None or known.bare)
         own = () if request.type in UNPLACED else tuple(sorted(set(without)))
-        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type, own)
+        level = dlopen or (known.dlopen if known is not None else DEFAULT)
+        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type, own, level)
     wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label)
     change = None

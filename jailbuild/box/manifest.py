@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from jailbuild.box.layout import DIRECTORY, NAME
 from jailbuild.closure.commands import NAMED, UNPLACED
+from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
@@ -47,6 +48,7 @@ class Asked(NamedTuple):
     bare: bool = False
     type: str = "program"  # or "file", "directory", "recipe", "user", "locale", "package"
     without: tuple[str, ...] = ()  # recipes that are not to apply by themselves
+    dlopen: str = DEFAULT  # of LEVELS: which libraries come that its programs open while they run
 
     @property
     def what(self) -> str:
@@ -136,6 +138,7 @@ class Manifest(NamedTuple):
                 **to_json("source", asked.source),
                 "bare": asked.bare,
                 **({"without": list(asked.without)} if asked.without else {}),
+                **({"dlopen": asked.dlopen} if asked.dlopen != DEFAULT else {}),
             }
             for _, asked in sorted(self.requests.items())
         ]
@@ -225,12 +228,15 @@ def _asked(record: dict[str, Any]) -> Asked:
     if not name:
         raise ValueError("a request without a name")
     bare = _get(record, "bare", bool)
+    dlopen = DEFAULT if record.get("dlopen") is None else _get(record, "dlopen", str)
+    if dlopen not in LEVELS:
+        raise ValueError(f"dlopen is none of {', '.join(LEVELS)}")
     if kind in UNPLACED:
-        return Asked(f"{kind}:{name}", "", None, bare, kind)
+        return Asked(f"{kind}:{name}", "", None, bare, kind, (), dlopen)
     name = f"{kind}:{name}" if kind in NAMED else name
     without = _all(record, "without", _name) if record.get("without") is not None else ()
     path = "/" if kind == "directory" and record.get("path") == "/" else _path(record, "path")
-    return Asked(name, path, from_json(record, "source"), bare, kind, without)
+    return Asked(name, path, from_json(record, "source"), bare, kind, without, dlopen)
 
 
 def _entry(record: dict[str, Any], names: Mapping[str, str]) -> Entry:

@@ -9,10 +9,11 @@ from jailbuild.box.plan import Plan
 from jailbuild.closure.explain import problems
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Library
+from jailbuild.loader.resolution import Library, opening_in_boxes
 from jailbuild.root import Overlay, Root
 
 _BLOCK = 1 << 20
@@ -25,11 +26,11 @@ def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False)
     """
     planned = _planned(plan, closure, box)
     files = closure.files.sharing(planned)
-    programs = Programs(files, Loader(files), closure.search_path)
+    programs = _ByDlopen(files, closure.search_path)
     failures = []
     for path, program in closure.programs.items():
         try:
-            found = programs.resolve(path)
+            found = programs.resolve(path, closure.dlopen.get(path, DEFAULT))
         except OSError as error:
             failures.append(f"cannot add {path}: it could not be opened in the box: {reason(error)}")
             continue
@@ -44,16 +45,32 @@ def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False)
         raise JailError(failures, "what is in the box already gets in the way: build a box of its own")
 
 
-def _disturbed(plan: Plan, closure: Closure, box: Root, after: Programs, anew: bool) -> Iterator[str]:
+class _ByDlopen:
+    """The programs of one root, each with as many of the libraries that it opens at run time as it is to have."""
+
+    def __init__(self, files: Files, search_path: str) -> None:
+        self.files = files
+        self.search_path = search_path
+        self._programs: dict[str, Programs] = {}
+
+    def resolve(self, path: str, dlopen: str) -> Program:
+        """Resolve the program at `path` (OSError)."""
+        if dlopen not in self._programs:
+            loader = Loader(self.files, opening=opening_in_boxes(dlopen))
+            self._programs[dlopen] = Programs(self.files, loader, self.search_path)
+        return self._programs[dlopen].resolve(path)
+
+
+def _disturbed(plan: Plan, closure: Closure, box: Root, after: _ByDlopen, anew: bool) -> Iterator[str]:
     """Yield what programs that are in the box already would load otherwise after the plan."""
     files = closure.files.sharing(box)
-    before = Programs(files, Loader(files), closure.search_path)
+    before = _ByDlopen(files, closure.search_path)
     assert plan.before is not None
     for name, asked in plan.before.requests.items():
         if asked.path in closure.programs or name not in plan.draft.requests or asked.type != "program":
             continue
         try:
-            now, then = before.resolve(asked.path), after.resolve(asked.path)
+            now, then = (programs.resolve(asked.path, asked.dlopen) for programs in (before, after))
         except OSError:  # it is not there any more: check says so
             continue
         if anew:

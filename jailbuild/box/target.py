@@ -80,7 +80,8 @@ def plan_change(
     then they cannot stay as they are. JailError; nothing is written.
     """
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
-    closure = gather(source, wanted.requests, choices.options, wanted.trees, _knowledge(target, wanted, choices))
+    options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
+    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices))
     kept = carry(target.before, carried, target.label, target.there)
     drafted = draft(closure, target.label, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)

@@ -65,7 +65,8 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
         if name in requests:
             request = requests[name]
             without = _still_known(known, choices)
-            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type, without))
+            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type, without,
+                                         known.dlopen))
         else:
             carried.add(name)
     return Found(Wanted(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
@@ -88,11 +89,13 @@ def _still_known(known: Asked, choices: Choices) -> tuple[str, ...]:
 def plan_update(
     root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
     choices: Choices, *, more: Iterable[Request] = (), without: tuple[str, ...] = (), rebase: bool,
+    dlopen: str | None = None,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
     `files` and `directories` name what was put in by path again, as SRC:DEST or PATH. `more` are recipes, users and
-    locales that the box is to have too; the recipes named in `without` are not to apply any more.
+    locales that the box is to have too; the recipes named in `without` are not to apply any more. `dlopen` is one of
+    LEVELS, for all that is resolved again; None leaves it as it was.
     """
     label = label_of(root)
     if not rebase:
@@ -105,6 +108,9 @@ def plan_update(
     found = find_again(root, before, given, choices)
     if without:
         found = _left_out(found, without)
+    if dlopen is not None:
+        asked = {name: one._replace(dlopen=dlopen) for name, one in found.wanted.asked.items()}
+        found = found._replace(wanted=found.wanted._replace(asked=asked))
     target = Target(box, there, before, label)
     change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
     assert change is not None

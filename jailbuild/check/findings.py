@@ -101,6 +101,9 @@ CODES = {
     "unreached-library": Code(
         NOTE, "a library that no program loads misses something when it is loaded alone",
         "nothing, if a program opens it while it runs: plugins often miss things alone"),
+    "missing-optional-library": Code(
+        NOTE, "a library that a program would open while it runs, and can do without, is not there",
+        "nothing, if what it is for is not missed; else install it, and add the program again"),
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",
         "nothing, if it is yours: jailbuild neither changes nor removes it"),
@@ -119,7 +122,7 @@ CODES = {
         NOTE, "a program finds its libraries by $ORIGIN, for which the loader needs /proc",
         "jailbuild enter mounts it"),
     "uncovered-dlopen": Code(
-        NOTE, "a program opens libraries while it runs, and no recipe says which",
+        NOTE, "a program opens libraries while it runs, and neither it nor a recipe says which",
         "jailbuild enter --env LD_DEBUG=files BOX PROGRAM shows which"),
     "absent-zone": Code(
         NOTE, "a file asks for a time zone that is not there: times are wrong in silence",

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
-from jailbuild.closure.explain import Problem, add_command, missing_text, problems
+from jailbuild.closure.explain import Problem, add_command, missing_text, problems, unopened_text
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import reason
 from jailbuild.loader import machines
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.loader import Loader
+from jailbuild.loader.resolution import Opening, opening_in_boxes
 from jailbuild.root import Root
 
 # what else a kernel runs beside its own machine's programs
@@ -29,11 +31,15 @@ _MENDED_BY_ADD = ("missing-library", "missing-interpreter", "missing-script-inte
 
 
 class ProgramRules:
-    """Holds programs and libraries to the rules. `box` is how the user calls the root."""
+    """Holds programs and libraries to the rules. `box` is how the user calls the root.
+
+    `dlopen` says which libraries are held to them too that programs open while they run (LEVELS); None for as many as
+    each program was put in with.
+    """
 
     def __init__(
         self, root: Root, tree: Tree, manifest: Manifest | None, box: str,
-        progress: Callable[[int, int], object] | None = None, only: tuple[str, ...] = (),
+        progress: Callable[[int, int], object] | None = None, only: tuple[str, ...] = (), dlopen: str | None = None,
     ) -> None:
         """Take the programs of the tree; those at the paths `only`, whatever they are, where there are any."""
         self.tree = tree
@@ -43,7 +49,8 @@ class ProgramRules:
         self.progress = progress
         self.files = Files(root)
         self.files.learn(tree.elves)
-        self.programs = Programs(self.files, Loader(self.files))
+        self.dlopen = dlopen
+        self._programs: dict[str, Programs] = {}
         self.count = 0
         self.resolved: list[Program] = []
 
@@ -58,7 +65,7 @@ class ProgramRules:
             if not self.only and (not self.tree.seen[path].mode & 0o111 or not self._is_program(path)):
                 continue
             try:
-                program = self.programs.resolve(path)
+                program = self._programs_for(path).resolve(path)
             except OSError as error:
                 yield Finding("unreadable", path, f"{path} cannot be read: {reason(error)}", path,
                               requested_by=self._requested_by(path))
@@ -67,6 +74,7 @@ class ProgramRules:
             self.resolved.append(program)
             reached.update(self._identities(program))
             yield from self._of_program(program)
+            yield from self._unopened(program)
         if self.only:
             self.count = len(found)
             return
@@ -75,6 +83,31 @@ class ProgramRules:
             yield Finding("no-program", "/", f"there is no program in {self.box}",
                           hint=add_command(["bash"], self.box))
         yield from self._unreached(reached, set(found))
+
+    def _programs_for(self, path: str) -> Programs:
+        """Return the programs with as many of the libraries that they open as the one at `path` is to have."""
+        dlopen = self._dlopen_of(path)
+        programs = self._programs.get(dlopen)
+        if programs is None:
+            loader = Loader(self.files, opening=opening_in_boxes(dlopen))
+            programs = self._programs[dlopen] = Programs(self.files, loader)
+        return programs
+
+    def _dlopen_of(self, path: str) -> str:
+        dlopen = self.dlopen or DEFAULT
+        if self.dlopen is None and self.manifest is not None:
+            requests = [self.manifest.requests.get(name) for name in self._requested_by(path)]
+            dlopen = max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
+        return dlopen
+
+    def _unopened(self, program: Program) -> Iterator[Finding]:
+        for one in program.unopened:
+            try:
+                path = self.files.root.walk(self.files.absolute(one.by)).real
+            except OSError:
+                path = one.by
+            yield Finding("missing-optional-library", path, unopened_text(one), one.missing.name, one.missing.searched,
+                          self._requested_by(path))
 
     def _is_program(self, path: str) -> bool:
         if path in self.tree.scripts:
@@ -121,6 +154,7 @@ class ProgramRules:
         return add_command([problem.subject if script else path], self.box)
 
     def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
+        loader = Loader(self.files, opening=Opening(self.dlopen or DEFAULT))
         for path in sorted(self.tree.elves.keys() - programs):
             file = self.files.get(path)
             if isinstance(file, int) or not file.elf.dynamic or file.elf.is_program:
@@ -128,7 +162,7 @@ class ProgramRules:
             if (file.device, file.inode) in reached:
                 continue
             reached.add((file.device, file.inode))
-            for missing in self.programs.loader.resolve(path).missing:
+            for missing in loader.resolve(path).missing:
                 yield Finding("unreached-library", path,
                               f"no program loads {path}; alone, {missing_text(path, missing)}",
                               missing.name, missing.searched, self._requested_by(path))

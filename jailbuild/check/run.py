@@ -40,6 +40,7 @@ class Wishes(NamedTuple):
     source: Root | None = None  # the root that the box should not be behind
     shelves: tuple[str, ...] = ()  # directories with recipes of the user's, for that
     programs: tuple[str, ...] = ()  # paths: nothing but these and what they load
+    dlopen: str | None = None  # which libraries there must be that programs open while they run; None: as put in
 
 
 NO_WISHES = Wishes()
@@ -96,7 +97,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         root.learn(tree.places)
         told = progress if manifest is None else None
         only = tuple(dict.fromkeys(root.walk(path).real for path in wishes.programs))
-        rules = ProgramRules(root, tree, manifest, name, told, only)
+        rules = ProgramRules(root, tree, manifest, name, told, only, wishes.dlopen)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
         findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)

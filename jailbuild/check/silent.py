@@ -34,7 +34,9 @@ def silent_findings(
         for want in left:
             if (why := reason_for(root, program, want, symbols)) is not None:
                 told.setdefault(want.code, []).append((program.path, why))
-        if manifest is not None and (found := sorted(DLOPEN & symbols)) and not _is_covered(manifest, program.path):
+        if manifest is not None and (found := sorted(DLOPEN & symbols)) and not (
+            _tells(files, program) or _is_covered(manifest, program.path)
+        ):
             yield Finding("uncovered-dlopen", program.path, f"{program.path} imports {found[0]}, and no recipe knows "
                           "what it opens", found[0], requested_by=_requested_by(manifest, program.path),
                           hint=shlex.join(["jailbuild", "enter", "--env", "LD_DEBUG=files", box, program.path]))
@@ -79,6 +81,12 @@ def _is_covered(manifest: Manifest, path: str) -> bool:
         step.by == path and step.how.startswith("recipe ") and ": program " in step.how
         for entry in manifest.entries.values() for step in entry.reasons
     )
+
+
+def _tells(files: Files, program: Program) -> bool:
+    """Say whether a program's own notes tell what it opens."""
+    file = files.get(program.path)
+    return isinstance(file, File) and bool(file.elf.dlopens)
 
 
 def _uses_origin(files: Files, program: Program) -> bool:

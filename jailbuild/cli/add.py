@@ -11,7 +11,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
-from jailbuild.cli.options import absolute, knowing, option, programs, resolving
+from jailbuild.cli.options import absolute, dlopen, knowing, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gather import Options
 from jailbuild.root import Root
@@ -30,6 +30,7 @@ from jailbuild.root import Root
 @option("--docs", is_flag=True, help="Of packages, manuals, documentation, completions and translations too.")
 @resolving
 @knowing
+@dlopen
 @option("--bare", is_flag=True, help="Programs, libraries and the links on their way: no recipes, no names beside.")
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
@@ -39,7 +40,7 @@ def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
     packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...],
     without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...],
-    allowed: tuple[str, ...], bare: bool,
+    allowed: tuple[str, ...], level: str | None, bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
@@ -65,7 +66,8 @@ def command(
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
-        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, without=without, rebase=rebase)
+        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, without=without, rebase=rebase,
+                               dlopen=level)
         return change.plan, change.source, change.notes
 
     if as_shell:

@@ -12,7 +12,7 @@ from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
 from jailbuild.cli import Command, write
-from jailbuild.cli.options import as_json, option
+from jailbuild.cli.options import as_json, dlopen, option
 from jailbuild.cli.progress import progress
 from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
@@ -57,6 +57,7 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
               help="Leave out findings of this code, at all paths or those that fit (* and ?); may be given again.")
 @option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
               help="Believe this copy of the manifest, not the box's own.")
+@dlopen
 @option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
 @option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
 @option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
@@ -66,8 +67,8 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, programs: tuple[str, ...], strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...],
-    manifest: str | None, stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool, quiet: bool,
-    verbose: bool,
+    manifest: str | None, level: str | None, stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool,
+    quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -81,7 +82,7 @@ def command(
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
     wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves,
-                    find_programs(root, programs))
+                    find_programs(root, programs), level)
     with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:

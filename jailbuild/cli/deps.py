@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from jailbuild.cli import Command, complain, say, write
-from jailbuild.cli.options import as_json, option, programs, resolving
+from jailbuild.cli.options import as_json, dlopen, option, programs, resolving
 from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
+from jailbuild.loader.resolution import Opening
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _AT_ONCE = 32  # programs that are written together
 
@@ -24,6 +30,7 @@ _AT_ONCE = 32  # programs that are written together
 @programs(required=True)
 @resolving
 @option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
+@dlopen
 @option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
               help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
 @as_json
@@ -32,12 +39,13 @@ _AT_ONCE = 32  # programs that are written together
 @option("--mermaid", "as_mermaid", is_flag=True, help="Print a Mermaid flow chart.")
 @option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
-    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, cpu: str | None,
-    as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
+    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, level: str | None,
+    cpu: str | None, as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
 ) -> int:
     """Show what PROGRAM... (names, paths, also of libraries) need, and how the loader finds it.
 
-    Nothing is run: the files are read. Exit status 1 if anything is missing.
+    Nothing is run: the files are read. Exit status 1 if anything is missing. A library that is opened at run time
+    (as "dlopen") is missing only if it is required; of others a note says so.
     """
     forms = {"--json": as_json, "--paths": as_paths, "--dot": as_dot, "--mermaid": as_mermaid}
     chosen = [name for name, wanted in forms.items() if wanted]
@@ -59,10 +67,12 @@ def command(
     source = source_root(root, tuple(requests))
     files = Files(source, _here() if root.is_host else "/")
     names = tuple(name for name in preload.replace(":", " ").split(" ") if name)
-    resolver = Programs(files, Loader(files, library_path, names, levels_up_to(cpu)), search_path)
+    loader = Loader(files, library_path, names, levels_up_to(cpu), opening=Opening(level or DEFAULT))
+    resolver = Programs(files, loader, search_path)
     from jailbuild.report.tree import tree
 
     found: list[Program] = []
+    unopened: list[Unopened] = []
     lines = jsonlines.Programs()
     ready: list[str] = []
     for request in requests:
@@ -80,6 +90,8 @@ def command(
             ready.append(tree(program, verbose=verbose))
         else:
             found.append(program)
+        for part in program.parts:
+            unopened += part.resolution.unopened
         if program.error is not None or program.missing:
             status = 1
         if len(ready) >= _AT_ONCE:
@@ -88,6 +100,11 @@ def command(
     write("".join(ready))
     if form not in (None, "--json"):
         write(_drawn(found, form))
+    if unopened:
+        from jailbuild.closure.explain import unopened_text  # seldom needed
+
+        for text in dict.fromkeys(map(unopened_text, unopened)):
+            say(f"note: {text}")
     return status
 
 

@@ -11,6 +11,7 @@ import click
 
 from jailbuild.cli import Option
 from jailbuild.closure.commands import STANDARD_PATH, command_names
+from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def resolving(command: _Command) -> _Command:
     ):
         command = decorate(command)
     return command
+
+
+dlopen = option(
+    "--dlopen", "level", metavar="LEVEL", type=click.Choice(LEVELS), default=None,
+    help=f"Which libraries count of those that programs say they open while they run: {', '.join(LEVELS)}; each with "
+    f"those before it. By default {DEFAULT}.",
+)
 
 
 def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:

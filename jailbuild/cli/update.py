@@ -12,7 +12,7 @@ from jailbuild.box.update import plan_update
 from jailbuild.cli import BEHIND, FAILED, Command, complain, say, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
-from jailbuild.cli.options import absolute, knowing, option, resolving
+from jailbuild.cli.options import absolute, dlopen, knowing, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gather import Options
 from jailbuild.closure.shelf import Shelf
@@ -22,10 +22,11 @@ from jailbuild.root import Root
 
 
 class More(NamedTuple):
-    """What boxes are to have beside what they have, and the recipes that are not to apply."""
+    """What boxes are to have beside what they have, and what is to be otherwise."""
 
     requests: tuple[Request, ...]
-    without: tuple[str, ...]
+    without: tuple[str, ...]  # recipes that are not to apply
+    dlopen: str | None  # None: as it was
 
 
 @click.command(cls=Command)
@@ -36,6 +37,7 @@ class More(NamedTuple):
               help="Likewise a directory.")
 @resolving
 @knowing
+@dlopen
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
 @manner
@@ -43,7 +45,7 @@ def command(
     boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
     library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...], without: tuple[str, ...],
     users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
-    keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
+    level: str | None, keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
 
@@ -54,7 +56,7 @@ def command(
         shelf.get(name)
     choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
     words = zip(UNPLACED, (recipes, users, locales), strict=True)
-    more = More(tuple(unplaced(type, name) for type, some in words for name in some), without)
+    more = More(tuple(unplaced(type, name) for type, some in words for name in some), without, level)
     manner = Manner(**how)
     worst = 0
     for box in boxes:
@@ -81,7 +83,8 @@ def _update(
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
         change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, directories, choices,
-                                    more=more.requests, without=more.without, rebase=rebase)
+                                    more=more.requests, without=more.without, rebase=rebase,
+                                    dlopen=more.dlopen)
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure.commands import find_command
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Missing
+from jailbuild.loader.resolution import Edge, Missing
 from jailbuild.root import Root
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _SHELLS = frozenset(("sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "rbash", "zsh"))
 _OFTEN_FATAL = ("no-user-database", "no-tls-roots", "no-dev-null")  # without the others programs mostly go on
@@ -33,7 +36,20 @@ def missing_text(path: str, missing: Missing) -> str:
     by = list(dict.fromkeys(request.by for request in missing.requests))
     who = path if path in by else f"{path} (through {by[0]})"
     over = f"; passed over: {'; '.join(missing.passed_over)}" if missing.passed_over else ""
-    return f"{who} needs {missing.name}, which is in none of: {', '.join(missing.searched) or 'nowhere to look'}{over}"
+    others = f" (or {' or '.join(missing.alternatives)})" if missing.alternatives else ""
+    where = ", ".join(missing.searched) or "nowhere to look"
+    return f"{who} needs {missing.name}{others}, which is in none of: {where}{over}"
+
+
+def unopened_text(unopened: Unopened) -> str:
+    """Return one line for a library that would be opened while a program runs, and cannot be."""
+    by, note, missing = unopened
+    name = " or ".join(note.sonames)
+    what = f"{note.priority}, for {note.feature}" if note.feature else note.priority
+    asked_by = missing.requests[0]
+    if asked_by != Edge(by, "dlopen"):  # it is there
+        return f"{by} would open {name} ({what}), but {missing_text(asked_by.by, missing)}"
+    return f"{by} would open {name} ({what}), which is in none of: {', '.join(missing.searched) or 'nowhere to look'}"
 
 
 def problems(program: Program) -> list[Problem]:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure.commands import STANDARD_PATH, UNPLACED, Request, canonical_place
-from jailbuild.closure.explain import Problem, problems
+from jailbuild.closure.explain import Problem, problems, unopened_text
 from jailbuild.closure.lists import Listed, listed
 from jailbuild.closure.programs import Part, Program, Programs
 from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
+from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn
@@ -20,7 +21,7 @@ from jailbuild.loader.cache import CacheEntry
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.musl_builtin import MuslBuiltIn
-from jailbuild.loader.resolution import Edge
+from jailbuild.loader.resolution import Edge, opening_in_boxes
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Closure(NamedTuple):
     sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
     made: Mapping[str, HeldMade] = {}  # by canonical path
     inert: frozenset[str] = frozenset()  # scripts that go in without execute permission, by canonical path
+    dlopen: Mapping[str, str] = {}  # of the programs, by path: which libraries came that they open (LEVELS)
 
     def source_of(self, path: str) -> str:
         """Return where the file at a canonical path of the closure comes from: the host's path for SRC:DEST."""
@@ -93,6 +95,7 @@ class Options(NamedTuple):
 
     search_path: str = STANDARD_PATH
     library_path: str = ""
+    dlopen: Mapping[str, str] = {}  # by name of a request: which libraries come that are opened at run time (LEVELS)
 
 
 class Knowledge(NamedTuple):
@@ -137,6 +140,7 @@ def gather(
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
         gathering.listed, tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
+        gathering.dlopen,
     )
 
 
@@ -161,8 +165,10 @@ class Gathering:
         self.root = root
         self.options = options
         self.files = Files(root)
-        self.programs = self._programs(None)
-        self.by_level: dict[tuple[str, ...], list[Programs]] = {}  # as older processors of a machine would resolve
+        self.by_dlopen: dict[str, Programs] = {}
+        # likewise, as older processors of a machine would resolve
+        self.by_level: dict[tuple[str, tuple[str, ...]], list[Programs]] = {}
+        self.dlopen: dict[str, str] = {}
         self.asked: dict[str, Program] = {}
         self.nodes: dict[str, Node] = {}
         self.cached: dict[CacheEntry, set[str]] = {}
@@ -174,12 +180,19 @@ class Gathering:
         self.hint = ""  # for what failed last
         self._notice_preload()
 
-    def _programs(self, levels: tuple[str, ...] | None) -> Programs:
-        loader = Loader(self.files, self.options.library_path, (), levels, preload_file=False)
+    def _programs(self, dlopen: str, levels: tuple[str, ...] | None = None) -> Programs:
+        loader = Loader(self.files, self.options.library_path, (), levels, False, opening_in_boxes(dlopen))
         return Programs(self.files, loader, self.options.search_path)
 
+    def _programs_for(self, name: str) -> Programs:
+        """Return the programs as a request wants them resolved."""
+        dlopen = self.options.dlopen.get(name, DEFAULT)
+        if dlopen not in self.by_dlopen:
+            self.by_dlopen[dlopen] = self._programs(dlopen)
+        return self.by_dlopen[dlopen]
+
     def _notice_preload(self) -> None:
-        names = self.programs.loader.preload_names()
+        names = self._programs(DEFAULT).loader.preload_names()
         if names:
             self.notes.append(f"/etc/ld.so.preload ({', '.join(names)}) stays outside")
 
@@ -193,7 +206,7 @@ class Gathering:
                 return [f"cannot add {request.name}: it is a directory"]
             if not stat.S_ISREG(status.st_mode):
                 return [f"cannot add {request.name}: it is not a regular file"]
-            program = self.programs.resolve(path)
+            program = self._programs_for(request.name).resolve(path)
         except OSError as error:
             self.hint = "a program is a name, a path, or SRC:DEST"
             return [f"cannot add {request.name}: {request.source or path}: {reason(error)}"]
@@ -208,17 +221,24 @@ class Gathering:
         return []
 
     def _add_program(self, path: str, program: Program, edge: Edge, name: str) -> None:
-        self.asked[path] = program
+        self._ask(path, program, name)
         self._node(path, edge, name)
         self.meet(name).note("program", path, path)
         self._include(name, program)
-        for programs in self._levels(program):
+        for programs in self._levels(name, program):
             self._include(name, programs.resolve(path))
+
+    def _ask(self, path: str, program: Program, name: str) -> None:
+        """Note a program that must start in the box; of what requests say of its libraries, the farthest counts."""
+        self.asked[path] = program
+        self.dlopen[path] = max(self.dlopen.get(path, LEVELS[0]), self.options.dlopen.get(name, DEFAULT),
+                                key=LEVELS.index)
+        self.notes += [unopened_text(one) for one in program.unopened]
 
     def bring_program(self, path: str, edge: Edge, name: str) -> None:
         """Add a program that a recipe brings for a request: what is wrong with it is a warning."""
         try:
-            program = self.programs.resolve(path)
+            program = self._programs_for(name).resolve(path)
         except OSError as error:
             self.notes.append(f"warning: {path} is left out: {reason(error)}")
             return
@@ -309,17 +329,17 @@ class Gathering:
     def _add_data_program(self, name: str, item: Item, kind: str) -> list[Problem]:
         """Add what a program or library among the data needs, known to recipes as a "program" or a "file"."""
         try:
-            program = self.programs.resolve(item.path)
+            program = self._programs_for(name).resolve(item.path)
         except OSError as error:
             return [Problem("unreadable", item.path, f"{item.path}: {reason(error)}")]
         if program.error is None:
             self.meet(name).note(kind, item.path, item.path)
             self._include(name, program)
-            for programs in self._levels(program):
+            for programs in self._levels(name, program):
                 self._include(name, programs.resolve(item.path))
         found = problems(program)
         if not found:
-            self.asked[item.path] = program
+            self._ask(item.path, program, name)
         return found
 
     def _node(self, path: str, edge: Edge, wanted_by: str) -> None:
@@ -347,17 +367,18 @@ class Gathering:
             for one in listed(part):
                 self.listed.setdefault(one, set()).add(name)
 
-    def _levels(self, program: Program) -> Iterator[Programs]:
+    def _levels(self, name: str, program: Program) -> Iterator[Programs]:
         """Yield how processors of other glibc-hwcaps levels resolve, if that may differ for this program."""
         for part in program.parts:
             built_in = part.resolution.built_in
             if not isinstance(built_in, BuiltIn) or not machines.machine(built_in.kind).levels:
                 continue
             if any(self._has_levels(library.path, library.name, part) for library in part.resolution.libraries):
-                levels = machines.machine(built_in.kind).levels
-                if levels not in self.by_level:
-                    self.by_level[levels] = [self._programs(levels[start:]) for start in range(len(levels) + 1)]
-                yield from self.by_level[levels]
+                key = self.options.dlopen.get(name, DEFAULT), machines.machine(built_in.kind).levels
+                if key not in self.by_level:
+                    dlopen, levels = key
+                    self.by_level[key] = [self._programs(dlopen, levels[at:]) for at in range(len(levels) + 1)]
+                yield from self.by_level[key]
                 return
 
     def _has_levels(self, path: str, name: str, part: Part) -> bool:

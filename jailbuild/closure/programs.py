@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure import scripts
 from jailbuild.closure.commands import STANDARD_PATH, find_command
@@ -14,6 +14,9 @@ from jailbuild.errors import reason
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh
 
@@ -79,6 +82,11 @@ class Program(NamedTuple):
     def missing(self) -> tuple[Missing, ...]:
         """The searches that failed in any of its parts."""
         return tuple(missing for part in self.parts for missing in part.resolution.missing)
+
+    @property
+    def unopened(self) -> tuple[Unopened, ...]:
+        """What its parts would open while they run, and can do without."""
+        return tuple(one for part in self.parts for one in part.resolution.unopened)
 
 
 class Programs:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from functools import cache, lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from jailbuild.elf.priorities import MARKS
 from jailbuild.elf.records import (
     DT_AUDIT,
     DT_AUXILIARY,
@@ -28,8 +29,12 @@ from jailbuild.elf.records import (
     PT_DYNAMIC,
     PT_INTERP,
     PT_LOAD,
+    PT_NOTE,
     records,
 )
+
+if TYPE_CHECKING:
+    from jailbuild.elf.notes import Dlopen
 
 MAGIC = b"\x7fELF"
 UNKNOWN_ENCODING = "ELF file data encoding is unknown"
@@ -85,6 +90,7 @@ class Elf(NamedTuple):
     audit: tuple[str, ...] = ()  # DT_AUDIT and DT_DEPAUDIT, split
     nodeflib: bool = False
     pie: bool = False
+    dlopens: tuple[Dlopen, ...] = ()  # what its notes say that it opens while it runs
     as_library: Elf | None = None
 
     @property
@@ -143,6 +149,7 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
         table = head[place : place + size] if place + size <= len(head) else _bytes(
             descriptor, place, size, "program headers")
         loads: Loads = []
+        far_notes: list[tuple[int, int]] = []  # those that do not lie in `head`
         dynamic: tuple[int, int] | None = None
         for segment_type, offset, address, in_file, in_memory in segment.iter_unpack(table):
             if segment_type == PT_LOAD:
@@ -155,6 +162,8 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
                     interpreter = _interpreter(descriptor, head, offset, in_file)
                 except DamagedError as error:
                     interpreter, unstartable = "", str(error)
+            elif segment_type == PT_NOTE and offset + in_file > len(head):
+                far_notes.append((offset, in_file))
         if not loads:
             interpreter, unstartable = None, ""
             raise DamagedError("object file has no loadable segments")
@@ -165,9 +174,18 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             *said, "", unstartable, interpreter, True, soname, wants,
             rpath if runpath is None else None, runpath, audit,
             bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
+            _dlopens(descriptor, head, far_notes, bits, little) if far_notes or MARKS[little] in head else (),
         )
     except DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)
+
+
+def _dlopens(
+    descriptor: int, head: bytes, far_notes: list[tuple[int, int]], bits: int, little: bool
+) -> tuple[Dlopen, ...]:
+    from jailbuild.elf.notes import read_dlopens  # few files have any
+
+    return read_dlopens(descriptor, head, far_notes, bits, little)
 
 
 @cache
@@ -282,13 +300,15 @@ def dynamic_entries(
             raise DamagedError("the dynamic section has no end")
         if place >= _BEYOND:
             raise DamagedError("the file is too short for its dynamic section")
-        data += os.pread(descriptor, min(step, mapped - len(data)), place + len(data))
+        wanted = min(step, mapped - len(data))
+        more = os.pread(descriptor, wanted, place + len(data))
+        data += more
         entries = _table(record, len(data) // record.size).unpack_from(data)
         tags, values = entries[::2], entries[1::2]
         if DT_NULL in tags:
             end = tags.index(DT_NULL)
             return tags[:end], values[:end]
-        if len(data) < step and len(data) < mapped:
+        if len(more) < wanted:
             raise DamagedError("the file is too short for its dynamic section")
         step = len(data)
     return tags, values

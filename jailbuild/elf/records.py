@@ -22,6 +22,7 @@ ET_DYN: int = ENUM_E_TYPE["ET_DYN"]
 PT_LOAD: int = ENUM_P_TYPE_BASE["PT_LOAD"]
 PT_DYNAMIC: int = ENUM_P_TYPE_BASE["PT_DYNAMIC"]
 PT_INTERP: int = ENUM_P_TYPE_BASE["PT_INTERP"]
+PT_NOTE: int = ENUM_P_TYPE_BASE["PT_NOTE"]
 
 DT_NULL: int = ENUM_D_TAG["DT_NULL"]
 DT_NEEDED: int = ENUM_D_TAG["DT_NEEDED"]
@@ -94,6 +95,20 @@ def symbol_record(bits: int, little: bool) -> Struct:
     structs.create_basic_structs()
     structs.create_advanced_structs()
     return _flatten(structs.Elf_Sym, "<" if little else ">", SYMBOL)
+
+
+@cache
+def note_records(bits: int, little: bool) -> tuple[Struct, Struct, Struct]:
+    """Return the records that lead to notes, header and segment, and a note's: unpacking gives what is named here."""
+    structs = ELFStructs(little_endian=little, elfclass=bits)
+    structs.create_basic_structs()
+    structs.create_advanced_structs()
+    order = "<" if little else ">"
+    return (
+        _flatten(structs.Elf_Ehdr, order, ("e_phoff", "e_phnum")),
+        _flatten(structs.Elf_Phdr, order, ("p_type", "p_offset", "p_filesz", "p_align")),
+        _flatten(structs.Elf_Nhdr, order, ("n_namesz", "n_descsz")),
+    )
 
 
 @cache

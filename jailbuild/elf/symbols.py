@@ -43,6 +43,18 @@ def imported_symbols(descriptor: int) -> frozenset[str]:
         return frozenset()
 
 
+def imports_any(descriptor: int, names: tuple[str, ...]) -> bool:
+    """Say whether an open ELF file wants one of these symbols from others (OSError if it cannot be read).
+
+    Most files have none of the names in their text at all, and the rest is not read.
+    """
+    try:
+        symbols = _Symbols(descriptor)
+        return symbols.mentions(names) and not symbols.undefined().isdisjoint(names)
+    except DamagedError:
+        return False
+
+
 class _Symbols:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -81,6 +93,14 @@ class _Symbols:
 
     def _words(self, address: int, count: int) -> tuple[int, ...]:
         return Struct(f"{'<' if self.little else '>'}{count}I").unpack(self._at(address, 4 * count))
+
+    def mentions(self, names: tuple[str, ...]) -> bool:
+        """Say whether one of these names, or one that ends as it does, is among the strings."""
+        size = self.values.get(DT_STRSZ, 0)
+        if DT_STRTAB not in self.values or size > _MAX_TEXT:
+            return False
+        text = self._at(self.values[DT_STRTAB], size)
+        return any(name.encode() + b"\0" in text for name in names)
 
     def undefined(self) -> frozenset[str]:
         """Return the names of the undefined symbols."""

@@ -32,6 +32,7 @@ class Files:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
         self._facts: dict[tuple[int, int], Facts] = {}
+        self.unwinding: dict[tuple[int, int], bool] = {}  # who calls for libgcc_s, by identity
         self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
         self._learned: Mapping[str, File] = {}
@@ -40,7 +41,7 @@ class Files:
     def sharing(self, root: Root) -> Files:
         """Return the files of another root, with what is known of the same files kept."""
         files = Files(root)
-        files._known, files._facts = self._known, self._facts
+        files._known, files._facts, files.unwinding = self._known, self._facts, self.unwinding
         return files
 
     def learn(self, files: Mapping[str, File]) -> None:

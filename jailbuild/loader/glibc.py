@@ -6,6 +6,8 @@ here follow theirs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
 from jailbuild.elf.records import DT_NEEDED, ET_EXEC
@@ -13,16 +15,21 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
+    NOTHING,
     Askers,
     Edge,
     FatalError,
     Library,
     Missing,
+    Opening,
     Resolution,
     TooMuchError,
     unreadable,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
+
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 
@@ -30,10 +37,14 @@ _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 class Glibc:
     """glibc's loader of one root under one LD_LIBRARY_PATH and one LD_PRELOAD, and what it remembers."""
 
-    def __init__(self, files: Files, library_path: str, preloads: tuple[str, ...]) -> None:
+    def __init__(
+        self, files: Files, library_path: str, preloads: tuple[str, ...], opening: Opening = NOTHING
+    ) -> None:
+        """Take what counts for each program; `opening` says what is followed of what they open while they run."""
         self.files = files
         self.library_path = library_path
         self.preloads = preloads
+        self.opening = opening
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
         self.needed = Askers()
@@ -106,6 +117,7 @@ class _Walk:
         """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
         self.loader = loader
         self.interpreter = interpreter
+        self.file = file
         self.main = _Object(self, path, file.elf, above, None)
         self.needed = Edge(path, "needed")
         self.search = search or loader.search(interpreter, self.directories(loader.library_path, self.main, ":;"))
@@ -154,10 +166,13 @@ class _Walk:
     def run(self) -> Resolution:
         """Return what is loaded."""
         error = None
+        unopened: tuple[Unopened, ...] = ()
         self._list(self.main)
         try:
             self._preload()
             self._load_all()
+            if self.loader.opening.level != "none":
+                unopened = self._open_all()
         except FatalError as fatal:
             error = fatal.refusal
         libraries = [object.library for object in (*self.hidden, *self.objects) if object.library is not None]
@@ -169,7 +184,24 @@ class _Walk:
             except FatalError as fatal:
                 error = fatal.refusal
         missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
+        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed,
+                          unopened)
+
+    def _open_all(self) -> tuple[Unopened, ...]:
+        for object in self.queue:
+            if object.elf.dlopens or self.loader.opening.unwinding:
+                from jailbuild.loader.opening import open_all  # seldom needed
+
+                return open_all(self, self.loader.opening)
+        return ()
+
+    def open(self, name: str, owner: _Object, request: Edge) -> None:
+        """Load what `owner` opens by a name, with all that it needs; what is missing is noted (FatalError)."""
+        self.search.spend(1 + len(self.queue) // 16)
+        found = self._map(name, owner, request)
+        if found is not None and not found.listed:
+            self._list(found)
+        self._load_all()
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")

@@ -17,7 +17,7 @@ from jailbuild.loader.glibc import Glibc
 from jailbuild.loader.musl import Musl
 from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
-from jailbuild.loader.resolution import Refusal, Resolution, unreadable
+from jailbuild.loader.resolution import NOTHING, UNWINDER, Opening, Refusal, Resolution, unreadable
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _MAX_PRELOAD = 1 << 20
@@ -27,7 +27,8 @@ class Loader:
     """The loaders of one root, seen through `files`.
 
     `library_path` is what LD_LIBRARY_PATH would be, `preload` what LD_PRELOAD would. `levels` are the glibc-hwcaps
-    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`.
+    of the processor, None for this machine's own. The root's /etc/ld.so.preload counts if `preload_file`. `opening`
+    says what is followed of that which programs open while they run.
     """
 
     def __init__(
@@ -37,11 +38,14 @@ class Loader:
         preload: tuple[str, ...] = (),
         levels: tuple[str, ...] | None = None,
         preload_file: bool = True,
+        opening: Opening = NOTHING,
     ) -> None:
         self.files = files
         self.levels = levels
         self._musl = Musl(files, library_path, preload)
-        self._glibc = Glibc(files, library_path, (*preload, *(self.preload_names() if preload_file else ())))
+        self.opening = opening
+        preloads = (*preload, *(self.preload_names() if preload_file else ()))
+        self._glibc = Glibc(files, library_path, preloads, opening)
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn | MuslBuiltIn] = {}
         self._alike: dict[tuple[object, ...], Resolution] = {}
 
@@ -66,8 +70,15 @@ class Loader:
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self._glibc.preloads or "$" in self._glibc.library_path or elf.soname is not None or elf.audit:
             return self._load(interpreter, path, file)
-        key = elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        if elf.dlopens and self.opening.level != "none":
+            return self._load(interpreter, path, file)
+        key: tuple[object, ...] = (
+            elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        )
         known = self._alike.get(key)
+        if known is None and self.opening.unwinding:
+            key = *key, self._unwinds(path, file)
+            known = self._alike.get(key)
         if known is not None:
             return known.for_another(path)
         resolution = self._load(interpreter, path, file)
@@ -76,8 +87,15 @@ class Loader:
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
             and all(name for _, name in elf.wants) and all(library.path != path for library in resolution.libraries)
         ):
+            if self.opening.unwinding and _needs_unwinder(resolution):
+                key = key[:-1]  # it makes no difference then who calls for it
             self._alike[key] = resolution
         return resolution
+
+    def _unwinds(self, path: str, file: File) -> bool:
+        from jailbuild.loader.opening import unwinds  # only for boxes
+
+        return unwinds(self.files, path, file)
 
     def _load(self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File) -> Resolution:
         if isinstance(interpreter, MuslBuiltIn):
@@ -119,3 +137,8 @@ class Loader:
             return preload_names(self.files.root.read("/etc/ld.so.preload", _MAX_PRELOAD))
         except OSError:
             return []
+
+
+def _needs_unwinder(resolution: Resolution) -> bool:
+    return any(library.name == UNWINDER and any(edge.how != "dlopen" for edge in library.requests)
+               for library in resolution.libraries)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File
 from jailbuild.loader.musl_builtin import MuslBuiltIn
 
+if TYPE_CHECKING:
+    from jailbuild.loader.opening import Unopened
+
+
+class Opening(NamedTuple):
+    """What is followed beside what the loader itself loads: what programs open while they run."""
+
+    level: str = "none"  # of elf.priorities.LEVELS: dlopen notes of this priority, and of those before it
+    unwinding: bool = False  # whether glibc's own libgcc_s is followed too
+
+
+NOTHING = Opening()
+UNWINDER = "libgcc_s.so.1"
+
+
+def opening_in_boxes(level: str) -> Opening:
+    """Return what is followed for a box, which must have all that its programs open."""
+    return Opening(level, level != "none")
+
 
 class Edge(NamedTuple):
-    """Who asked for an object, and in which way: "needed", "preload", "filter", "auxiliary", "audit"."""
+    """Who asked for an object, and in which way: "needed", "preload", "filter", "auxiliary", "audit", "dlopen"."""
 
     by: str
     how: str
@@ -50,6 +69,7 @@ class Missing(NamedTuple):
     searched: tuple[str, ...]
     requests: list[Edge]
     passed_over: tuple[str, ...]
+    alternatives: tuple[str, ...] = ()  # any of which would have done: of a dlopen note
 
 
 class Refusal(NamedTuple):
@@ -63,13 +83,15 @@ class Refusal(NamedTuple):
 class Resolution:
     """What a program loads."""
 
-    __slots__ = ("_libraries", "_missing", "asker", "built_in", "error", "interpreter", "like")
+    __slots__ = ("_libraries", "_missing", "asker", "built_in", "error", "interpreter", "like", "unopened")
 
     def __init__(
         self, interpreter: str | None, libraries: tuple[Library, ...] = (), missing: tuple[Missing, ...] = (),
         error: Refusal | None = None, built_in: BuiltIn | MuslBuiltIn | None = None, asker: Edge | None = None,
+        unopened: tuple[Unopened, ...] = (),
     ) -> None:
         self.interpreter = interpreter
+        self.unopened = unopened
         self.error = error
         self.built_in = built_in  # of the loader that decided; None where none was asked
         self.asker = asker  # in the edges of what the program itself needs: this very object
@@ -80,6 +102,7 @@ class Resolution:
     def for_another(self, path: str) -> Resolution:
         """Return what the program at `path` loads, which asks for the same."""
         other = Resolution(self.interpreter, error=self.error, built_in=self.built_in, asker=Edge(path, "needed"))
+        other.unopened = self.unopened  # by libraries: what opens something itself is resolved by itself
         other.like = self
         other._libraries = other._missing = None  # made when they are wanted
         return other

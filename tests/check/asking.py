@@ -23,6 +23,7 @@ SEVERITIES = {
     "note": {
         "privileged-file", "unreached-library", "unlisted-file", "not-compared", "no-user-database", "no-tls-roots",
         "no-gconv", "no-dev-null", "origin-needs-proc", "uncovered-dlopen", "absent-zone", "absent-locale",
+        "missing-optional-library",
     },
 }
 

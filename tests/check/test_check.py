@@ -297,7 +297,9 @@ def test_each_library_that_is_taken_away_is_missed(real: Path) -> None:
             record.rename(real.parent / "record")
             bare = check_root(Root(str(real)), "box")
             (real.parent / "record").rename(record)
-            assert {"missing-library", "missing-interpreter"} & {one.code for one in bare.findings}, path
+            opened = path.name == "libgcc_s.so.1"  # by git's threads: nothing NEEDs it
+            missed = {"missing-optional-library"} if opened else {"missing-library", "missing-interpreter"}
+            assert missed & {one.code for one in bare.findings}, path
         finally:
             aside.rename(path)
     assert [one for one in check_root(Root(str(real)), "box").findings if one.severity != "note"] == []
