@@ -34,6 +34,9 @@ DT_AUXILIARY: int = ENUM_D_TAG["DT_AUXILIARY"]
 DT_FILTER: int = ENUM_D_TAG["DT_FILTER"]
 DT_AUDIT: int = ENUM_D_TAG["DT_AUDIT"]
 DT_DEPAUDIT: int = ENUM_D_TAG["DT_DEPAUDIT"]
+DT_VERNEED: int = ENUM_D_TAG["DT_VERNEED"]
+DT_VERDEF: int = ENUM_D_TAG["DT_VERDEF"]
+DT_RELR: int = ENUM_D_TAG["DT_RELR"]
 DT_SYMTAB: int = ENUM_D_TAG["DT_SYMTAB"]
 DT_STRSZ: int = ENUM_D_TAG["DT_STRSZ"]
 DT_HASH: int = ENUM_D_TAG["DT_HASH"]
@@ -46,15 +49,23 @@ DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
 HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")
 SEGMENT = ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
 DYNAMIC = ("d_tag", "d_val")
+VERNEED = ("vn_version", "vn_cnt", "vn_file", "vn_aux", "vn_next")
+VERNAUX = ("vna_hash", "vna_flags", "vna_name", "vna_next")
+VERDEF = ("vd_version", "vd_hash", "vd_aux", "vd_next")
+VERDAUX = ("vda_name",)
 SYMBOL = ("st_name", "st_shndx")
 
 
 class Records(NamedTuple):
-    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT, DYNAMIC."""
+    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT, DYNAMIC and so on."""
 
     header: Struct
     segment: Struct
     dynamic: Struct
+    verneed: Struct
+    vernaux: Struct
+    verdef: Struct
+    verdaux: Struct
 
 
 def _flatten(record: object, order: str, wanted: tuple[str, ...]) -> Struct:
@@ -84,6 +95,10 @@ def records(bits: int, little: bool) -> Records:
         _flatten(structs.Elf_Ehdr, order, HEADER),
         _flatten(structs.Elf_Phdr, order, SEGMENT),
         _flatten(structs.Elf_Dyn, order, DYNAMIC),
+        _flatten(structs.Elf_Verneed, order, VERNEED),
+        _flatten(structs.Elf_Vernaux, order, VERNAUX),
+        _flatten(structs.Elf_Verdef, order, VERDEF),
+        _flatten(structs.Elf_Verdaux, order, VERDAUX),
     )
 
 
