@@ -7,7 +7,7 @@ fs/binfmt_elf.c. Section headers can say anything, and a file without them still
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from struct import Struct
 from typing import NamedTuple, TypeVar
@@ -303,14 +303,11 @@ def _versions(strings: _Strings, layout: Records, needs_at: int | None, defined_
     """Return the versions of a file by the addresses of its tables (DamagedError, VersionError)."""
     needs: tuple[Need, ...] = ()
     if needs_at is not None:
-        groups = None
-        at = place_of(strings.loads, needs_at)[0] - strings.place
-        if at >= 0:
-            groups = usual(layout).read(strings.near, at, strings.first)
-        if groups is None:
-            groups = _needs(strings, layout, needs_at)
-        text = strings.read([file for file, _ in groups])
-        needs = tuple([Need(text[file], versions) for file, versions in groups])
+        place = place_of(strings.loads, needs_at)[0]
+        if not strings.first and place >= strings.place:
+            needs = usual(layout).read(strings.near, place - strings.place, strings.known) or ()
+        if not needs:
+            needs = _needs(strings, layout, needs_at)
     if defined_at is None:
         return Versions(needs)
     has = _table_of(strings, defined_at, defined, layout)
@@ -318,13 +315,16 @@ def _versions(strings: _Strings, layout: Records, needs_at: int | None, defined_
     return Versions(needs, frozenset([version(text[name], digest) for digest, name in has]))
 
 
-def _needs(strings: _Strings, layout: Records, address: int) -> list[tuple[int, tuple[str, ...]]]:
-    asked = _table_of(strings, address, needed, layout)
-    text = strings.read([name for _, versions in asked for _, name in versions])
-    for _, versions in asked:
-        for digest, name in versions:
-            usual(layout).learn(text[name], digest)
-    return [(file, tuple([version(text[name], digest) for digest, name in versions])) for file, versions in asked]
+def _needs(strings: _Strings, layout: Records, address: int) -> tuple[Need, ...]:
+    found = []
+    groups = _table_of(strings, address, needed, layout)
+    strings.read([name for _, _, names in groups for name in names])
+    text = strings.read([file for file, _, _ in groups])
+    learn = usual(layout).learn
+    for file, hashes, names in groups:
+        versions = [learn(text[name], digest) for name, digest in zip(names, hashes, strict=True)]
+        found.append(Need(text[file], tuple(versions)))
+    return tuple(found)
 
 
 _Raw = TypeVar("_Raw")
@@ -398,7 +398,7 @@ class _Strings:
         self.known: dict[int, str] = {}
         self.left = _MAX_STRINGS
 
-    def read(self, offsets: list[int], table: int = 0) -> dict[int, str]:
+    def read(self, offsets: Sequence[int], table: int = 0) -> dict[int, str]:
         """Return the string at each offset, and some others; and have near what is at an address, `table`."""
         known = self.known
         wanted = [offset for offset in offsets if offset not in known]
@@ -406,7 +406,7 @@ class _Strings:
             return known
         first, last = min(wanted), max(wanted)
         if not self.first <= first <= last < self.first + len(self.near):
-            self._read_near(first, last, table)
+            self.read_near(first, last, table)
         near, first = self.near, self.first
         for offset in wanted:
             end = near.find(b"\0", offset - first) if offset >= first else -1
@@ -417,7 +417,8 @@ class _Strings:
                 raise DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
         return known
 
-    def _read_near(self, first: int, last: int, table: int) -> None:
+    def read_near(self, first: int, last: int, table: int = 0) -> None:
+        """Have near what lies between two offsets, if that is not much; and what is at an address, `table`."""
         behind = max(last + _STRING_STEP, table - self.table + _VERSIONS_STEP if table else 0)
         if behind < _NEAR:  # most have so few strings that all of them are near
             first = 0

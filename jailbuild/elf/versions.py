@@ -9,6 +9,7 @@ name and a NUL: to the loader that is another version.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from struct import Struct
 from struct import error as StructError
@@ -51,7 +52,7 @@ class BeyondError(Exception):
     """A version table that does not end where its bytes do."""
 
 
-RawNeed = tuple[int, list[tuple[int, int]]]  # offset of a file's name; hash and offset of the name of each version
+Group = tuple[int, tuple[int, ...], tuple[int, ...]]  # offset of a file's name; hashes; offsets of their names
 
 
 @lru_cache(1 << 12)
@@ -70,12 +71,12 @@ def elf_hash(name: str) -> int:
     return value
 
 
-def needed(data: bytes, at: int, layout: Records) -> list[RawNeed]:
+def needed(data: bytes, at: int, layout: Records) -> list[Group]:
     """Return the records of DT_VERNEED, which begin `at` a place in the data (BeyondError, VersionError).
 
     Those that need not be there are left out.
     """
-    found: list[RawNeed] = []
+    found: list[Group] = []
     record, auxiliary = layout.verneed.unpack_from, layout.vernaux.unpack_from
     left = _MAX_RECORDS
     try:
@@ -83,19 +84,20 @@ def needed(data: bytes, at: int, layout: Records) -> list[RawNeed]:
             number, _, file, aux, following = record(data, at)
             if number != 1 and not found:  # of the others the loader does not ask
                 raise VersionError(f"unsupported version {number} of Verneed record")
-            versions = []
+            hashes, names = [], []
             there = at + aux
             while True:
                 digest, flags, name, further = auxiliary(data, there)
                 if not flags & _WEAK:
-                    versions.append((digest, name))
+                    hashes.append(digest)
+                    names.append(name)
                 left -= 1
                 if left < 0:
                     raise VersionError("more versions than anybody would count")
                 if not further:
                     break
                 there += further
-            found.append((file, versions))
+            found.append((file, tuple(hashes), tuple(names)))
             if not following:
                 return found
             at += following
@@ -136,47 +138,49 @@ class Usual:
         self._texts: dict[int, bytes] = {}  # the names with the NUL behind them
         self._shapes: dict[int, tuple[Struct, tuple[int, ...], tuple[int, ...]]] = {}
 
-    def read(self, data: bytes, at: int, first: int) -> list[tuple[int, tuple[str, ...]]] | None:
-        """Return for each file the offset of its name, and its versions; None where another look has to be taken.
+    def read(self, data: bytes, at: int, known: Mapping[int, str]) -> tuple[Need, ...] | None:
+        """Return what a table asks for; None where another look has to be taken.
 
-        `data` begins with what is at the offset `first` of the string table.
+        `data` begins with the string table and holds the other `at` a place; `known` are strings by their offsets.
         """
         found = []
-        size = self._record.size
+        record, shapes, names, texts = self._record, self._shapes, self._names, self._texts
+        size = record.size
         try:
             while True:
-                number, count, file, aux, following = self._record.unpack_from(data, at)
-                if number != 1 or aux != size or not 0 < count <= _USUAL:
-                    return None
-                form, flags, distances = self._shapes.get(count) or self._shape(count)
-                words = form.unpack_from(data, at + size)
+                number, count, file, aux, following = record.unpack_from(data, at)
+                shape = shapes.get(count) or self._shape(count)
+                words = shape[0].unpack_from(data, at + size)
                 hashes = words[::4]
-                if words[1::4] != flags or words[3::4] != distances:
+                if (
+                    number != 1 or aux != size or words[1::4] != shape[1] or words[3::4] != shape[2]
+                    or not all(map(data.startswith, map(texts.__getitem__, hashes), words[2::4]))
+                ):
                     return None
-                places = [offset - first for offset in words[2::4]]
-                texts = map(self._texts.__getitem__, hashes)
-                if min(places) < 0 or not all(map(data.startswith, texts, places)):
-                    return None
-                found.append((file, tuple(map(self._names.__getitem__, hashes))))
+                found.append(Need(known[file], tuple(map(names.__getitem__, hashes))))
                 if not following:
-                    return found
+                    return tuple(found)
                 at += following
         except (StructError, KeyError):
             return None
 
     def _shape(self, count: int) -> tuple[Struct, tuple[int, ...], tuple[int, ...]]:
-        """Return how `count` records unpack, and what their flags and distances are."""
+        """Return how `count` records unpack, and what their flags and distances are (KeyError: they are too many)."""
+        if not 0 < count <= _USUAL:
+            raise KeyError(count)
         shape = (
             Struct(self._format[0] + self._format[1:] * count), (0,) * count,
             (self._record.size,) * (count - 1) + (0,),
         )
         return self._shapes.setdefault(count, shape)
 
-    def learn(self, name: str, digest: int) -> None:
-        """Remember a version."""
-        if len(self._names) < _MAX_KNOWN and digest not in self._names:
-            self._names[digest] = version(name, digest)
+    def learn(self, name: str, digest: int) -> str:
+        """Remember a version, and return it."""
+        known = version(name, digest)
+        if digest not in self._names and len(self._names) < _MAX_KNOWN:
+            self._names[digest] = known
             self._texts[digest] = name.encode("utf-8", "surrogateescape") + b"\0"
+        return known
 
 
 @cache

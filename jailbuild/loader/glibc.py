@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 from jailbuild.elf import records
 from jailbuild.elf.reader import Elf
@@ -17,6 +18,7 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
+    BadVersion,
     Edge,
     FatalError,
     Library,
@@ -27,6 +29,7 @@ from jailbuild.loader.resolution import (
     unreadable,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
+from jailbuild.loader.versions import Provider, are_met, bad_versions
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -56,7 +59,7 @@ class Loader:
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
         self._edges: dict[str, Edge] = {}
-        self._alike: dict[tuple[object, ...], Resolution] = {}
+        self._alike: dict[tuple[object, ...], tuple[Resolution, dict[str, Provider | None]]] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -78,18 +81,23 @@ class Loader:
             return Resolution(elf.interpreter, error=interpreter)
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self.preloads or "$" in self.library_path or elf.soname is not None or elf.audit:
-            return self._walk(interpreter, path, file)
+            return self._walk(interpreter, path, file)[0]
         key = elf.kind, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
         known = self._alike.get(key)
         if known is not None:
-            return known.for_another(path)
-        resolution = self._walk(interpreter, path, file)
+            resolution, providers = known
+            if are_met(elf.versions, providers):
+                return resolution.for_another(path, ())
+            if all(need.file in providers for need in elf.versions.needs):
+                bad = tuple(bad_versions(path, elf.versions, providers, interpreter.version))
+                return resolution.for_another(path, bad)
+        resolution, providers = self._walk(interpreter, path, file)
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
             and all(library.path != path for library in resolution.libraries)
         ):
-            self._alike[key] = resolution
+            self._alike.setdefault(key, (resolution, providers))
         return resolution
 
     def needed(self, path: str) -> Edge:
@@ -99,13 +107,14 @@ class Loader:
             edge = self._edges[path] = Edge(path, "needed")
         return edge
 
-    def _walk(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
+    def _walk(self, interpreter: BuiltIn, path: str, file: File) -> tuple[Resolution, dict[str, Provider | None]]:
+        """Return what a program loads, and who of it has the versions that it asks for, by name."""
         try:
             walk = _Walk(self, interpreter, path, file)
             walk.search.begin(path)
-            return walk.run()
+            return walk.run(), walk.providers(walk.main)
         except paths.TooLongError as error:
-            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter)
+            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter), {}
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
         """Return the directories of a list; `tokens` may be None where the text has no "$"."""
@@ -278,7 +287,53 @@ class _Walk:
             except FatalError as fatal:
                 error = fatal.refusal
         missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed)
+        versions = tuple(self._bad_versions()) if error is None else ()
+        return Resolution(
+            self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed, versions)
+
+    def _bad_versions(self) -> Iterator[BadVersion]:
+        """Yield what the loader says of versions (_dl_check_all_versions)."""
+        names = self.names
+        for object in (self.main, *self.objects):  # not what stands before the program in the list
+            versions = object.elf.versions
+            for file, asked in versions.needs:
+                known = names.get(file)
+                if known is None or known.library is None or known.library.name != file:
+                    break
+                defined = known.elf.versions.defined
+                if defined is None or not defined.issuperset(asked):
+                    break
+            else:
+                if not versions.damage and not versions.unmarked:
+                    continue
+            yield from bad_versions(object.path, versions, self.providers(object), self.interpreter.version)
+
+    def providers(self, object: _Object) -> dict[str, Provider | None]:
+        """Return the files that an object names in DT_VERNEED and wants by name: as loaded, None where missing."""
+        found: dict[str, Provider | None] = {}
+        for _, name in object.elf.wants:
+            if known := self.names.get(name):
+                found[name] = Provider(known.path, known.elf.versions)
+        for need in object.elf.versions.needs:
+            if need.file not in found:
+                if known := self._called(need.file):
+                    found[need.file] = Provider(known.path, known.elf.versions)
+                elif any(missing.name == need.file for missing in self.missing.values()):
+                    found[need.file] = None
+        return found
+
+    def _called(self, name: str) -> _Object | None:
+        """Return the loaded object of a name, if it was asked for by that, or that is its path (_dl_name_match_p).
+
+        A SONAME alone is no such name; but for the loader's.
+        """
+        found = self.names.get(name)
+        if found is None or found.path == name or found.library is None or found.library.found_by == "interpreter":
+            return found
+        if found.library.name == name or name in self.loader.preloads:
+            return found
+        asked = any(name == self.expand(text, one) for one in self.queue for _, text in one.elf.wants)
+        return found if asked else None
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")
