@@ -36,6 +36,7 @@ class Wishes(NamedTuple):
     uses: tuple[str, ...] = ()  # of place.USES
     ignored: tuple[Ignored, ...] = ()
     source: Root | None = None  # the root that the box should not be behind
+    symbols: bool = False  # every symbol is to be found too
 
 
 NO_WISHES = Wishes()
@@ -88,6 +89,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         root.learn(tree.places)
         rules = ProgramRules(root, tree, manifest, name, progress if manifest is None else None)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
+        if wishes.symbols:
+            from jailbuild.check.symbols import symbol_findings  # only where it is asked for
+
+            findings += symbol_findings(root, rules.resolved, rules.files, manifest, name)
         findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)
         place = place_of(root)
