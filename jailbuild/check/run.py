@@ -37,6 +37,7 @@ class Wishes(NamedTuple):
     ignored: tuple[Ignored, ...] = ()
     source: Root | None = None  # the root that the box should not be behind
     symbols: bool = False  # every symbol is to be found too
+    run: bool = False  # the root's own loader is to be asked
 
 
 NO_WISHES = Wishes()
@@ -104,6 +105,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
             findings += _stale(root, manifest, name, wishes.source)
         if manifest is not None:
             findings += content_findings(tree, digests, manifest, name, owned=_is_owned(root), device=place.device)
+    if wishes.run:  # when no thread is left that hashes: what follows forks
+        from jailbuild.check.loaders import loader_findings  # only where it is asked for
+
+        findings += loader_findings(root, rules.resolved, rules.files, manifest, name)
     return _Look(manifest, findings, rules.count, tree.files)
 
 

@@ -55,6 +55,7 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
               help="Believe this copy of the manifest, not the box's own.")
 @option("--symbols", is_flag=True, help="Look up every symbol that programs and their libraries want, as ldd -r does.")
+@option("--run", is_flag=True, help="Ask DIR's own loader too, isolated, what each program loads; nothing else is run.")
 @option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
 @option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
 @as_json
@@ -62,7 +63,7 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...], manifest: str | None,
-    symbols: bool, stale: bool, sysroot: str, as_json: bool, quiet: bool, verbose: bool,
+    symbols: bool, run: bool, stale: bool, sysroot: str, as_json: bool, quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -75,7 +76,7 @@ def command(
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
-    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, symbols)
+    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, symbols, run)
     with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:
