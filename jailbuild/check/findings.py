@@ -30,6 +30,15 @@ CODES = {
         ERROR, "the loader that a program names is not there", "add the program again"),
     "missing-script-interpreter": Code(
         ERROR, "what a script's #! line leads to is not there", "add the interpreter, or mend the script's first line"),
+    "missing-version": Code(
+        ERROR, "a program, or a library of it, needs a symbol version that the library it loads does not have",
+        "add the program again, or put in the library that it was linked with, or a later one"),
+    "undefined-symbol": Code(
+        ERROR, "a program, or a library of it, wants a symbol at the start that nothing it loads has (--symbols)",
+        "put in the library that it was linked with"),
+    "loader-disagrees": Code(
+        ERROR, "the box's own loader says something else than this check (--run)",
+        "trust the loader, and tell the authors of jailbuild"),
     "wrong-machine": Code(
         ERROR, "a program and its loader, or the box, are for different machines",
         "take the program from a root of the box's own machine"),
@@ -90,6 +99,12 @@ CODES = {
     "unread-manifest": Code(
         WARNING, "the manifest is for the box's owner alone: nothing was compared with it",
         "check as the owner, or name a copy with --manifest"),
+    "undefined-function": Code(
+        WARNING, "a program, or a library of it, may call a function that nothing it loads has (--symbols)",
+        "put in the library that it was linked with; nothing, if the function is never called"),
+    "no-version-information": Code(
+        WARNING, "a program, or a library of it, asks for symbol versions of a library that has none",
+        "put in the library that it was linked with: the loader complains at every start"),
     "no-program": Code(
         WARNING, "the root has no program at all", "jailbuild add puts programs in"),
     "vanished-program": Code(
@@ -104,6 +119,9 @@ CODES = {
     "missing-optional-library": Code(
         NOTE, "a library that a program would open while it runs, and can do without, is not there",
         "nothing, if what it is for is not missed; else install it, and add the program again"),
+    "loader-not-asked": Code(
+        NOTE, "the loader that a program names was not asked: this machine cannot run it (--run)",
+        "check on a machine of its own kind, or with qemu-user-static installed"),
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",
         "nothing, if it is yours: jailbuild neither changes nor removes it"),

@@ -27,7 +27,8 @@ def _is_broken(file: File) -> bool:
     return bool(file.elf.damage) and file.elf.type in (ET_EXEC, ET_DYN)
 
 
-_MENDED_BY_ADD = ("missing-library", "missing-interpreter", "missing-script-interpreter")
+_WHOSE = "the box's"
+_MENDED_BY_ADD = ("missing-library", "missing-version", "missing-interpreter", "missing-script-interpreter")
 
 
 class ProgramRules:
@@ -134,9 +135,14 @@ class ProgramRules:
     def _of_program(self, program: Program) -> Iterator[Finding]:
         path = program.path
         requested_by = self._requested_by(path)
-        for problem in problems(program):
+        for problem in problems(program, _WHOSE):
             yield Finding(problem.code, path, problem.text, problem.subject, problem.searched, requested_by,
                           self._hint(problem, path, requested_by))
+        for part in program.parts:
+            for bad in part.resolution.versions:
+                if not bad.is_fatal:
+                    yield Finding(bad.code, path, bad.text(path, _WHOSE), bad.file, requested_by=requested_by,
+                                  hint=mend(self.manifest, requested_by, self.box) if self.manifest else None)
         file = self.files.get(path)
         if program.type == "elf" and isinstance(file, File) and self.manifest is not None and not program.error:
             ours, theirs = self.manifest.label.machine, machines.machine(file.elf.kind).name
@@ -162,8 +168,14 @@ class ProgramRules:
             if (file.device, file.inode) in reached:
                 continue
             reached.add((file.device, file.inode))
-            for missing in loader.resolve(path).missing:
+            resolution = loader.resolve(path)
+            for missing in resolution.missing:
                 yield Finding("unreached-library", path,
                               f"no program loads {path}; alone, {missing_text(path, missing)}",
                               missing.name, missing.searched, self._requested_by(path))
+            for bad in resolution.versions:
+                if bad.is_fatal:
+                    yield Finding("unreached-library", path,
+                                  f"no program loads {path}; alone, {bad.text(path, _WHOSE)}",
+                                  bad.refusal(path).subject, requested_by=self._requested_by(path))
 

@@ -41,6 +41,8 @@ class Wishes(NamedTuple):
     shelves: tuple[str, ...] = ()  # directories with recipes of the user's, for that
     programs: tuple[str, ...] = ()  # paths: nothing but these and what they load
     dlopen: str | None = None  # which libraries there must be that programs open while they run; None: as put in
+    symbols: bool = False  # every symbol is to be found too
+    run: bool = False  # the root's own loader is to be asked
 
 
 NO_WISHES = Wishes()
@@ -99,6 +101,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         only = tuple(dict.fromkeys(root.walk(path).real for path in wishes.programs))
         rules = ProgramRules(root, tree, manifest, name, told, only, wishes.dlopen)
         findings = [*record.findings, *tree.unreadable, *rules.findings()]
+        if wishes.symbols:
+            from jailbuild.check.symbols import symbol_findings  # only where it is asked for
+
+            findings += symbol_findings(root, rules.resolved, rules.files, manifest, name)
         findings += silent_findings(root, rules.resolved, rules.files, manifest, name)
         findings += link_findings(root, tree, manifest, name)
         place = place_of(root)
@@ -111,6 +117,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         if manifest is not None:
             wanted = manifest._replace(entries=listed)
             findings += content_findings(tree, digests, wanted, name, owned=_is_owned(root), device=place.device)
+    if wishes.run:  # when no thread is left that hashes: what follows forks
+        from jailbuild.check.loaders import loader_findings  # only where it is asked for
+
+        findings += loader_findings(root, rules.resolved, rules.files, manifest, name)
     if places is None:
         return _Look(manifest, findings, rules.count, tree.files)
     files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())

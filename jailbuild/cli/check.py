@@ -58,6 +58,8 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("--manifest", "manifest", metavar="FILE", type=click.Path(readable=False),
               help="Believe this copy of the manifest, not the box's own.")
 @dlopen
+@option("--symbols", is_flag=True, help="Look up every symbol that programs and their libraries want, as ldd -r does.")
+@option("--run", is_flag=True, help="Ask DIR's own loader too, isolated, what each program loads; nothing else is run.")
 @option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
 @option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
 @option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
@@ -67,8 +69,8 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, programs: tuple[str, ...], strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...],
-    manifest: str | None, level: str | None, stale: bool, sysroot: str, shelves: tuple[str, ...], as_json: bool,
-    quiet: bool, verbose: bool,
+    manifest: str | None, level: str | None, symbols: bool, run: bool, stale: bool, sysroot: str,
+    shelves: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
 
@@ -82,7 +84,7 @@ def command(
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
     wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves,
-                    find_programs(root, programs), level)
+                    find_programs(root, programs), level, symbols, run)
     with progress("checking", quiet) as tell:
         report = check_root(root, directory, wishes, tell)
     if as_json:

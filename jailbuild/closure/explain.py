@@ -12,7 +12,7 @@ from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Edge, Missing
+from jailbuild.loader.resolution import Edge, Missing, Refusal
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -52,16 +52,30 @@ def unopened_text(unopened: Unopened) -> str:
     return f"{by} would open {name} ({what}), which is in none of: {', '.join(missing.searched) or 'nowhere to look'}"
 
 
-def problems(program: Program) -> list[Problem]:
-    """Return what keeps a resolved program from starting, in the order in which it would be met."""
+def problems(program: Program, whose: str = "its") -> list[Problem]:
+    """Return what keeps a resolved program from starting, in the order in which it would be met.
+
+    `whose` are the libraries in words.
+    """
     found = []
-    if program.error is not None:
+    if program.error is not None and program.error not in _by_versions(program):
         found.append(Problem(program.error.code, program.error.subject, _named(program)))
     for missing in program.missing:
         if all(edge.how == "preload" for edge in missing.requests):  # the loader says so and goes on
             continue
         found.append(Problem("missing-library", missing.name, missing_text(program.path, missing), missing.searched))
+    for part in program.parts:
+        if part.resolution.refusal is None:
+            found += [
+                Problem(bad.code, bad.refusal(part.path).subject, bad.text(program.path, whose))
+                for bad in part.resolution.versions if bad.is_fatal
+            ]
     return found
+
+
+def _by_versions(program: Program) -> list[Refusal]:
+    return [part.resolution.error for part in program.parts
+            if part.resolution.error is not None and part.resolution.refusal is None]
 
 
 def _named(program: Program) -> str:
@@ -91,7 +105,7 @@ def explain_start(root: Root, command: str, box: str, search_path: str) -> tuple
         if not os.path.isabs(path):
             return None
         return f"cannot start {command}: {path} in {box}: {reason(error)}", add_command([command], box)
-    found = problems(program)
+    found = problems(program, "the box's")
     if not found:
         return _origin(root, program, files, command, box)
     wanted = found[0].subject if found[0].code == "missing-script-interpreter" else command

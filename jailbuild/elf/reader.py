@@ -7,9 +7,10 @@ fs/binfmt_elf.c. Section headers can say anything, and a file without them still
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jailbuild.elf.priorities import MARKS
 from jailbuild.elf.records import (
@@ -20,17 +21,33 @@ from jailbuild.elf.records import (
     DT_FLAGS_1,
     DT_NEEDED,
     DT_NULL,
+    DT_RELR,
     DT_RPATH,
     DT_RUNPATH,
     DT_SONAME,
     DT_STRTAB,
+    DT_VERDEF,
+    DT_VERNEED,
     ET_DYN,
     ET_EXEC,
     PT_DYNAMIC,
     PT_INTERP,
     PT_LOAD,
     PT_NOTE,
+    Records,
     records,
+)
+from jailbuild.elf.versions import (
+    NO_VERSIONS,
+    RELR,
+    BeyondError,
+    Need,
+    VersionError,
+    Versions,
+    defined,
+    needed,
+    usual,
+    version,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +68,8 @@ _MAX_WANTS = 4096  # DT_NEEDED and the like; the most that was seen is some 200
 _TABLE_STEP = 1 << 16
 _STRING_STEP = 256
 _NEAR = 1 << 15  # bytes; strings that are less apart are read in one go
+_VERSIONS_STEP = 1 << 10  # bytes of a table of versions; few are longer
+_MAX_VERSIONS = 1 << 20
 _BEYOND = 1 << 62  # where no file has an offset; nearer to 1 << 63 pread(2) gives EINVAL
 _PAGE = 4096
 
@@ -91,6 +110,7 @@ class Elf(NamedTuple):
     nodeflib: bool = False
     pie: bool = False
     dlopens: tuple[Dlopen, ...] = ()  # what its notes say that it opens while it runs
+    versions: Versions = NO_VERSIONS
     as_library: Elf | None = None
 
     @property
@@ -169,12 +189,13 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
             raise DamagedError("object file has no loadable segments")
         if dynamic is None:
             return Elf(*said, "", unstartable, interpreter)
-        soname, wants, rpath, runpath, audit, flags_1 = _dynamic(descriptor, loads, layout.dynamic, *dynamic)
+        soname, wants, rpath, runpath, audit, flags_1, versions = _dynamic(descriptor, loads, layout, *dynamic)
         return Elf(
             *said, "", unstartable, interpreter, True, soname, wants,
             rpath if runpath is None else None, runpath, audit,
             bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
             _dlopens(descriptor, head, far_notes, bits, little) if far_notes or MARKS[little] in head else (),
+            versions,
         )
     except DamagedError as error:
         return Elf(*said, str(error), unstartable, interpreter)
@@ -247,12 +268,12 @@ def place_of(loads: Loads, address: int) -> tuple[int, int]:
     raise DamagedError(f"no segment holds address {address:#x}")
 
 
-Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int]
+Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int, Versions]
 
 
-def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual: int) -> Dynamic:
-    """Return what the dynamic section says: SONAME, what it asks for, RPATH, RUNPATH, audit libraries, flags."""
-    tags, values = dynamic_entries(descriptor, loads, record, address, usual)
+def _dynamic(descriptor: int, loads: Loads, layout: Records, address: int, usual: int) -> Dynamic:
+    """Return what the dynamic section says: SONAME, what it asks for, RPATH, RUNPATH, audit, flags, versions."""
+    tags, values = dynamic_entries(descriptor, loads, layout.dynamic, address, usual)
     last = dict(zip(tags, values, strict=True))
     names: list[tuple[int, int]] = []
     if DT_FILTER in last or DT_AUXILIARY in last:
@@ -266,11 +287,14 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
         raise DamagedError(f"it needs more than {_MAX_WANTS} libraries")
     offsets = [value for _, value in names]
     offsets += [last[tag] for tag in _STRINGS if tag in last]
-    text: dict[int, str] = {}
-    if offsets:
-        if DT_STRTAB not in last:
-            raise DamagedError("the dynamic section has no string table")
-        text = _strings(descriptor, loads, last[DT_STRTAB], offsets)
+    if not offsets and DT_VERDEF not in last and DT_VERNEED not in last:
+        return None, (), None, None, (), last.get(DT_FLAGS_1, 0), NO_VERSIONS
+    if DT_STRTAB not in last:
+        if not offsets:  # then the loader does not look at versions either
+            return None, (), None, None, (), last.get(DT_FLAGS_1, 0), NO_VERSIONS
+        raise DamagedError("the dynamic section has no string table")
+    strings = _Strings(descriptor, loads, last[DT_STRTAB])
+    text = strings.read(offsets, last.get(DT_VERNEED, 0))
     wants = tuple([(tag, text[value]) for tag, value in names])
     soname = text[last[DT_SONAME]] if DT_SONAME in last else None
     rpath = text[last[DT_RPATH]] if DT_RPATH in last else None
@@ -279,7 +303,68 @@ def _dynamic(descriptor: int, loads: Loads, record: Struct, address: int, usual:
     if DT_AUDIT in last or DT_DEPAUDIT in last:
         lists = [text[last[tag]] for tag in (DT_AUDIT, DT_DEPAUDIT) if tag in last]
         audit = tuple(name for one in lists for name in one.split(":") if name)
-    return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0)
+    versions = NO_VERSIONS
+    if DT_VERDEF in last or DT_VERNEED in last:
+        try:
+            versions = _versions(strings, layout, last.get(DT_VERNEED), last.get(DT_VERDEF))
+        except (DamagedError, VersionError) as error:
+            versions = Versions(damage=str(error))
+        if DT_RELR in last and DT_VERNEED in last and not _is_marked(versions):
+            versions = versions._replace(unmarked=any(name.startswith("libc.so.") for _, name in wants))
+    return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0), versions
+
+
+def _is_marked(versions: Versions) -> bool:
+    return any(RELR in need.versions for need in versions.needs)
+
+
+def _versions(strings: _Strings, layout: Records, needs_at: int | None, defined_at: int | None) -> Versions:
+    """Return the versions of a file by the addresses of its tables (DamagedError, VersionError)."""
+    needs: tuple[Need, ...] = ()
+    if needs_at is not None:
+        place = place_of(strings.loads, needs_at)[0]
+        if not strings.first and place >= strings.place:
+            needs = usual(layout).read(strings.near, place - strings.place, strings.known) or ()
+        if not needs:
+            needs = _needs(strings, layout, needs_at)
+    if defined_at is None:
+        return Versions(needs)
+    has = _table_of(strings, defined_at, defined, layout)
+    text = strings.read([name for _, name in has])
+    return Versions(needs, frozenset([version(text[name], digest) for digest, name in has]))
+
+
+def _needs(strings: _Strings, layout: Records, address: int) -> tuple[Need, ...]:
+    found = []
+    groups = _table_of(strings, address, needed, layout)
+    strings.read([name for _, _, names in groups for name in names])
+    text = strings.read([file for file, _, _ in groups])
+    learn = usual(layout).learn
+    for file, hashes, names in groups:
+        versions = [learn(text[name], digest) for name, digest in zip(names, hashes, strict=True)]
+        found.append(Need(text[file], tuple(versions)))
+    return tuple(found)
+
+
+_Raw = TypeVar("_Raw")
+
+
+def _table_of(strings: _Strings, address: int, parse: Callable[[bytes, int, Records], _Raw], layout: Records) -> _Raw:
+    """Return the records of a table of versions: from what was read already if it is whole there."""
+    place, mapped = place_of(strings.loads, address)
+    at = place - strings.place
+    if at >= 0:
+        try:
+            return parse(strings.near, at, layout)
+        except BeyondError:
+            pass
+    for size in (_VERSIONS_STEP, _MAX_VERSIONS):
+        data = os.pread(strings.descriptor, min(size, mapped), place) if place < _BEYOND else b""
+        try:
+            return parse(data, 0, layout)
+        except BeyondError:
+            pass
+    raise DamagedError("a table of versions has no end")
 
 
 def dynamic_entries(
@@ -319,25 +404,53 @@ def _table(record: Struct, count: int) -> Struct:
     return Struct(record.format[0] + record.format[1:] * count)
 
 
-def _strings(descriptor: int, loads: Loads, table: int, offsets: list[int]) -> dict[int, str]:
-    """Return the string at each offset of the string table at an address."""
-    first = min(offsets)
-    place, mapped = place_of(loads, table + first)
-    most = max(offsets) - first
-    near = b""
-    if most < _NEAR and place < _BEYOND:
-        near = os.pread(descriptor, min(most + _STRING_STEP, mapped), place)
-    text: dict[int, str] = {}
-    left = _MAX_STRINGS
-    for offset in offsets:
-        if offset not in text:
-            end = near.find(b"\0", offset - first)
-            data = near[offset - first : end] if end >= 0 else _string(descriptor, loads, table + offset)
-            text[offset] = data.decode("utf-8", "surrogateescape")
-            left -= len(data)
-            if left < 0:
+class _Strings:
+    """The string table at an address; what is wanted together is read together."""
+
+    __slots__ = ("descriptor", "first", "known", "left", "loads", "near", "place", "table")
+
+    def __init__(self, descriptor: int, loads: Loads, table: int) -> None:
+        self.descriptor = descriptor
+        self.loads = loads
+        self.table = table
+        self.near = b""
+        self.place = 0  # in the file, of what is near
+        self.first = 0  # its offset in the table
+        self.known: dict[int, str] = {}
+        self.left = _MAX_STRINGS
+
+    def read(self, offsets: Sequence[int], table: int = 0) -> dict[int, str]:
+        """Return the string at each offset, and some others; and have near what is at an address, `table`."""
+        known = self.known
+        wanted = [offset for offset in offsets if offset not in known]
+        if not wanted:
+            return known
+        first, last = min(wanted), max(wanted)
+        if not self.first <= first <= last < self.first + len(self.near):
+            self.read_near(first, last, table)
+        near, first = self.near, self.first
+        for offset in wanted:
+            end = near.find(b"\0", offset - first) if offset >= first else -1
+            data = near[offset - first : end] if end >= 0 else _string(self.descriptor, self.loads, self.table + offset)
+            known[offset] = data.decode("utf-8", "surrogateescape")
+            self.left -= len(data)
+            if self.left < 0:
                 raise DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
-    return text
+        return known
+
+    def read_near(self, first: int, last: int, table: int = 0) -> None:
+        """Have near what lies between two offsets, if that is not much; and what is at an address, `table`."""
+        behind = max(last + _STRING_STEP, table - self.table + _VERSIONS_STEP if table else 0)
+        if behind < _NEAR:  # most have so few strings that all of them are near
+            first = 0
+        elif last - first < _NEAR:
+            behind = last + _STRING_STEP
+        else:
+            return
+        place, mapped = place_of(self.loads, self.table + first)
+        if place < _BEYOND:
+            self.near = os.pread(self.descriptor, min(behind - first, mapped), place)
+            self.place, self.first = place, first
 
 
 def _string(descriptor: int, loads: Loads, address: int) -> bytes:

@@ -35,10 +35,26 @@ DT_AUXILIARY: int = ENUM_D_TAG["DT_AUXILIARY"]
 DT_FILTER: int = ENUM_D_TAG["DT_FILTER"]
 DT_AUDIT: int = ENUM_D_TAG["DT_AUDIT"]
 DT_DEPAUDIT: int = ENUM_D_TAG["DT_DEPAUDIT"]
+DT_VERNEED: int = ENUM_D_TAG["DT_VERNEED"]
+DT_VERDEF: int = ENUM_D_TAG["DT_VERDEF"]
+DT_RELR: int = ENUM_D_TAG["DT_RELR"]
 DT_SYMTAB: int = ENUM_D_TAG["DT_SYMTAB"]
 DT_STRSZ: int = ENUM_D_TAG["DT_STRSZ"]
 DT_HASH: int = ENUM_D_TAG["DT_HASH"]
 DT_GNU_HASH: int = ENUM_D_TAG["DT_GNU_HASH"]
+DT_VERSYM: int = ENUM_D_TAG["DT_VERSYM"]
+DT_RELA: int = ENUM_D_TAG["DT_RELA"]
+DT_RELASZ: int = ENUM_D_TAG["DT_RELASZ"]
+DT_RELACOUNT: int = ENUM_D_TAG["DT_RELACOUNT"]
+DT_REL: int = ENUM_D_TAG["DT_REL"]
+DT_RELSZ: int = ENUM_D_TAG["DT_RELSZ"]
+DT_RELCOUNT: int = ENUM_D_TAG["DT_RELCOUNT"]
+DT_JMPREL: int = ENUM_D_TAG["DT_JMPREL"]
+DT_PLTREL: int = ENUM_D_TAG["DT_PLTREL"]
+DT_PLTRELSZ: int = ENUM_D_TAG["DT_PLTRELSZ"]
+DT_SYMBOLIC: int = ENUM_D_TAG["DT_SYMBOLIC"]
+DT_BIND_NOW: int = ENUM_D_TAG["DT_BIND_NOW"]
+DT_FLAGS: int = ENUM_D_TAG["DT_FLAGS"]
 DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
     "DT_STRTAB", "DT_HASH", "DT_GNU_HASH", "DT_VERSYM", "DT_VERNEED", "DT_RELA", "DT_REL", "DT_JMPREL",
 ))
@@ -47,15 +63,30 @@ DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
 HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")
 SEGMENT = ("p_type", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
 DYNAMIC = ("d_tag", "d_val")
+VERNEED = ("vn_version", "vn_cnt", "vn_file", "vn_aux", "vn_next")
+VERNAUX = ("vna_hash", "vna_flags", "vna_name", "vna_next")
+VERDEF = ("vd_version", "vd_hash", "vd_aux", "vd_next")
+VERDAUX = ("vda_name",)
 SYMBOL = ("st_name", "st_shndx")
+WHOLE_SYMBOL = {  # the one record whose fields stand in another order in each class
+    32: ("st_name", "st_value", "st_info", "st_other", "st_shndx"),
+    64: ("st_name", "st_info", "st_other", "st_shndx", "st_value"),
+}
+RELOCATION = ("r_info",)
+NUMBERED_VERNAUX = ("vna_hash", "vna_flags", "vna_other", "vna_name", "vna_next")
+NUMBERED_VERDEF = ("vd_version", "vd_flags", "vd_ndx", "vd_hash", "vd_aux", "vd_next")
 
 
 class Records(NamedTuple):
-    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT, DYNAMIC."""
+    """The records of one class and byte order: unpacking gives the fields of HEADER, SEGMENT, DYNAMIC and so on."""
 
     header: Struct
     segment: Struct
     dynamic: Struct
+    verneed: Struct
+    vernaux: Struct
+    verdef: Struct
+    verdaux: Struct
 
 
 def _flatten(record: object, order: str, wanted: tuple[str, ...]) -> Struct:
@@ -65,7 +96,7 @@ def _flatten(record: object, order: str, wanted: tuple[str, ...]) -> Struct:
     for field in record.subcons:  # type: ignore[attr-defined]
         plain = getattr(field, "subcon", field)
         if field.name in wanted:
-            formats.append(plain.packer.format.lstrip("<>"))
+            formats.append(plain.packer.format.lstrip("<>") if hasattr(plain, "packer") else "B" * field.sizeof())
             names.append(field.name)
         elif hasattr(field, "subcons") or hasattr(field, "subcon") or hasattr(plain, "packer"):
             formats.append(f"{field.sizeof()}x")  # else a computed value, such as d_ptr: no bytes
@@ -85,6 +116,40 @@ def records(bits: int, little: bool) -> Records:
         _flatten(structs.Elf_Ehdr, order, HEADER),
         _flatten(structs.Elf_Phdr, order, SEGMENT),
         _flatten(structs.Elf_Dyn, order, DYNAMIC),
+        _flatten(structs.Elf_Verneed, order, VERNEED),
+        _flatten(structs.Elf_Vernaux, order, VERNAUX),
+        _flatten(structs.Elf_Verdef, order, VERDEF),
+        _flatten(structs.Elf_Verdaux, order, VERDAUX),
+    )
+
+
+class LinkRecords(NamedTuple):
+    """The records that symbols are looked up by: unpacking gives the fields of WHOLE_SYMBOL and so on."""
+
+    symbol: Struct
+    rel: Struct
+    rela: Struct
+    verneed: Struct
+    vernaux: Struct
+    verdef: Struct
+    verdaux: Struct
+
+
+@cache
+def link_records(bits: int, little: bool) -> LinkRecords:
+    """Return these records of a class and byte order."""
+    structs = ELFStructs(little_endian=little, elfclass=bits)
+    structs.create_basic_structs()
+    structs.create_advanced_structs()
+    order = "<" if little else ">"
+    return LinkRecords(
+        _flatten(structs.Elf_Sym, order, WHOLE_SYMBOL[bits]),
+        _flatten(structs.Elf_Rel, order, RELOCATION),
+        _flatten(structs.Elf_Rela, order, RELOCATION),
+        _flatten(structs.Elf_Verneed, order, VERNEED),
+        _flatten(structs.Elf_Vernaux, order, NUMBERED_VERNAUX),
+        _flatten(structs.Elf_Verdef, order, NUMBERED_VERDEF),
+        _flatten(structs.Elf_Verdaux, order, VERDAUX),
     )
 
 

@@ -38,7 +38,7 @@ def imported_symbols(descriptor: int) -> frozenset[str]:
     Nothing for a file that is static, or damaged where its symbols are.
     """
     try:
-        return _Symbols(descriptor).undefined()
+        return SymbolTable(descriptor).undefined()
     except DamagedError:
         return frozenset()
 
@@ -49,21 +49,24 @@ def imports_any(descriptor: int, names: tuple[str, ...]) -> bool:
     Most files have none of the names in their text at all, and the rest is not read.
     """
     try:
-        symbols = _Symbols(descriptor)
+        symbols = SymbolTable(descriptor)
         return symbols.mentions(names) and not symbols.undefined().isdisjoint(names)
     except DamagedError:
         return False
 
 
-class _Symbols:
+class SymbolTable:
+    """The dynamic symbols of an open ELF file (DamagedError, OSError)."""
+
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         head = os.pread(descriptor, 64, 0)
         if len(head) < 64 or head[:4] != MAGIC or head[4] not in _CLASSES or head[5] not in (1, 2):
             raise DamagedError("no ELF file")
         self.bits, self.little = _CLASSES[head[4]], head[5] == 1
+        self.tags: tuple[int, ...] = ()
         layout = records(self.bits, self.little)
-        _, _, _, place, _, size, count = layout.header.unpack_from(head)
+        _, self.machine, _, place, _, size, count = layout.header.unpack_from(head)
         if size != layout.segment.size or size * count > _MAX_HEADERS:
             raise DamagedError("other program headers than there can be")
         self.loads: Loads = []
@@ -84,35 +87,36 @@ class _Symbols:
             raise DamagedError("the file is too short")
         return data
 
-    def _at(self, address: int, size: int) -> bytes:
+    def at(self, address: int, size: int) -> bytes:
         """Return bytes by their address in memory."""
         place, mapped = place_of(self.loads, address)
         if mapped < size:
             raise DamagedError("a table is longer than its segment")
         return self._read(place, size)
 
-    def _words(self, address: int, count: int) -> tuple[int, ...]:
-        return Struct(f"{'<' if self.little else '>'}{count}I").unpack(self._at(address, 4 * count))
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        """Return words by their address."""
+        return Struct(f"{'<' if self.little else '>'}{count}I").unpack(self.at(address, 4 * count))
 
     def mentions(self, names: tuple[str, ...]) -> bool:
         """Say whether one of these names, or one that ends as it does, is among the strings."""
         size = self.values.get(DT_STRSZ, 0)
         if DT_STRTAB not in self.values or size > _MAX_TEXT:
             return False
-        text = self._at(self.values[DT_STRTAB], size)
+        text = self.at(self.values[DT_STRTAB], size)
         return any(name.encode() + b"\0" in text for name in names)
 
     def undefined(self) -> frozenset[str]:
         """Return the names of the undefined symbols."""
         if DT_SYMTAB not in self.values or DT_STRTAB not in self.values:
             return frozenset()
-        count = self._count()
+        count = self.count()
         size = self.values.get(DT_STRSZ, 0)
         if count > _MAX_SYMBOLS or size > _MAX_TEXT:
             raise DamagedError("more symbols than there can be")
         record = symbol_record(self.bits, self.little)
-        table = self._at(self.values[DT_SYMTAB], count * record.size)
-        text = self._at(self.values[DT_STRTAB], size)
+        table = self.at(self.values[DT_SYMTAB], count * record.size)
+        text = self.at(self.values[DT_STRTAB], size)
         names = set()
         for place, section in record.iter_unpack(table):
             if section == _UNDEFINED and 0 < place < size:
@@ -125,18 +129,18 @@ class _Symbols:
         after = [self.values[tag] for tag in DT_TABLES if self.values.get(tag, 0) > start]
         return (min(after) - start) // symbol_record(self.bits, self.little).size if after else 0
 
-    def _count(self) -> int:
+    def count(self) -> int:
         """Return how many symbols there are: nothing but the hash tables says so."""
         if DT_HASH in self.values:
-            return self._words(self.values[DT_HASH], 2)[1]
+            return self.words(self.values[DT_HASH], 2)[1]
         if DT_GNU_HASH not in self.values:
             return 0
         address = self.values[DT_GNU_HASH]
-        buckets, first, blooms, _ = self._words(address, 4)
+        buckets, first, blooms, _ = self.words(address, 4)
         if buckets > _MAX_BUCKETS or blooms > _MAX_BUCKETS or first > _MAX_SYMBOLS:
             raise DamagedError("a hash table larger than it can be")
         address += 16 + blooms * self.bits // 8
-        last = max(self._words(address, buckets), default=0)
+        last = max(self.words(address, buckets), default=0)
         if last < first:
             return max(first, self._up_to_next_table())  # none of its own: the hash table then says nothing
         address += 4 * buckets
@@ -145,7 +149,7 @@ class _Symbols:
             step = min(_CHAIN_STEP, place_of(self.loads, start)[1] // 4)
             if not step:
                 break
-            for number, word in enumerate(self._words(start, step)):
+            for number, word in enumerate(self.words(start, step)):
                 if word & 1:
                     return last + number + 1
             last += step

@@ -15,6 +15,7 @@ import select
 import signal
 import struct
 import termios
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from jailbuild import syscalls
@@ -153,6 +154,7 @@ class Plan(NamedTuple):
     command: Command
     passed: tuple[int, ...]  # descriptors of the caller's that the command gets
     arguments: tuple[int, int]  # where in memory this program's own are
+    instead: Callable[[], NoReturn] | None = None  # of executing the command: what the second process goes on with
 
     def at(self, number: int) -> str:
         """Return the text of an operation by its number."""
@@ -209,6 +211,9 @@ def _be_second(plan: Plan, place: Place, doing: list[int]) -> NoReturn:
         _send(place.channel, b"c")  # from whose credentials the launcher knows our number outside
         _perform(plan.second, place, doing)
         doing[0] = EXEC
+        if plan.instead is not None:
+            os.close(place.report)  # as at an execve: the set-up is done
+            plan.instead()
         exec_command(plan.command)
     except MagicLink as error:
         _fail(place.report, HOST_PROGRAM, error)

@@ -90,6 +90,7 @@ class Options(NamedTuple):
     passed: tuple[int, ...] = ()
     filter: bytes | None = None  # the seccomp program
     emulation: Emulation | None = None  # what makes programs of another machine run
+    powerless: bool = False  # no capability at all
 
 
 class Setup(NamedTuple):
@@ -175,7 +176,7 @@ def _rights(
     account: Account, command: Command, options: Options, ids: Ids | None, wiring: Wiring, closed: tuple[int, ...],
 ) -> tuple[Operation, ...]:
     asked = mask(options.cap_keep)
-    kept = mask(KEPT) | asked if account.uid == 0 else asked
+    kept = mask(KEPT) | asked if account.uid == 0 and not options.powerless else asked
     ambient = 0 if account.uid == 0 else asked
     groups = account.groups if ids is None or ids.by_ranges else None
     operations: list[Operation] = [

@@ -6,6 +6,7 @@ here follow theirs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jailbuild.elf import records
@@ -17,6 +18,7 @@ from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import (
     NOTHING,
     Askers,
+    BadVersion,
     Edge,
     FatalError,
     Library,
@@ -27,6 +29,7 @@ from jailbuild.loader.resolution import (
     unreadable,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
+from jailbuild.loader.versions import Provider, Providers, bad_versions
 
 if TYPE_CHECKING:
     from jailbuild.loader.opening import Unopened
@@ -49,14 +52,14 @@ class Glibc:
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
         self.needed = Askers()
 
-    def load(self, interpreter: BuiltIn, path: str, file: File) -> Resolution:
-        """Return what the loader `interpreter` loads for the program in `file`."""
+    def load(self, interpreter: BuiltIn, path: str, file: File) -> tuple[Resolution, Providers]:
+        """Return what the loader `interpreter` loads for the program in `file`, and who of it has which versions."""
         try:
             walk = _Walk(self, interpreter, path, file)
             walk.search.begin(path)
-            return walk.run()
+            return walk.run(), walk.providers(walk.main)
         except paths.TooLongError as error:
-            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter)
+            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter), {}
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
         """Return the directories of a list; `tokens` may be None where the text has no "$"."""
@@ -167,10 +170,12 @@ class _Walk:
         """Return what is loaded."""
         error = None
         unopened: tuple[Unopened, ...] = ()
+        versions: tuple[BadVersion, ...] = ()
         self._list(self.main)
         try:
             self._preload()
             self._load_all()
+            versions = tuple(self._bad_versions())  # what is opened later is held to its own when it is opened
             if self.loader.opening.level != "none":
                 unopened = self._open_all()
         except FatalError as fatal:
@@ -185,7 +190,7 @@ class _Walk:
                 error = fatal.refusal
         missing = tuple(self.missing.values())
         return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed,
-                          unopened)
+                          versions if error is None else (), unopened)
 
     def _open_all(self) -> tuple[Unopened, ...]:
         for object in self.queue:
@@ -202,6 +207,50 @@ class _Walk:
         if found is not None and not found.listed:
             self._list(found)
         self._load_all()
+
+    def _bad_versions(self) -> Iterator[BadVersion]:
+        """Yield what the loader says of versions (_dl_check_all_versions)."""
+        names = self.names
+        for object in (self.main, *self.objects):  # not what stands before the program in the list
+            versions = object.elf.versions
+            for file, asked in versions.needs:
+                known = names.get(file)
+                if known is None or known.library is None or known.library.name != file:
+                    break
+                defined = known.elf.versions.defined
+                if defined is None or not defined.issuperset(asked):
+                    break
+            else:
+                if not versions.damage and not versions.unmarked:
+                    continue
+            yield from bad_versions(object.path, versions, self.providers(object), self.interpreter.version)
+
+    def providers(self, object: _Object) -> Providers:
+        """Return the files that an object names in DT_VERNEED and wants by name: as loaded, None where missing."""
+        found: Providers = {}
+        for _, name in object.elf.wants:
+            if known := self.names.get(name):
+                found[name] = Provider(known.path, known.elf.versions)
+        for need in object.elf.versions.needs:
+            if need.file not in found:
+                if known := self._called(need.file):
+                    found[need.file] = Provider(known.path, known.elf.versions)
+                elif any(missing.name == need.file for missing in self.missing.values()):
+                    found[need.file] = None
+        return found
+
+    def _called(self, name: str) -> _Object | None:
+        """Return the loaded object of a name, if it was asked for by that, or that is its path (_dl_name_match_p).
+
+        A SONAME alone is no such name; but for the loader's.
+        """
+        found = self.names.get(name)
+        if found is None or found.path == name or found.library is None or found.library.found_by == "interpreter":
+            return found
+        if found.library.name == name or name in self.loader.preloads:
+            return found
+        asked = any(name == self.expand(text, one) for one in self.queue for _, text in one.elf.wants)
+        return found if asked else None
 
     def _preload(self) -> None:
         request = Edge(self.main.path, "preload")

@@ -18,6 +18,7 @@ from jailbuild.loader.musl import Musl
 from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
 from jailbuild.loader.resolution import NOTHING, UNWINDER, Opening, Refusal, Resolution, unreadable
+from jailbuild.loader.versions import Providers, are_met, bad_versions
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _MAX_PRELOAD = 1 << 20
@@ -47,7 +48,8 @@ class Loader:
         preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._glibc = Glibc(files, library_path, preloads, opening)
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn | MuslBuiltIn] = {}
-        self._alike: dict[tuple[object, ...], Resolution] = {}
+        # for programs that ask for the same: what one of them loads, and who has the versions that they ask for
+        self._alike: dict[tuple[object, ...], tuple[Resolution, Providers | None]] = {}
 
     def resolve(self, path: str) -> Resolution:
         """Resolve the ELF file at `path`: a program, or a library as if its machine's loader were told to load it."""
@@ -69,27 +71,30 @@ class Loader:
             return Resolution(elf.interpreter, error=interpreter)
         # Most programs ask for what another one asked for, and load the same: all that differs is who asked.
         if self._glibc.preloads or "$" in self._glibc.library_path or elf.soname is not None or elf.audit:
-            return self._load(interpreter, path, file)
+            return self._load(interpreter, path, file)[0]
         if elf.dlopens and self.opening.level != "none":
-            return self._load(interpreter, path, file)
-        key: tuple[object, ...] = (
-            elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
-        )
-        known = self._alike.get(key)
+            return self._load(interpreter, path, file)[0]
+        plain = elf.kind, elf.type, elf.interpreter, elf.wants, elf.rpath, elf.runpath, elf.nodeflib
+        key: tuple[object, ...] = plain
+        known = self._alike.get(plain)
         if known is None and self.opening.unwinding:
-            key = *key, self._unwinds(path, file)
+            key = *plain, self._unwinds(path, file)
             known = self._alike.get(key)
         if known is not None:
-            return known.for_another(path)
-        resolution = self._load(interpreter, path, file)
+            resolution, providers = known
+            if providers is None or are_met(elf.versions, providers):
+                return resolution.for_another(path, ())
+            if isinstance(interpreter, BuiltIn) and all(need.file in providers for need in elf.versions.needs):
+                bad = tuple(bad_versions(path, elf.versions, providers, interpreter.version))
+                return resolution.for_another(path, bad)
+        resolution, providers = self._load(interpreter, path, file)
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
             not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
             and all(name for _, name in elf.wants) and all(library.path != path for library in resolution.libraries)
         ):
-            if self.opening.unwinding and _needs_unwinder(resolution):
-                key = key[:-1]  # it makes no difference then who calls for it
-            self._alike[key] = resolution
+            # where it needs libgcc_s anyway it makes no difference who calls for it
+            self._alike.setdefault(plain if _needs_unwinder(resolution) else key, (resolution, providers))
         return resolution
 
     def _unwinds(self, path: str, file: File) -> bool:
@@ -97,9 +102,11 @@ class Loader:
 
         return unwinds(self.files, path, file)
 
-    def _load(self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File) -> Resolution:
+    def _load(
+        self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File
+    ) -> tuple[Resolution, Providers | None]:
         if isinstance(interpreter, MuslBuiltIn):
-            return self._musl.load(interpreter, path, file)
+            return self._musl.load(interpreter, path, file), None  # it looks at no versions
         return self._glibc.load(interpreter, path, file)
 
     def _interpreter(self, program: str, started: File) -> BuiltIn | MuslBuiltIn | Refusal:

@@ -80,32 +80,75 @@ class Refusal(NamedTuple):
     text: str
 
 
+class BadVersion(NamedTuple):
+    """What the loader says of symbol versions that one loaded object asks of another: a code of `check`, and of what.
+
+    The codes: "missing-version", "unreadable" for tables that it gives up over, "no-version-information" where it only
+    complains.
+    """
+
+    code: str
+    by: str  # the object that asks
+    version: str
+    file: str  # the name that the other is asked for by
+    what: str  # what the other has instead; of an unreadable object what is wrong
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the program does not start."""
+        return self.code != "no-version-information"
+
+    def text(self, path: str, whose: str = "its") -> str:
+        """Return one line for a program at `path`; `whose` the other file is."""
+        who = path if path == self.by else f"{path} (through {self.by})"
+        if self.code == "unreadable":
+            return f"{self.by}: {self.what}" if path == self.by else f"{path}: {self.by}: {self.what}"
+        return f"{who} needs {self.version}, {whose} {self.file} {self.what}"
+
+    def refusal(self, path: str) -> Refusal:
+        """Return what the loader would say of a program at `path`."""
+        return Refusal(self.code, self.by if self.code == "unreadable" else self.version, self.text(path))
+
+
 class Resolution:
     """What a program loads."""
 
-    __slots__ = ("_libraries", "_missing", "asker", "built_in", "error", "interpreter", "like", "unopened")
+    __slots__ = (
+        "_libraries", "_missing", "asker", "built_in", "interpreter", "like", "refusal", "unopened", "versions",
+    )
 
     def __init__(
         self, interpreter: str | None, libraries: tuple[Library, ...] = (), missing: tuple[Missing, ...] = (),
         error: Refusal | None = None, built_in: BuiltIn | MuslBuiltIn | None = None, asker: Edge | None = None,
-        unopened: tuple[Unopened, ...] = (),
+        versions: tuple[BadVersion, ...] = (), unopened: tuple[Unopened, ...] = (),
     ) -> None:
         self.interpreter = interpreter
+        self.refusal = error  # for anything but versions
+        self.versions = versions
         self.unopened = unopened
-        self.error = error
         self.built_in = built_in  # of the loader that decided; None where none was asked
         self.asker = asker  # in the edges of what the program itself needs: this very object
         self.like: Resolution | None = None  # where another program loads the same, and only the asker is another
         self._libraries: tuple[Library, ...] | None = libraries
         self._missing: tuple[Missing, ...] | None = missing
 
-    def for_another(self, path: str) -> Resolution:
-        """Return what the program at `path` loads, which asks for the same."""
-        other = Resolution(self.interpreter, error=self.error, built_in=self.built_in, asker=Edge(path, "needed"))
+    def for_another(self, path: str, versions: tuple[BadVersion, ...]) -> Resolution:
+        """Return what the program at `path` loads, which asks for the same, but for `versions` of its own."""
+        if self.versions and self.asker is not None:
+            versions += tuple(one for one in self.versions if one.by != self.asker.by)
+        other = Resolution(self.interpreter, (), (), self.refusal, self.built_in, Edge(path, "needed"), versions)
         other.unopened = self.unopened  # by libraries: what opens something itself is resolved by itself
         other.like = self
         other._libraries = other._missing = None  # made when they are wanted
         return other
+
+    @property
+    def error(self) -> Refusal | None:
+        """What kernel or loader would refuse the program for, the first that they would meet."""
+        if self.refusal is not None or not self.versions:
+            return self.refusal
+        assert self.asker is not None
+        return next((one.refusal(self.asker.by) for one in self.versions if one.is_fatal), None)
 
     @property
     def libraries(self) -> tuple[Library, ...]:

@@ -13,17 +13,19 @@ SEVERITIES = {
     "error": {
         "missing-library", "missing-interpreter", "missing-script-interpreter", "wrong-machine", "dangling-link",
         "missing-file", "changed-file", "wrong-owner", "wrong-mode", "unreadable", "unexpected-privileges",
-        "manifest-differs", "unfinished-change", "sshd-refuses", "stale",
+        "manifest-differs", "unfinished-change", "sshd-refuses", "stale", "missing-version", "undefined-symbol",
+        "loader-disagrees",
     },
     "warning": {
         "unrecorded-capability", "device-node", "outside-hard-link", "world-writable-directory", "world-writable-file",
         "secret-file", "reachable-from-host", "not-enterable", "leftover-staging", "unread-manifest", "no-program",
-        "vanished-program",
+        "vanished-program", "undefined-function", "no-version-information",
     },
     "note": {
         "privileged-file", "unreached-library", "unlisted-file", "not-compared", "no-user-database", "no-tls-roots",
         "no-gconv", "no-dev-null", "origin-needs-proc", "uncovered-dlopen", "absent-zone", "absent-locale",
         "missing-optional-library",
+        "loader-not-asked",
     },
 }
 

@@ -1,0 +1,226 @@
+"""Asking programs of a box: one isolated room for all of them, in which each is run after the other and has its say.
+
+What runs there may be anything: nothing in the box can be changed, there is no network but an empty one, no terminal,
+no capability, nothing on stdin; and each program has so many seconds, and so many bytes to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+from jailbuild import syscalls
+from jailbuild.enter import refusal
+from jailbuild.enter.account import Account
+from jailbuild.enter.command import Command
+from jailbuild.enter.ids import is_rootless, plan_ids
+from jailbuild.enter.isolated import Options, make_setup
+from jailbuild.enter.launch import hold_standard, run_isolated
+from jailbuild.enter.seccomp import filter_program
+from jailbuild.enter.settings import read_limit
+from jailbuild.enter.start import ExecError, StepError
+from jailbuild.enter.terminal import plan_wiring
+from jailbuild.errors import JailError, reason
+from jailbuild.root import Root
+
+SECONDS = 10.0  # for each program
+MOST = 1 << 20  # bytes that each may say
+_MORE = 5.0  # seconds beyond that in which the room itself has to answer
+
+_LIMITS = ("core=0", "fsize=0", "as=4g", "nofile=1024")
+_FRAME = struct.Struct("<IiiI")  # number of the question, status, errno, length of what was said
+_FAILED = (1 << 32) - 1  # instead of a number: the room could not be had
+_SET_PDEATHSIG = 1  # prctl(2)
+_ROOT = Account("root", 0, 0, (), "/", "")
+
+
+class Question(NamedTuple):
+    """A program to be run, a path in the box, and its arguments, its own name first."""
+
+    file: str
+    arguments: tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """What a program said on stdout and stderr, and how it ended.
+
+    `status`: as exit status, below 0 for a signal; None where it was ended for taking too long or saying too much.
+    `errno`: of execve(2), 0 where it was run.
+    """
+
+    status: int | None
+    errno: int
+    text: str
+
+
+def ask(root: Root, box: str, questions: Sequence[Question], seconds: float = SECONDS) -> list[Answer | None]:
+    """Return the answers, None where what ran before made an end of it all (JailError: no such room can be had).
+
+    The isolated mode as root, the same in a user namespace for others, and no other. `box` is how the user calls the
+    root.
+    """
+    rootless = is_rootless()
+    why = refusal.before(root, box, rootless, has_binds=False)
+    if why is not None:
+        raise _refused(box, why.why)
+    closed = hold_standard()
+    options = Options(
+        limits=tuple(map(read_limit, _LIMITS)), read_only=True, private_network=True, powerless=True,
+        filter=filter_program(kept=(), private_network=True),
+    )
+    files = tuple(dict.fromkeys(os.fsencode(question.file) for question in questions))
+    command = Command((b"",), {}, files, False, "")
+    ids = plan_ids(_ROOT, os.geteuid(), os.getegid()) if rootless else None
+    setup = make_setup(root, _ROOT, command, options, ids, plan_wiring(False, ()), ())
+    instead = partial(_answer, [_bytes(question) for question in questions], seconds)
+    setup = setup._replace(plan=setup.plan._replace(instead=instead))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _launch(setup, writing, box, rootless)
+    os.close(writing)
+    try:
+        return _collect(reading, len(questions), seconds + _MORE, box)
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)  # and with it ends all that is left in the room
+        os.waitpid(child, 0)
+        for number in closed:
+            os.close(number)
+
+
+def _refused(box: str, why: str) -> JailError:
+    return JailError(
+        f"cannot ask the loader of {box}: {why}",
+        "leave out --run, or check where the isolated mode of enter can be had; it is not weakened",
+    )
+
+
+def _bytes(question: Question) -> tuple[bytes, list[bytes]]:
+    return os.fsencode(question.file), [os.fsencode(word) for word in question.arguments]
+
+
+def _launch(setup: object, writing: int, box: str, rootless: bool) -> NoReturn:
+    """Be the launcher of the room, with nothing of the caller's on descriptors 0 to 2."""
+    from jailbuild.enter.isolated import Setup
+
+    assert isinstance(setup, Setup)
+    said = ""
+    try:
+        syscalls.prctl(_SET_PDEATHSIG, signal.SIGKILL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+        os.dup2(writing, 1)
+        os.dup2(nothing, 2)
+        syscalls.close_range(3)
+        run_isolated(setup, lambda _: None)
+    except StepError as failed:
+        why = refusal.after(failed, box, rootless)
+        said = why.why if why is not None else str(failed)
+    except (ExecError, OSError, JailError) as failed:
+        said = reason(failed) if isinstance(failed, OSError) else str(failed)
+    finally:
+        if said:
+            text = os.fsencode(said)
+            os.write(1, _FRAME.pack(_FAILED, 0, 0, len(text)) + text)
+        os._exit(0)
+
+
+def _answer(questions: list[tuple[bytes, list[bytes]]], seconds: float) -> NoReturn:
+    """Run the programs in the room, as its second process, and write what they say to descriptor 1."""
+    try:
+        for number, (file, arguments) in enumerate(questions):
+            status, failed, text = _run(file, arguments, seconds)
+            _write(_FRAME.pack(number, status, failed, len(text)) + text)
+    finally:
+        os._exit(0)
+
+
+_ENDED = 1 << 16  # a status that no program has: we made an end of it
+
+
+def _run(file: bytes, arguments: list[bytes], seconds: float) -> tuple[int, int, bytes]:
+    reading, writing = os.pipe()
+    actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, writing, 2)]
+    try:
+        child = os.posix_spawn(file, arguments, {}, file_actions=actions)
+    except OSError as error:
+        os.close(reading)
+        return 0, error.errno or errno.EINVAL, b""
+    finally:
+        os.close(writing)
+    text, whole = _read(reading, time.monotonic() + seconds)
+    os.close(reading)
+    if not whole:
+        _end_all()
+    while True:
+        try:
+            _, status = os.waitpid(child, 0)
+            break
+        except InterruptedError:
+            continue
+    _end_all()  # whatever it has left behind
+    return os.waitstatus_to_exitcode(status) if whole else _ENDED, 0, text
+
+
+def _read(reading: int, until: float) -> tuple[bytes, bool]:
+    """Return what is said, and whether that is all of it."""
+    said = b""
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    while (left := until - time.monotonic()) > 0 and poll.poll(left * 1000):
+        block = os.read(reading, 65536)
+        if not block:
+            return said, True
+        said += block
+        if len(said) > MOST:
+            break
+    return said[:MOST], False
+
+
+def _end_all() -> None:
+    try:
+        os.kill(-1, signal.SIGKILL)  # all that is in this namespace but PID 1 and ourselves, kill(2)
+    except OSError:
+        pass
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data):]
+
+
+def _collect(reading: int, count: int, patience: float, box: str) -> list[Answer | None]:
+    """Read the answers until all are there, none comes for `patience` seconds, or nobody is left to give one."""
+    answers: list[Answer | None] = [None] * count
+    waiting = b""
+    left = count
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    until = time.monotonic() + patience
+    while left and (rest := until - time.monotonic()) > 0:
+        if not poll.poll(rest * 1000):
+            break
+        block = os.read(reading, 1 << 16)
+        if not block:
+            break
+        waiting += block
+        while len(waiting) >= _FRAME.size:
+            number, status, failed, length = _FRAME.unpack_from(waiting)
+            if len(waiting) < _FRAME.size + length:
+                break
+            text = os.fsdecode(waiting[_FRAME.size : _FRAME.size + length])
+            waiting = waiting[_FRAME.size + length :]
+            if number == _FAILED:
+                raise _refused(box, text)
+            answers[number] = Answer(None if status == _ENDED else status, failed, text)
+            left -= 1
+            until = time.monotonic() + patience
+    return answers
