@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jailbuild.elf.reader import read_elf
-from tests.box.running import Done, objects, run
+from tests.box.running import Done, forked, objects, run
 from tests.check.asking import findings
 from tests.foreign.roots import FOREIGN, MACHINES, Machine
 
@@ -109,7 +109,7 @@ def test_any_library_taken_away_is_found(name: str, box_of: Making, tmp_path: Pa
         aside = box / "aside"
         file.rename(aside)
         try:
-            found = {(one["subject"], one["code"]) for one in findings(run("check", box, "--json"))}
+            found = {(one["subject"], one["code"]) for one in findings(forked("check", box, "--json"))}
         finally:
             aside.rename(file)
         assert either & found, (file, either)
