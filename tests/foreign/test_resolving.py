@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jailbuild.elf.reader import read_elf
-from tests.box.running import objects, run
+from tests.box.running import Done, forked, objects, run
 from tests.check.asking import findings
 from tests.foreign.roots import FOREIGN, MACHINES, Machine
 
@@ -60,6 +60,11 @@ def loader_of(machine: Machine, root: Path) -> Path:
     return in_root(root, interpreter)
 
 
+def problems(done: Done) -> list[dict[str, Any]]:
+    """Return the errors and warnings of `check --json --strict`."""
+    return [one for one in findings(done, strict=True) if one["severity"] != "note"]
+
+
 def resolved(root: Path, *more: str | Path) -> list[dict[str, Any]]:
     return objects(run("deps", *PROGRAMS, "--sysroot", root, "--json", *more))
 
@@ -68,8 +73,7 @@ def resolved(root: Path, *more: str | Path) -> list[dict[str, Any]]:
 def test_a_box_of_unpacked_packages_is_whole(name: str, box_of: Making) -> None:
     """A box with bash, git and python3 has neither errors nor warnings, and no program of another machine in it."""
     box = box_of(name)
-    found = findings(run("check", box, "--json"), strict=True)
-    assert [one for one in found if one["severity"] != "note"] == []
+    assert problems(run("check", box, "--json", "--strict")) == []
     kinds = set()
     for path in box.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -79,29 +83,48 @@ def test_a_box_of_unpacked_packages_is_whole(name: str, box_of: Making) -> None:
     assert kinds == {MACHINES[name].kind}
 
 
+def shared_objects(box: Path) -> list[str]:
+    """Return the paths of all files in a box that have .so in their names, as seen from inside."""
+    return [f"/{path.relative_to(box)}" for path in sorted(box.rglob("*.so*"))
+            if path.is_file() and not path.is_symlink()]
+
+
 @everywhere
 def test_any_library_taken_away_is_found(name: str, box_of: Making, tmp_path: Path) -> None:
-    """Of all that the programs of a box load, each file taken away is missed by its name, without a manifest too."""
+    """Of all that is loaded in a box each file taken away is missed by its name: by the programs that need it, or by
+    the modules alone that do (Python's). No manifest helps.
+    """
     box = tmp_path / "box"
     copy(box_of(name), box)
     programs = resolved(box)
-    loaded = {library["path"]: library["name"] for program in programs for library in program["libraries"]}
-    loaded |= {program["interpreter"]: program["interpreter"] for program in programs}
-    assert len(loaded) >= 6
-    for path, called in loaded.items():
-        file = in_root(box, path)
+    modules = objects(run("deps", *shared_objects(box), "--sysroot", box, "--json"))
+    wanted: dict[Path, set[tuple[str, str]]] = {}  # by file: under which names, and which codes of `check` tell
+    for codes, told in (({"unreached-library", "missing-library"}, modules), ({"missing-library"}, programs)):
+        for library in (library for one in told for library in one["libraries"]):
+            wanted[in_root(box, library["path"])] = {(library["name"], code) for code in codes}
+    interpreter = programs[0]["interpreter"]
+    wanted[in_root(box, interpreter)] = {(interpreter, "missing-interpreter")}
+    assert len(wanted) >= 6
+    for file, either in wanted.items():
         aside = box / "aside"
         file.rename(aside)
         try:
-            missed = {
-                (one["code"], one["subject"]) for one in findings(run("check", box, "--json"))
-                if one["severity"] == "error"
-            }
+            found = {(one["subject"], one["code"]) for one in findings(forked("check", box, "--json"))}
         finally:
             aside.rename(file)
-        wanted = "missing-interpreter" if file == in_root(box, programs[0]["interpreter"]) else "missing-library"
-        names = {called, *(other for where, other in loaded.items() if in_root(box, where) == file)}
-        assert {code for code, subject in missed if subject in names} == {wanted}, (path, missed)
+        assert either & found, (file, either)
+
+
+@everywhere
+def test_each_shared_object_taken_away_is_found_by_the_manifest(name: str, box_of: Making, tmp_path: Path) -> None:
+    """Python's modules, which nothing asks for by name, are missed too."""
+    box = tmp_path / "box"
+    subprocess.run(["cp", "-a", box_of(name), box], check=True)
+    gone = shared_objects(box)
+    for path in gone:
+        (box / path.lstrip("/")).unlink()
+    found = {one["path"] for one in findings(run("check", box, "--json")) if one["code"] == "missing-file"}
+    assert found >= set(gone)
 
 
 @emulated
@@ -159,7 +182,7 @@ def test_the_cache_is_read_and_written_as_the_machine_has_it(
     assert run("add", "bash", "--sysroot", source, "--into", box).returncode == 0
     cache = (box / "etc/ld.so.cache").read_bytes()
     assert cache[28] == (2 if machine.kind[1] else 3)
-    assert findings(run("check", box, "--json", "--strict"), strict=True) == []
+    assert problems(run("check", box, "--json", "--strict")) == []
     entered = run("enter", box, "bash", "-c", "echo $MACHTYPE")
     assert (entered.returncode, entered.stdout.partition("-")[0]) == (0, machine.bash), entered.stderr
 
