@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 
 from jailbuild.box.manifest import Entry, Manifest
@@ -13,13 +12,14 @@ from jailbuild.loader.musl_builtin import DIRECTORIES, added, write_list
 from jailbuild.root import Root
 
 _MAX_LIST = 1 << 20  # bytes
-_NAME = re.compile(r"/etc/ld-musl-[\w.-]+\.path$")
 LISTED = "listed"  # how a library asks for the list that leads to it
 
 
 def is_made(entry: Entry) -> bool:
     """Say whether an entry is a list that we made."""
-    return entry.source is None and entry.type == "file" and _NAME.search(entry.path) is not None
+    directory, name = os.path.split(entry.path)
+    is_list = directory.endswith("/etc") and name.startswith("ld-musl-") and name.endswith(".path")
+    return is_list and entry.source is None and entry.type == "file"
 
 
 def made_list(root: Root, path: str, directories: Iterable[str], carried: bytes | None) -> bytes:

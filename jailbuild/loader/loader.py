@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from jailbuild.elf import records
 from jailbuild.elf.records import DT_NEEDED
@@ -14,10 +15,12 @@ from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Glibc
-from jailbuild.loader.musl import Musl
 from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
 from jailbuild.loader.resolution import Refusal, Resolution, unreadable
+
+if TYPE_CHECKING:
+    from jailbuild.loader.musl import Musl
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _MAX_PRELOAD = 1 << 20
@@ -40,7 +43,8 @@ class Loader:
     ) -> None:
         self.files = files
         self.levels = levels
-        self._musl = Musl(files, library_path, preload)
+        self._musl: Musl | None = None  # made when a program of musl's is met
+        self._library_path, self._preload = library_path, preload
         self._glibc = Glibc(files, library_path, (*preload, *(self.preload_names() if preload_file else ())))
         self._interpreters: dict[tuple[str, machines.Kind], BuiltIn | MuslBuiltIn] = {}
         self._alike: dict[tuple[object, ...], Resolution] = {}
@@ -81,6 +85,10 @@ class Loader:
 
     def _load(self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File) -> Resolution:
         if isinstance(interpreter, MuslBuiltIn):
+            if self._musl is None:
+                from jailbuild.loader.musl import Musl  # few need it
+
+                self._musl = Musl(self.files, self._library_path, self._preload)
             return self._musl.load(interpreter, path, file)
         return self._glibc.load(interpreter, path, file)
 
