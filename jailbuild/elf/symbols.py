@@ -46,8 +46,10 @@ class _Table:
             kind, offset, start, in_file, in_memory = self.at(place + number * size, layout.segment)
             if kind == PT_LOAD:
                 self.loads.append((start, start + in_file, start + in_memory, offset))
-            elif kind == PT_DYNAMIC:
+            elif kind == PT_DYNAMIC and in_file:
                 address, usual = start, in_file
+        if not usual:
+            raise DamagedError("there is no dynamic section")
         tags, values = dynamic_entries(descriptor, self.loads, layout.dynamic, address, usual)
         self.last = dict(zip(tags, values, strict=True))
 
