@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 
 from jailbuild.box.manifest import Entry, Manifest
@@ -13,13 +12,13 @@ from jailbuild.loader.musl_builtin import DIRECTORIES, added, write_list
 from jailbuild.root import Root
 
 _MAX_LIST = 1 << 20  # bytes
-_NAME = re.compile(r"/etc/ld-musl-[\w.-]+\.path$")
 LISTED = "listed"  # how a library asks for the list that leads to it
 
 
 def is_list(path: str) -> bool:
     """Say whether a path is that of such a list."""
-    return _NAME.search(path) is not None
+    directory, name = os.path.split(path)
+    return directory.endswith("/etc") and name.startswith("ld-musl-") and name.endswith(".path")
 
 
 def is_made(entry: Entry) -> bool:

@@ -16,7 +16,6 @@ _LENIENT = tuple(f"({name} {what}".encode() for name in ("Debian", "Ubuntu") for
 _CODE = re.compile(rb"[^ -~]+")
 _SLASH = ord("/")
 _MUSL = b"/etc/ld-musl-"  # where it looks for its list of directories
-_MUSL_ARCH = re.compile(rb"([\w.-]{1,64})\.path\0")
 
 
 class Facts(NamedTuple):
@@ -35,8 +34,10 @@ def read_facts(data: bytes) -> Facts:
     that takes a tenth of the time.
     """
     version = None
-    if (at := data.find(_MUSL)) >= 0 and (match := _MUSL_ARCH.match(data, at + len(_MUSL))):
-        return Facts(musl=os.fsdecode(match[1]))
+    if (at := data.find(_MUSL)) >= 0:
+        arch, dot, _ = data[at + len(_MUSL) : at + len(_MUSL) + 64].partition(b".path\0")
+        if dot and arch and b"/" not in arch and b"\0" not in arch:
+            return Facts(musl=os.fsdecode(arch))
     at = data.find(b"release version ")
     if at >= 0 and (match := _VERSION.match(data, at + 16)):
         version = (int(match[1]), int(match[2]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from jailbuild.elf import records
 from jailbuild.elf.records import DT_NEEDED
@@ -14,11 +15,13 @@ from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Glibc
-from jailbuild.loader.musl import Musl
 from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
 from jailbuild.loader.resolution import NOTHING, UNWINDER, Opening, Refusal, Resolution, unreadable
 from jailbuild.loader.versions import Providers, are_met, bad_versions
+
+if TYPE_CHECKING:
+    from jailbuild.loader.musl import Musl
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _MAX_PRELOAD = 1 << 20
@@ -43,7 +46,8 @@ class Loader:
     ) -> None:
         self.files = files
         self.levels = levels
-        self._musl = Musl(files, library_path, preload)
+        self._musl: Musl | None = None  # made when a program of musl's is met
+        self._library_path, self._preload = library_path, preload
         self.opening = opening
         preloads = (*preload, *(self.preload_names() if preload_file else ()))
         self._glibc = Glibc(files, library_path, preloads, opening)
@@ -106,6 +110,10 @@ class Loader:
         self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File
     ) -> tuple[Resolution, Providers | None]:
         if isinstance(interpreter, MuslBuiltIn):
+            if self._musl is None:
+                from jailbuild.loader.musl import Musl  # few need it
+
+                self._musl = Musl(self.files, self._library_path, self._preload)
             return self._musl.load(interpreter, path, file), None  # it looks at no versions
         return self._glibc.load(interpreter, path, file)
 

@@ -75,7 +75,7 @@ class Symbols:
                 continue
             for reference in self._left(one, main, objects, by_name, identities):
                 scope = [one, *objects] if one.linkage.symbolic else objects
-                why = _why_not(reference, scope, main, movable)
+                why = _why_not(reference, scope, main, movable=movable)
                 if why is not None:
                     found.append(Unfound(one.path, reference, why))
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,9 +14,7 @@ from jailbuild.loader.files import File, Files
 DIRECTORIES = ("/lib", "/usr/local/lib", "/usr/lib")  # where there is no list
 
 _MAX_LIST = 1 << 20  # bytes
-_SEPARATORS = re.compile("[:\n]")
-_NAME = re.compile(r"ld-musl-([\w.-]+)\.so\.1$")
-_LIBC = re.compile(r"libc\.|ld-musl-")
+_PREFIX, _SUFFIX = "ld-musl-", ".so.1"  # of its usual name
 _ARCHES: dict[machines.Kind, tuple[str, ...]] = {  # LDSO_ARCH, those of hard floats first
     (64, True, 62): ("x86_64",),
     (32, True, 62): ("x32",),
@@ -59,8 +56,9 @@ def arch_of(files: Files, name: str, file: File) -> str | None:
     facts = files.facts(name, file)
     if facts.musl is not None or facts.version is not None:
         return facts.musl
-    named = _NAME.search(name)
-    return named[1] if named else None
+    base = os.path.basename(name)
+    named = base.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    return named if named and base == f"{_PREFIX}{named}{_SUFFIX}" else None
 
 
 def loader_of_library(files: Files, path: str, file: File) -> str | None:
@@ -71,7 +69,7 @@ def loader_of_library(files: Files, path: str, file: File) -> str | None:
     """
     elf = file.elf
     names = [name for tag, name in elf.wants if tag == DT_NEEDED]
-    if not names and _LIBC.match(os.path.basename(path)) and files.facts(path, file).musl is not None:
+    if not names and os.path.basename(path).startswith(("libc.", _PREFIX)) and files.facts(path, file).musl is not None:
         return path
     if any(name.startswith("libc.so.") for name in names):
         return None
@@ -119,7 +117,7 @@ def read_list(data: bytes) -> tuple[str, ...]:
 
 def split(text: str) -> tuple[str, ...]:
     """Return the elements of a list of directories, as they are; an empty one is none."""
-    return tuple([element for element in _SEPARATORS.split(text) if element])
+    return tuple([element for element in text.replace("\n", ":").split(":") if element])
 
 
 def write_list(directories: Iterable[str], rest: bytes) -> bytes:

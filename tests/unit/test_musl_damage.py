@@ -76,6 +76,13 @@ def test_spoiled_tables_of_symbols_get_an_answer(changes: list[tuple[int, int]])
         assert defines(file.fileno(), read_elf(file.fileno()), LIBC) in (True, False)
 
 
+def test_a_file_without_a_dynamic_section_defines_nothing() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(Elf(dynamic=False).image())
+        file.flush()
+        assert not defines(file.fileno(), read_elf(file.fileno()), LIBC)
+
+
 def _many(count: int) -> list[tuple[str, str | int]]:
     return [("NEEDED", f"libnone{number}.so") for number in range(count)]
 
