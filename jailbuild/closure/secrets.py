@@ -24,7 +24,8 @@ _NAMES = {
     ".htpasswd": _HASHES, "chap-secrets": _PASSWORDS, "pap-secrets": _PASSWORDS, "ipsec.secrets": _PASSWORDS,
     "sasl_passwd": _PASSWORDS, "passwd.client": _PASSWORDS, "secrets.tdb": _PASSWORDS, "rndc.key": _BIND,
     "random-seed": "what the kernel's random numbers begin with", "credential.secret": _KEY, "secring.gpg": _KEY,
-    ".lesshst": _HISTORY, ".viminfo": _HISTORY, "fish_history": _HISTORY, ".history": _HISTORY, ".rediscli_history": _HISTORY,
+    ".lesshst": _HISTORY, ".viminfo": _HISTORY, "fish_history": _HISTORY, ".history": _HISTORY,
+    ".rediscli_history": _HISTORY,
 }
 _SUFFIXES = {".keytab": "keys of Kerberos", ".p12": _KEY, ".pfx": _KEY, ".kdbx": _KEY}
 _SSH_KEY = re.compile(r"id_(?:rsa|dsa|ecdsa|ed25519|xmss)(?:_sk)?")
