@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
+from jailbuild.box.look import can_make_devices
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.findings import Finding
 from jailbuild.closure.programs import Program
-from jailbuild.closure.silent import DLOPEN, absent, asked_and_absent, imports, reason_for
+from jailbuild.closure.silent import DLOPEN, Want, absent, asked_and_absent, imports, reason_for
 from jailbuild.loader.files import File, Files
 from jailbuild.root import Root
 
@@ -23,8 +24,7 @@ def silent_findings(
     if manifest is not None:
         own = {one.path for one in manifest.requests.values() if one.type == "program"}
         asked = [program for program in asked if program.path in own]
-    # whoever uses a root that is no box gives it its /dev: engines, systemd-nspawn
-    wants = [want for want in absent(root) if manifest is not None or want.code != "no-dev-null"]
+    wants = [want for want in absent(root) if not _is_intended(manifest, want)]
     told: dict[str, list[tuple[str, str]]] = {}  # by code: programs, and why
     for program in asked if wants or manifest is not None else ():
         left = [want for want in wants if manifest is not None or want.code not in told]
@@ -61,6 +61,18 @@ def silent_findings(
         kind = one.code.removeprefix("absent-")
         yield Finding(one.code, one.path, f"{one.path} asks for the {kind} {one.name}, which is not there", one.name,
                       hint=_adding(box, *option))
+
+
+def _is_intended(manifest: Manifest | None, want: Want) -> bool:
+    """Say whether an absent device will be there: whoever uses a root that is no box gives it its /dev.
+
+    In a box where the caller can make none it is recorded, and there is nothing to mend.
+    """
+    if manifest is None:
+        return want.code == "no-dev-null"
+    if can_make_devices():
+        return False
+    return any(manifest.entries[place].type == "device" for place in want.places if place in manifest.entries)
 
 
 def _adding(box: str, *words: str) -> str:

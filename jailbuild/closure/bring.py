@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
 from jailbuild.closure.following import Following, Part, real_path
-from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, REAL_PREFIX, Bring, BroughtFile, Recipe
+from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, Bring, BroughtFile, Recipe
 from jailbuild.closure.shelf import Shelf
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
@@ -152,14 +152,14 @@ class _Bringing:
         for tree in bring.tree:
             paths = self._expand(tree.path)
             if not paths:
-                (self.optional if tree.if_there else self.missing).append(tree.path)
+                (self.optional if tree.if_there else self.missing).extend(self._places(tree.path))
             for path in paths:
                 self.following.read(path, exclude=tree.exclude)
         for patterns, if_there in ((bring.files, False), (bring.files_if_there, True)):
             for pattern in patterns:
                 paths = self._expand(pattern)
                 if not paths:
-                    (self.optional if if_there else self.missing).append(pattern)
+                    (self.optional if if_there else self.missing).extend(self._places(pattern))
                 for path in paths:
                     self.following.read(path)
                     if not any(character in pattern for character in "*?["):
@@ -181,13 +181,18 @@ class _Bringing:
 
     def _expand(self, pattern: str) -> list[str]:
         """Return the paths that a pattern fits, at each prefix of the program if it begins with that."""
-        if pattern.startswith(EACH_PREFIX):
-            places = self.prefixes
-        elif pattern.startswith(REAL_PREFIX):
-            places = self.prefixes[-1:]
-        else:
-            return expand(self.root, pattern)
-        return [path for prefix in places for path in expand(self.root, prefix + pattern[pattern.index("/"):])]
+        try:
+            places = [place for place in self._places(pattern) if place.startswith("/")]
+            return [path for place in places for path in expand(self.root, place)]
+        except JailError as error:
+            raise JailError([f"{self.recipe.file}: {cause}" for cause in error.causes], error.hint) from None
+
+    def _places(self, pattern: str) -> list[str]:
+        """Return a pattern as it is at each prefix of the program; as it is written where there is none."""
+        if not pattern.startswith(PREFIXES):
+            return [pattern]
+        prefixes = self.prefixes if pattern.startswith(EACH_PREFIX) else self.prefixes[-1:]
+        return [prefix + pattern[pattern.index("/"):] for prefix in prefixes] or [pattern]
 
     def _made(self) -> Iterator[tuple[str, Made]]:
         bring = self.recipe.bring
@@ -211,7 +216,15 @@ class _Bringing:
     def _content(self, made: BroughtFile) -> bytes | None:
         if made.content is not None:
             return made.content.removeprefix("\n").encode()
-        return resolv_conf(self.root)
+        found = resolv_conf(self.root)
+        servers = _servers(found or b"")
+        if not servers:
+            self.notes.append("no /etc/resolv.conf is made: the source root names no server that knows hosts"
+                              if found is None else f"{made.path} names no server that knows hosts")
+        elif all(map(_is_own, servers)):
+            self.notes.append(f"{made.path} names {', '.join(servers)} alone: the host's own, which is not reached "
+                              "with a network of the box's own (enter --net none)")
+        return found
 
     def _owner(self, owner: str, path: str) -> tuple[int, int]:
         found = self.accounts.id_of(owner)
@@ -232,11 +245,19 @@ def resolv_conf(root: Root) -> bytes | None:
             data = root.read(path, _MAX_RESOLV)
         except OSError:
             continue
-        servers = [words[1] for line in data.decode("utf-8", "replace").splitlines()
-                   if len(words := line.split()) > 1 and words[0] == "nameserver"]
-        if any(not server.startswith("127.") and server != "::1" for server in servers):
+        if not all(map(_is_own, _servers(data))):
             return data
         first = first or data
     return first
+
+
+def _servers(data: bytes) -> list[str]:
+    """Return whom a resolv.conf(5) says to ask."""
+    return [words[1] for line in data.decode("utf-8", "replace").splitlines()
+            if len(words := line.split()) > 1 and words[0] == "nameserver"]
+
+
+def _is_own(server: str) -> bool:
+    return server.startswith("127.") or server == "::1"
 
 

@@ -264,13 +264,17 @@ class Gathering:
                 continue
             found = self._add_data_program(name, item, "file")
             if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
-                self.inert.add(item.path)
-                self.notes.append(f"{found[0].text}: it goes in without execute permission")
+                self._make_inert(item.path, found[0])
                 continue
             wrong += [one.text for one in found if (
                 one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
             )]
         self.notes += [f"warning: {text}" for text in _first(wrong)]
+
+    def _make_inert(self, path: str, problem: Problem) -> None:
+        """Have a script go in to be read: what it would be run by is not in the source root either."""
+        self.inert.add(path)
+        self.notes.append(f"{problem.text}: it goes in without execute permission")
 
     def meet(self, name: str) -> Met:
         """Return what a request has met."""
@@ -312,7 +316,11 @@ class Gathering:
             if item.program is None or (item.program == "script" and not is_executable):
                 continue
             kind = "program" if request.type == "package" and self._is_command(item.path) else "file"
-            found = [problem.text for problem in self._add_data_program(request.name, item, kind)]
+            problems_found = self._add_data_program(request.name, item, kind)
+            found = [problem.text for problem in problems_found]
+            if request.type == "package" and any(one.code == "missing-script-interpreter" for one in problems_found):
+                self._make_inert(item.path, problems_found[0])
+                continue
             if request.type == "file" and is_executable:
                 self.hint = "leave out its execute permission if it is only data" if found else self.hint
                 failures += [f"cannot add {request.name}: {text}" for text in found]

@@ -23,6 +23,7 @@ from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
 
+_FEW = 10  # names of what is absent
 LINES = {PASSWD: "users", GROUP: "groups"}  # how the edges of these say which lines they are for
 
 
@@ -242,7 +243,9 @@ class Knowing:
                 self._warn_of_absent(recipe, "finds nothing", known.optional)
 
     def _warn_of_absent(self, recipe: Recipe, what: str, sought: tuple[str, ...]) -> None:
-        self.gathering.notes.append(f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought)}")
+        more = f" and {len(sought) - _FEW} more (jailbuild recipes {recipe.name})" if len(sought) > _FEW else ""
+        self.gathering.notes.append(
+            f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}")
 
     def _hold(self, path: str, made: Made, edge: Edge, request: str) -> None:
         known = self.made.setdefault(path, HeldMade(made, {}))

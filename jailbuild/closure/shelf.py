@@ -7,6 +7,7 @@ directory's recipe replaces one of the same name.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 
 from jailbuild.closure.recipe import Recipe, When, quick_when, read_recipe, unusable
@@ -77,7 +78,10 @@ def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
         for file in sorted(os.listdir(directory)):
             path = os.path.join(directory, file)
             if file.endswith(".toml") and not file.startswith("."):
-                with open(path, "rb") as opened:
+                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+                    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                        raise JailError(f"cannot read recipes in {path}: it is no regular file",
+                                        "--recipes names a directory of TOML files")
                     data = opened.read(_LARGEST + 1)
                 if len(data) > _LARGEST:
                     raise unusable(path, 1, f"it has more than {_LARGEST} bytes")

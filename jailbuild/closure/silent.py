@@ -40,7 +40,7 @@ WANTS = (
         "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt",
         "/etc/ssl/ca-bundle.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     ), sonames=("libssl.so.", "libgnutls.so.")),
-    Want("no-gconv", "there is no gconv: of character sets, only ASCII, Latin-1 and Unicode can be converted", "gconv",
+    Want("no-gconv", "there is no gconv: of character sets, only ASCII and UTF-8 can be converted", "gconv",
          ("/usr/lib/*/gconv", "/usr/lib/gconv", "/usr/lib64/gconv"), frozenset(("iconv_open",))),
     Want("no-dev-null", "there is no /dev/null outside of the isolated modes of enter", "devices", ("/dev/null",),
          text=b"/dev/null\0"),

@@ -194,6 +194,15 @@ def test_an_unknown_package_is_one_line_with_near_matches(packaged: Path, box: P
     assert not box.exists()
 
 
+def test_a_script_that_the_root_itself_cannot_run_goes_in_to_be_read(packaged: Path, box: Path) -> None:
+    """As openssh-server's for runit: what jailbuild has put in place, check does not complain of."""
+    tiny.script(packaged / "usr/bin/tool-script", "#!/lib/runit/invoke-run")
+    done = add(box, "--package", "tool", sysroot=packaged)
+    assert "it goes in without execute permission" in done.stderr
+    assert (box / "usr/bin/tool-script").stat().st_mode & 0o777 == 0o644
+    assert run("check", box).returncode == 0
+
+
 def test_docs_without_a_package_are_wrong_usage(packaged: Path, box: Path) -> None:
     done = add(box, "bash", "--docs", sysroot=packaged, status=2)
     assert "--docs is about packages" in done.stderr

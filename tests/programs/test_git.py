@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.programs.boxes import fill, need, said
+from tests.programs.boxes import fill, need, run, said
 
 FIRST = """
 cd /tmp
@@ -45,3 +45,11 @@ def test_git_clones_and_has_submodules(place: Path) -> None:
     status, inner = said(box, "sh", "-ec", SUBMODULE).splitlines()
     assert (status.split()[1:], inner) == (["inner", "(heads/main)"], "a")
     assert said(box, "sh", "-ec", OTHER) == "THIRD\n/tmp/one\n"
+
+
+def test_git_s_scripts_find_what_they_call(place: Path) -> None:
+    """Mergetool's helpers run env, and what git shows is cut at either end."""
+    need("git")
+    box = fill(place / "box", "git")
+    ended = run(box, "sh", "-ec", "git init -q /tmp/one; cd /tmp/one; git mergetool --tool-help | tail -n 1")
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -6,6 +6,8 @@ import glob
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.programs.boxes import fill, need, need_the_host_as_root, run, said
 
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
@@ -56,6 +58,35 @@ def test_python_has_its_library(place: Path) -> None:
         f"c.load_verify_locations('{ROOTS}'); print(c.cert_store_stats()['x509_ca'])",
     )
     assert int(roots) > 50
+
+
+@pytest.mark.parametrize(
+    ("program", "option", "source"),
+    [
+        ("python3", "-c", "import os, sys; sys.exit(os.system('echo ran; true | true') >> 8)"),
+        ("perl", "-e", "exit system('echo ran; true | true') >> 8"),
+        ("ruby", "-e", "exit system('echo ran; true | true')"),
+        ("node", "-e", "process.stdout.write(require('child_process').execSync('echo ran; : | :'))"),
+        ("php", "-r", "echo shell_exec('echo ran; : | :');"),
+    ],
+)
+def test_a_language_runs_commands_through_the_shell(place: Path, program: str, option: str, source: str) -> None:
+    """As system(3) does; a box without one says so nowhere. --without sh keeps it outside."""
+    need(program)
+    box = fill(place / "box", program)
+    assert said(box, program, option, source.replace("true", ":")) == "ran\n"
+    assert not (fill(place / "bare", "--without", "sh", program) / "bin/sh").exists()
+
+
+def test_python_has_locks_in_a_plain_chroot_too(place: Path) -> None:
+    """Its multiprocessing wants /dev/shm, which only the isolated modes of enter mount."""
+    need("/usr/bin/python3")
+    box = fill(place / "box", "python3")
+    program = "import multiprocessing as m; m.Lock(); print(m.Pool(2).map(abs, [-1, 2]))"
+    ended = subprocess.run(["chroot", box, "python3", "-c", program], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("[1, 2]\n", 0), ended.stderr
+    assert said(box, "python3", "-c", program) == "[1, 2]\n"
+    assert not list((box / "dev/shm").iterdir())
 
 
 def test_python_of_a_virtual_environment(place: Path) -> None:
@@ -122,10 +153,11 @@ def test_php_on_the_command_line(place: Path) -> None:
     need("php")
     box = fill(place / "box", "php")
     program = (
-        'date_default_timezone_set("Europe/Paris"); echo date("H", 0), posix_getpwuid(0)["name"], ctype_digit("4");'
+        'date_default_timezone_set("Europe/Paris");'
+        'echo date("H", 0), posix_getpwuid(0)["name"], ctype_digit("4"), bin2hex(iconv("UTF-8", "ISO-8859-15", "€"));'
     )
     ended = run(box, "php", "-r", program)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "01root1", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "01root1a4", "")
 
 
 def test_java_starts(place: Path) -> None:

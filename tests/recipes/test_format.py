@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,10 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         Shelf(("/nowhere",)).whens()
     (tmp_path / "x.toml").write_bytes(b'title = "x"\n# \xff\n')
     with pytest.raises(JailError, match=r"x.toml: line 2: it is not UTF-8"):
+        Shelf((str(tmp_path),)).whens()
+    (tmp_path / "x.toml").unlink()
+    os.mkfifo(tmp_path / "x.toml")  # nobody waits for who writes to it
+    with pytest.raises(JailError, match=r"cannot read recipes in .*x.toml: it is no regular file"):
         Shelf((str(tmp_path),)).whens()
     (tmp_path / "x.toml").unlink()
     (tmp_path / "Big.toml").write_text('title = "x"\n')

@@ -12,6 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from jailbuild.closure.accounts import read_accounts
+from jailbuild.closure.bring import bring
+from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.trees import Rules
+from jailbuild.errors import JailError
+from jailbuild.root import Root
 from tests.box.running import NOBODY, Done, add, complaint, dump, entries, forked, manifest, objects, run, state
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it enters boxes")
@@ -109,6 +115,25 @@ def test_resolv_conf_names_no_server_on_the_host_s_loopback_where_there_is_anoth
     add(tmp_path / "box", "--with", "names", sysroot=root)
     assert not (tmp_path / "box/etc/resolv.conf").is_symlink()
     assert (tmp_path / "box/etc/resolv.conf").read_text() == "nameserver 192.0.2.1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no /etc/resolv.conf is made: the source root names no server"),
+        ("search example.org\n", "/etc/resolv.conf names no server"),
+        ("nameserver 127.0.0.53\n", "/etc/resolv.conf names 127.0.0.53 alone: the host's own"),
+    ],
+)
+def test_a_resolv_conf_that_asks_nobody_elsewhere_is_not_silent(tmp_path: Path, text: str | None, said: str) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    if text is not None:
+        (root / "etc/resolv.conf").write_text(text)
+    done = add(tmp_path / "box", "--with", "names", sysroot=root)
+    assert f"note: {said}" in done.stderr
+    (root / "etc/resolv.conf").write_text("nameserver 192.0.2.1\nnameserver 127.0.0.1\n")
+    assert "resolv.conf" not in add(tmp_path / "other", "--with", "names", sysroot=root).stderr
 
 
 # zones
@@ -332,6 +357,33 @@ def test_a_recipe_that_finds_nothing_says_what_it_looked_for_if_it_was_asked_for
     done = add(tmp_path / "box", "--with", "names", "--with", "terminfo", sysroot=root)
     assert [warning.partition(":")[2].partition(",")[0] for warning in warnings(done)] == [
         " the recipe terminfo finds nothing: there is no /lib/terminfo/a/ansi"]
+
+
+def test_of_much_that_is_absent_some_is_named_and_the_command_that_names_all(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "usr/bin").mkdir(parents=True)
+    (warning,) = warnings(add(tmp_path / "box", "--with", "terminfo", sysroot=root))
+    assert warning.endswith(" more (jailbuild recipes terminfo)")
+    assert warning.count(", no ") == 9
+
+
+def test_what_a_recipe_seeks_at_a_prefix_is_told_as_a_path(tmp_path: Path) -> None:
+    """A Python without its library, put in at another place."""
+    done = add(tmp_path / "box", "/usr/bin/python3:/opt/odd/bin/python3")
+    assert any("there is no /opt/odd/lib*/python3.*" in warning for warning in warnings(done))
+
+
+def test_a_pattern_that_fits_too_much_is_told_with_its_recipe(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jailbuild.closure.bring._MOST", 3)
+    (mine / "wide.toml").write_text('title = "x"\n[bring]\nfiles = ["/*"]\n')
+    recipe = Shelf((str(mine),)).get("wide")
+    for number in range(5):
+        (tmp_path / str(number)).touch()
+    root = Root(str(tmp_path))
+    with pytest.raises(JailError, match=rf"{mine}/wide.toml: cannot bring /\*: more than 3 names fit"):
+        bring(root, recipe, read_accounts(root), "/bin", Rules(), Shelf())
 
 
 def test_a_root_without_any_of_it_makes_no_noise_for_a_symbol(tmp_path: Path) -> None:
