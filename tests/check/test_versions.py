@@ -185,7 +185,7 @@ def _entry(path: Path, name: str) -> bytes:
         for segment in ELFFile(file).iter_segments():
             if isinstance(segment, DynamicSegment):
                 for tag in segment.iter_tags("DT_NEEDED"):
-                    if tag.needed == name:
+                    if getattr(tag, "needed", None) == name:
                         return (1).to_bytes(8, "little") + int(tag.entry.d_val).to_bytes(8, "little")
     raise AssertionError(name)
 
