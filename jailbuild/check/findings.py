@@ -117,7 +117,7 @@ CODES = {
         NOTE, "a library that no program loads misses something when it is loaded alone",
         "nothing, if a program opens it while it runs: plugins often miss things alone"),
     "loader-not-asked": Code(
-        NOTE, "the loader that a program names could not be asked: it is for another machine, or may not read it (--run)",
+        NOTE, "the loader of a program could not be asked: for another machine, or unreadable (--run)",
         "check on a machine of its own kind, or with qemu-user-static installed"),
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",
