@@ -120,7 +120,7 @@ CODES = {
         NOTE, "a library that a program would open while it runs, and can do without, is not there",
         "nothing, if what it is for is not missed; else install it, and add the program again"),
     "loader-not-asked": Code(
-        NOTE, "the loader that a program names was not asked: this machine cannot run it (--run)",
+        NOTE, "the loader of a program could not be asked: for another machine, or unreadable (--run)",
         "check on a machine of its own kind, or with qemu-user-static installed"),
     "unlisted-file": Code(
         NOTE, "it is in the box and jailbuild did not put it there",

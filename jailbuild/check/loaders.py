@@ -24,6 +24,7 @@ _ALONE = re.compile(r"\t(.+) \(0x[0-9a-f]+\)")  # the loader, the kernel's own, 
 _VERSION = re.compile(r".*: version `(.*)' not found \(required by .*\)")
 _STATIC = "\tstatically linked"
 _CANNOT = (errno.ENOEXEC, errno.ELIBBAD)  # execve(2): a program for another machine, and nobody runs it here
+_DENIED = os.strerror(errno.EACCES)
 _LONG = 200  # characters of what a loader said
 
 Asking = Callable[[Root, str, list[Question]], list[Answer | None]]
@@ -56,6 +57,10 @@ def loader_findings(
         if answer is not None and answer.errno in _CANNOT:
             yield Finding("loader-not-asked", path, f"{interpreter}, the loader of {path}, is for a machine that this "
                           "one does not run", interpreter, requested_by=wanted_by)
+            continue
+        if answer is not None and part.resolution.error is None and _DENIED in read_list(answer, "").failure:
+            yield Finding("loader-not-asked", path, f"{interpreter}, the loader of {path}, is asked without any "
+                          "capability, and may not read it", interpreter, requested_by=wanted_by)
             continue
         difference = _difference(part, answer)
         if difference:
@@ -101,7 +106,7 @@ def _difference(part: Part, answer: Answer | None) -> str:
         return f"{misses} misses the version {odd}, and {other} does not"
     ours = [
         (one.name, one.path) for one in resolution.libraries
-        if one.found_by != "interpreter" and any(edge.how != "audit" for edge in one.requests)
+        if one.found_by != "interpreter" and any(edge.how not in ("audit", "dlopen") for edge in one.requests)
     ]
     for mine, theirs in zip(ours, said.libraries, strict=False):
         if mine != theirs:

@@ -39,9 +39,10 @@ from jailbuild.elf.records import (
 from jailbuild.elf.symbols import SymbolTable
 from jailbuild.elf.versions import version
 
-_MAX_RELOCATIONS = 256 << 20  # bytes
+_MAX_RELOCATIONS = 64 << 20  # bytes
 _MAX_SYMBOLS = 1 << 20
-_MAX_TEXT = 64 << 20  # bytes of names
+_MAX_TEXT = 64 << 20  # bytes of names, in the file and as they are read: they may overlap
+_MAX_NAME = 1 << 16  # bytes
 _MAX_VERSIONS = 1 << 14
 _MAX_TABLE = 1 << 20  # bytes of versions
 
@@ -115,6 +116,7 @@ class _Reader(SymbolTable):
         if size > _MAX_TEXT:
             raise DamagedError("more names than there can be")
         self.text = self.at(values[DT_STRTAB], size)
+        self.left = _MAX_TEXT
         infos = self._relocations()
         shift = 32 if self.bits == 64 else 8
         count = max([self.count(), *[(info >> shift) + 1 for info, _ in infos]])
@@ -139,9 +141,12 @@ class _Reader(SymbolTable):
 
     def name(self, offset: int) -> str:
         """Return a string of the string table."""
-        end = self.text.find(b"\0", offset)
+        end = self.text.find(b"\0", offset, offset + _MAX_NAME)
         if end < 0:
             raise DamagedError("a name has no end")
+        self.left -= end - offset
+        if self.left < 0:
+            raise DamagedError("more names than there can be")
         return self.text[offset:end].decode("utf-8", "surrogateescape")
 
     def _relocations(self) -> set[tuple[int, bool]]:
@@ -247,6 +252,7 @@ class _Reader(SymbolTable):
         self, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None, numbers: dict[int, _Number],
     ) -> dict[str, tuple[Definition, ...]]:
         found: dict[str, tuple[Definition, ...]] = {}
+        alike: dict[tuple[int, bool], tuple[Definition]] = {}  # of thousands there are a few
         first = self.words(self.values[DT_GNU_HASH], 4)[1] if DT_GNU_HASH in self.values else 1
         for index in range(first, len(symbols)):
             name, info, other, section, value = symbols[index]
@@ -258,8 +264,11 @@ class _Reader(SymbolTable):
             elif not value and section != _ABSOLUTE and info & 15 != _TLS:
                 continue
             mark = marks[index] if marks is not None else 0
-            number = numbers.get(mark & 0x7FFF)
+            one = alike.get((mark, not section))
+            if one is None:
+                number = numbers.get(mark & 0x7FFF)
+                one = alike[mark, not section] = (
+                    Definition(number.version if number else None, mark & 0x7FFF, bool(mark & 0x8000), not section),)
             text = self.name(name)
-            one = Definition(number.version if number else None, mark & 0x7FFF, bool(mark & 0x8000), not section)
-            found[text] = (*found[text], one) if text in found else (one,)
+            found[text] = found[text] + one if text in found else one
         return found

@@ -9,7 +9,7 @@ name and a NUL: to the loader that is another version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from struct import Struct
 from struct import error as StructError
@@ -22,6 +22,7 @@ RELR = "GLIBC_ABI_DT_RELR"  # asked for by who has DT_RELR
 _MAX_RECORDS = 1 << 14  # the most that was seen in a file is some 500
 _USUAL = 128  # versions of one file
 _MAX_KNOWN = 1 << 14
+_LONG = 256  # bytes of a name
 _WEAK = 2  # VER_FLG_WEAK: where it is not found the loader only says so
 
 
@@ -152,10 +153,14 @@ class Usual:
                 shape = shapes.get(count) or self._shape(count)
                 words = shape[0].unpack_from(data, at + size)
                 hashes = words[::4]
-                if (
-                    number != 1 or aux != size or words[1::4] != shape[1] or words[3::4] != shape[2]
-                    or not all(map(data.startswith, map(texts.__getitem__, hashes), words[2::4]))
-                ):
+                if number != 1 or aux != size or words[1::4] != shape[1] or words[3::4] != shape[2]:
+                    return None
+                try:
+                    same = all(map(data.startswith, map(texts.__getitem__, hashes), words[2::4]))
+                except KeyError:
+                    self._learn_from(data, hashes, words[2::4])
+                    same = all(map(data.startswith, map(texts.__getitem__, hashes), words[2::4]))
+                if not same:
                     return None
                 found.append(Need(known[file], tuple(map(names.__getitem__, hashes))))
                 if not following:
@@ -173,6 +178,13 @@ class Usual:
             (self._record.size,) * (count - 1) + (0,),
         )
         return self._shapes.setdefault(count, shape)
+
+    def _learn_from(self, data: bytes, hashes: Sequence[int], offsets: Sequence[int]) -> None:
+        """Remember the versions whose names are in the string table that `data` begins with."""
+        for digest, offset in zip(hashes, offsets, strict=True):
+            end = data.find(b"\0", offset, offset + _LONG)
+            if digest not in self._names and end >= 0:
+                self.learn(data[offset:end].decode("utf-8", "surrogateescape"), digest)
 
     def learn(self, name: str, digest: int) -> str:
         """Remember a version, and return it."""

@@ -115,10 +115,11 @@ def _launch(setup: object, writing: int, box: str, rootless: bool) -> NoReturn:
     said = ""
     try:
         syscalls.prctl(_SET_PDEATHSIG, signal.SIGKILL)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 0)
+        # Not /dev/null, which is the host's: whoever is uid 0 and is given it may change its mode.
+        for number in (0, 2):
+            ends = os.pipe()
+            os.dup2(ends[0 if number == 0 else 1], number)
         os.dup2(writing, 1)
-        os.dup2(nothing, 2)
         syscalls.close_range(3)
         run_isolated(setup, lambda _: None)
     except StepError as failed:

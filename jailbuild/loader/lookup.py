@@ -112,11 +112,14 @@ def _names(library: Library) -> frozenset[str]:
 
 
 def _in_scope(resolution: Resolution) -> list[Library]:
-    """Return the libraries that symbols are looked up in: not those that audit, which have names of their own."""
+    """Return the libraries that symbols of a start are looked up in.
+
+    Not those that audit, which have names of their own, nor those that are opened later.
+    """
     apart: set[str] = set()
     found = []
     for library in resolution.libraries:
-        if all(edge.how == "audit" or edge.by in apart for edge in library.requests):
+        if all(edge.how in ("audit", "dlopen") or edge.by in apart for edge in library.requests):
             apart.add(library.path)
         else:
             found.append(library)

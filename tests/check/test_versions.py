@@ -190,6 +190,26 @@ def _entry(path: Path, name: str) -> bytes:
     raise AssertionError(name)
 
 
+def test_relative_relocations_must_be_marked(box: Path) -> None:
+    """DT_RELR without the version that tells of it: the loader gives up, from glibc 2.36 on."""
+    program = versions.compile_c("int main(void) { return 0; }\n", box / "usr/bin/packed",
+                                 "-Wl,-z,pack-relative-relocs")
+    data = program.read_bytes()
+    mark = _hash(b"GLIBC_ABI_DT_RELR\0")
+    if mark not in data:
+        pytest.skip("this linker does not pack relative relocations")
+    assert {code for code, path in codes(box) if path == "/usr/bin/packed"} == {"unlisted-file"}
+    other = _hash(b"GLIBC_2.34\0")
+    at, there = data.index(mark), data.index(other)
+    program.write_bytes(data[:at] + data[there : there + 4] + data[at + 4 : at + 8] + data[there + 8 : there + 12]
+                        + data[at + 12 :])
+    (message,) = [one["message"] for one in findings(run("check", box, "--json")) if one["code"] == "unreadable"]
+    assert message == "/usr/bin/packed: DT_RELR without GLIBC_ABI_DT_RELR dependency"
+    status, said = versions.started(box, "/usr/bin/packed")
+    assert status == 127
+    assert "DT_RELR without GLIBC_ABI_DT_RELR dependency" in said
+
+
 def test_no_program_of_this_machine_misses_a_version() -> None:
     """The loader starts them all, so there is nothing to be said of any."""
     paths = [f"/usr/bin/{name}" for name in sorted(os.listdir("/usr/bin")) if os.path.isfile(f"/usr/bin/{name}")]
