@@ -104,10 +104,7 @@ def _difference(part: Part, answer: Answer | None) -> str:
         odd = sorted(versions ^ said.versions)[0]
         misses, other = ("its loader", "this check") if odd in said.versions else ("this check", "its loader")
         return f"{misses} misses the version {odd}, and {other} does not"
-    ours = [
-        (one.name, one.path) for one in resolution.libraries
-        if one.found_by != "interpreter" and any(edge.how not in ("audit", "dlopen") for edge in one.requests)
-    ]
+    ours = [(one.name, one.path) for one in resolution.started if one.found_by != "interpreter"]
     for mine, theirs in zip(ours, said.libraries, strict=False):
         if mine != theirs:
             return f"its loader loads {theirs[0]} from {theirs[1]}, where this check has {mine[0]} from {mine[1]}"

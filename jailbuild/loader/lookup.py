@@ -63,7 +63,7 @@ class Symbols:
             return []
         movable = isinstance(built_in, BuiltIn) and built_in.version >= _MOVABLE_SINCE
         main = self._object(path, file, frozenset(("",)))
-        objects = [main, *[self._object(one.path, one.file, _names(one)) for one in _in_scope(resolution)]]
+        objects = [main, *[self._object(one.path, one.file, _names(one)) for one in resolution.started]]
         by_name: dict[str, Object] = {}
         for one in objects:
             for name in one.names:
@@ -109,21 +109,6 @@ class Symbols:
 def _names(library: Library) -> frozenset[str]:
     soname = library.file.elf.soname
     return frozenset((library.name, library.path, *([soname] if soname else [])))
-
-
-def _in_scope(resolution: Resolution) -> list[Library]:
-    """Return the libraries that symbols of a start are looked up in.
-
-    Not those that audit, which have names of their own, nor those that are opened later.
-    """
-    apart: set[str] = set()
-    found = []
-    for library in resolution.libraries:
-        if all(edge.how in ("audit", "dlopen") or edge.by in apart for edge in library.requests):
-            apart.add(library.path)
-        else:
-            found.append(library)
-    return found
 
 
 def _remember(one: Object, main: Object, objects: Sequence[Object], by_name: dict[str, Object]) -> _Memory:

@@ -162,6 +162,18 @@ class Resolution:
         return self._libraries
 
     @property
+    def started(self) -> list[Library]:
+        """What is loaded into the program itself before it runs: nothing that audits it, or that it opens later."""
+        apart: set[str] = set()
+        found = []
+        for library in self.libraries:
+            if all(edge.how in ("audit", "dlopen") or edge.by in apart for edge in library.requests):
+                apart.add(library.path)
+            else:
+                found.append(library)
+        return found
+
+    @property
     def missing(self) -> tuple[Missing, ...]:
         """The searches that failed."""
         if self._missing is None:
