@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,17 @@ main()
 """
 
 Done = subprocess.CompletedProcess[str]
+
+
+def open_to_all(*places: Path) -> None:
+    """Let everybody into directories of the tests' own and those that pytest made above them, and into no other."""
+    for place in places:
+        for directory in (place, *place.parents):
+            if directory == Path(tempfile.gettempdir()):
+                break
+            mode = stat.S_IMODE(directory.stat().st_mode)
+            if mode & 0o005 != 0o005:
+                directory.chmod(mode | 0o055)
 
 
 def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -> Done:

@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.box import tiny
-from tests.box.running import add, complaint, dump, entries, inside, listed_inside, objects, put, run, state
+from tests.box.running import (
+    add,
+    complaint,
+    dump,
+    entries,
+    inside,
+    listed_inside,
+    objects,
+    open_to_all,
+    put,
+    run,
+    state,
+)
 
 
 @pytest.fixture(params=["no box", "a directory", "a box"])
@@ -229,8 +241,7 @@ def test_an_unreadable_source_leaves_no_box(sysroot: Path, tmp_path: Path) -> No
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    for directory in [tmp_path, *tmp_path.parents][:3]:
-        directory.chmod(0o755)
+    open_to_all(tmp_path)
     (sysroot / tiny.LIBRARIES / "libpcre.so.8.1").chmod(0o700)
     complaint(add(shared / "box", "ls", sysroot=sysroot, status=1, nobody=True))
     assert os.listdir(shared) == []
@@ -244,8 +255,7 @@ def test_a_box_works_without_root(made: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    for directory in [made.parent, tmp_path, *tmp_path.parents][:4]:
-        directory.chmod(0o755)
+    open_to_all(made, tmp_path)
     add(shared / "box", "bash", "ls", sysroot=made, nobody=True)
     add(tmp_path / "roots", "bash", "ls", sysroot=made)
     assert dump(tmp_path / "roots", contents=True) == dump(shared / "box", contents=True)
@@ -256,8 +266,7 @@ def test_a_box_works_without_root(made: Path, tmp_path: Path) -> None:
 
 def test_a_place_where_one_may_not_write_is_said(made: Path, tmp_path: Path) -> None:
     """A box of root's is not writable for others: one line, nothing changed."""
-    for directory in [made.parent, tmp_path, *tmp_path.parents][:4]:
-        directory.chmod(0o755)
+    open_to_all(made, tmp_path)
     (tmp_path / "box").mkdir()
     complaint(add(tmp_path / "box", "bash", sysroot=made, status=1, nobody=True))
     complaint(add(tmp_path / "other", "bash", sysroot=made, status=1, nobody=True))

@@ -35,6 +35,7 @@ from tests.box.running import (
     forked,
     inside,
     manifest,
+    open_to_all,
     put,
     run,
     settled,
@@ -585,8 +586,7 @@ def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> 
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    for directory in [made.parent, tmp_path, *tmp_path.parents][:4]:
-        directory.chmod(0o755)
+    open_to_all(made, tmp_path)
     done = forked("add", "bash", "ls", "--into", shared / "box", "--sysroot", made, die_at="commit:1",
                   prepare=_as_nobody)
     assert done.returncode == -signal.SIGKILL, done
@@ -672,8 +672,7 @@ def test_a_source_that_changes_meanwhile_is_planned_anew(sysroot: Path, box: Pat
 @pytest.mark.parametrize("change", ["an add", "an update", "a removal"])
 def test_somebody_else_than_root_is_served_alike(made: Path, memory: Path, change: str) -> None:
     """Killed, and recovered, without a privilege."""
-    for directory in [made.parent, memory, *memory.parents][:5]:
-        directory.chmod(0o755)
+    open_to_all(made, memory)
     world = World(CHANGES[change], tiny.clone(made, memory / "sysroot"), memory)
     for path in (world.place, world.kept):
         subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", path], check=True)

@@ -21,7 +21,7 @@ from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
 from jailbuild.root import Root
 from tests.box import tiny
-from tests.box.running import run, state
+from tests.box.running import open_to_all, run, state
 from tests.check.asking import codes, findings
 
 JOURNAL = "/.jailbuild/journal"
@@ -206,8 +206,7 @@ def test_a_copy_that_is_none_is_one_line(box: Path, tmp_path: Path, what: str) -
 
 def test_who_may_not_read_the_manifest_is_told_that_nothing_was_compared(box: Path, tmp_path: Path) -> None:
     """Root's box, looked at by somebody else: the rules for any root hold, and with a copy all of them."""
-    for directory in [tmp_path, *tmp_path.parents][:3]:
-        directory.chmod(0o755)
+    open_to_all(tmp_path)
     where = ("unread-manifest", "/.jailbuild/manifest.jsonl")
     copy = tmp_path / "copy"
     shutil.copy(box / ".jailbuild/manifest.jsonl", copy)

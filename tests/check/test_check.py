@@ -15,7 +15,7 @@ from jailbuild.check.findings import CODES
 from jailbuild.check.run import check_root
 from jailbuild.root import Root
 from tests.box import tiny
-from tests.box.running import add, objects, put, run, state
+from tests.box.running import add, objects, open_to_all, put, run, state
 from tests.check.asking import SEVERITIES, codes, findings
 
 LIB = f"/{tiny.LIBRARIES}"
@@ -234,8 +234,7 @@ def test_what_a_program_leaves_in_its_temporary_directory_is_not_a_note(box: Pat
 
 def test_what_somebody_may_not_read_is_found(box: Path, tmp_path: Path) -> None:
     """A user who checks a box sees what could not be looked at; the rest is checked."""
-    for directory in [tmp_path, *tmp_path.parents][:3]:
-        directory.chmod(0o755)
+    open_to_all(tmp_path)
     shutil.rmtree(box / ".jailbuild")
     (box / "usr/bin/ls").chmod(0o711)
     (box / "opt").mkdir(mode=0o700)

@@ -8,13 +8,13 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.box import tiny
-from tests.box.running import NOBODY, add, run
+from tests.box.running import NOBODY, add, open_to_all, run
 from tests.check.asking import codes, findings
 
 LS = "/usr/bin/ls"
@@ -159,8 +159,7 @@ def test_owners_that_could_not_be_set_are_not_compared(root: Path, tmp_path: Pat
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o777)
     shared.chmod(0o777)
-    for directory in [root, tmp_path, *tmp_path.parents][:5]:
-        directory.chmod(0o755)
+    open_to_all(root, tmp_path)
     add(shared / "box", "bash", "ls", sysroot=root, nobody=True)
     assert (shared / "box/usr/bin/ls").stat().st_uid == NOBODY
     assert codes(shared / "box") == codes(shared / "box", nobody=True) == set()
@@ -169,17 +168,10 @@ def test_owners_that_could_not_be_set_are_not_compared(root: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def public(whole: Path, tmp_path: Path) -> Iterator[Path]:
+def public(whole: Path, tmp_path: Path) -> Path:
     """A box whose every parent directory is open to all."""
-    closed = []
-    for directory in [tmp_path, *tmp_path.parents]:
-        mode = stat.S_IMODE(directory.stat().st_mode)
-        if not mode & 0o001:
-            closed.append((directory, mode))
-            directory.chmod(mode | 0o005)
-    yield tiny.clone(whole, tmp_path / "box")
-    for directory, mode in closed:
-        directory.chmod(mode)
+    open_to_all(tmp_path)
+    return tiny.clone(whole, tmp_path / "box")
 
 
 DANGERS: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.enter import emulation
-from tests.box.running import Done, run
+from tests.box.running import Done, open_to_all, run
 from tests.enter.entering import USER, public_python
 from tests.foreign.roots import FOREIGN, MACHINES
 
@@ -179,9 +179,7 @@ def test_what_is_weaker_with_an_emulator_is_said(box: Path) -> None:
 @needs_emulator
 def test_a_user_without_root_has_emulation_too(box: Path, tmp_path: Path) -> None:
     """Rootless, the same box runs."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path != Path("/") and path.stat().st_uid == os.getuid():
-            path.chmod(path.stat().st_mode | 0o005)
+    open_to_all(tmp_path)
     shutil.rmtree(box / ".jailbuild")
     command, environment = public_python(tmp_path)
     done = subprocess.run(

@@ -18,7 +18,20 @@ from jailbuild.closure.shelf import Shelf
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.root import Root
-from tests.box.running import NOBODY, Done, add, complaint, dump, entries, forked, manifest, objects, run, state
+from tests.box.running import (
+    NOBODY,
+    Done,
+    add,
+    complaint,
+    dump,
+    entries,
+    forked,
+    manifest,
+    objects,
+    open_to_all,
+    run,
+    state,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it enters boxes")
 
@@ -238,10 +251,7 @@ def test_without_root_devices_and_owners_are_intended_and_nothing_is_wrong(tmp_p
     place = tmp_path / "place"
     place.mkdir()
     os.chown(place, NOBODY, NOBODY)
-    for directory in (place, *place.parents):
-        if directory == Path("/tmp"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o011)
+    open_to_all(place)
     box = place / "box"
     add(box, "cat", "--with", "devices", nobody=True)
     assert not (box / "dev/null").exists()

@@ -20,7 +20,7 @@ from jailbuild.closure.trees import Tree, identity, lay_over, opener, read_direc
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
-from tests.box.running import NOBODY
+from tests.box.running import NOBODY, open_to_all
 
 ODD = ["with space", "new\nline", "'quo\"te'", "back\\slash", "-n", "$(id)", "caf\udce9", ":/a", "*"]
 
@@ -299,9 +299,7 @@ def test_all_that_cannot_be_read_is_said_at_once(root: Path, data: Path, tmp_pat
     (data / "sub").chmod(0)
     (data / "file").chmod(0)
     os.chown(data, NOBODY, NOBODY)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 1:
-            parent.chmod(parent.stat().st_mode | 0o011)
+    open_to_all(tmp_path)
     plain = Root(str(root))
     os.seteuid(NOBODY)
     try:
