@@ -243,12 +243,14 @@ def test_without_root_devices_and_owners_are_intended_and_nothing_is_wrong(tmp_p
             break
         directory.chmod(directory.stat().st_mode | 0o011)
     box = place / "box"
-    add(box, "cat", "--with", "devices", nobody=True)
+    add(box, "bash", "--with", "devices", nobody=True)
     assert not (box / "dev/null").exists()
     assert entries(box)["/dev/null"]["device"] == ["c", 1, 3]
     checked = run("check", box, nobody=True)
     assert (checked.returncode, "missing" in checked.stdout) == (0, False)
-    assert "nothing to do" in add(box, "cat", "--with", "devices", nobody=True).stderr
+    assert "no-dev-null" not in checked.stdout  # what no command of this user's would mend
+    assert "no-dev-null" in run("check", box).stdout
+    assert "nothing to do" in add(box, "bash", "--with", "devices", nobody=True).stderr
 
 
 # PAM, os-release, TLS
