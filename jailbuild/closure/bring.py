@@ -11,9 +11,11 @@ from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
 from jailbuild.closure.following import Following, Part, real_path
 from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, Bring, BroughtFile, Recipe
+from jailbuild.closure.secrets import HEAD, secret
 from jailbuild.closure.shelf import Shelf
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _MOST = 100_000  # names that one pattern may fit
@@ -209,9 +211,15 @@ class _Bringing:
             if made.unless is not None and real_path(self.root, made.unless) is not None:
                 continue
             content = self._content(made)
-            if content is not None:
+            place = canonical_place(self.root, made.path)
+            if content is None:
+                continue
+            if (what := secret(place, content[:HEAD])) and not self.following.rules.is_allowed(place):
+                allowing = f"--allow-secrets {quoted(place)}"
+                self.notes.append(f"warning: {place} is left out: it is a secret: {what} ({allowing})")
+            else:
                 uid, gid = self._owner(made.owner, made.path)
-                yield canonical_place(self.root, made.path), Made("file", made.mode, uid, gid, content)
+                yield place, Made("file", made.mode, uid, gid, content)
 
     def _content(self, made: BroughtFile) -> bytes | None:
         if made.content is not None:

@@ -249,6 +249,13 @@ class Gathering:
         if found:
             self.asked.pop(path, None)  # it need not start in the box either
 
+    def bring_script(self, path: str, text: bytes, name: str) -> None:
+        """Add what runs a script that a recipe makes for a request: what is wrong with it is a warning."""
+        program = self.programs.resolve_script(path, text)
+        self.notes += [f"warning: {problem.text}" for problem in problems(program)]
+        if program.error is None:
+            self._include(name, program)
+
     def bring_tree(self, tree: Tree, named: str, top: Edge, name: str) -> None:
         """Add what a recipe brings for a request, which is `named` by the tree's path or by a link to it; likewise.
 

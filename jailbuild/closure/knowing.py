@@ -191,6 +191,8 @@ class Knowing:
             self.gathering.bring_tree(tree, part.named, edge if not part.by else Edge(part.by, "target"), request)
         for path, made in brought.made:
             self._hold(path, made, edge, request)
+            if made.content is not None and made.content.startswith(b"#!") and made.mode and made.mode & 0o111:
+                self.gathering.bring_script(path, made.content, request)
         users = (*recipe.bring.users, *(user for user in recipe.bring.users_if_there if user in self.accounts.users))
         if users:
             self._want_users(users, edge, request, is_told)
@@ -282,6 +284,9 @@ class Knowing:
         tables = dict(zip(LINES, self.accounts.of(wanted), strict=True))
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
+            if place in self.made:
+                self.gathering.notes.append(f"warning: what a recipe makes at {place} is left out: who is known in the "
+                                            "box stands there (--without users, --user)")
             edges: dict[Edge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
                 names = sorted(dict(zip(LINES, self.accounts.of(users), strict=True))[path])

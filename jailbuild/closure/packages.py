@@ -11,6 +11,7 @@ from jailbuild.closure.secrets import HEAD, secret
 from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.packages.documentation import is_documentation
 from jailbuild.packages.dpkg import Dpkg
 from jailbuild.root import Root
@@ -43,6 +44,7 @@ class _Reading:
         self.led: dict[str, str] = {}
         self.absent: list[str] = []
         self.left_out: list[str] = []
+        self.secrets: list[str] = []
         above = set()
         for path in listed:
             while (path := path.rpartition("/")[0]) and path not in above:
@@ -88,7 +90,8 @@ class _Reading:
         except OSError as error:
             raise JailError(f"cannot read {path}: {reason(error)}") from None
         if not self.rules.is_allowed(path) and (what := secret(path, head)):
-            self.left_out.append(f"{path} is left out: it looks like {what}")
+            self.secrets.append(
+                f"warning: {path} is left out: it is a secret: {what} (--allow-secrets {quoted(path)})")
             return False
         kind = "elf" if head.startswith(MAGIC) else "script" if head.startswith(b"#!") else None
         self.items[path] = Item(self.root.host_path(path), path, "file", status, None, kind)
@@ -122,7 +125,7 @@ class _Reading:
         for path, link in self.led.items():
             if self.items[path].type == "directory" and not any(one.startswith(f"{path}/") for one in self.items):
                 self.left_out.append(f"{link} leads to {path}, which is left empty: what is in it is not of {name}")
-        notes = self.left_out[:_FEW]
+        notes = [*self.secrets, *self.left_out[:_FEW]]
         if len(self.left_out) > _FEW:
             notes.append(f"{len(self.left_out) - _FEW} more files of {name} are left out")
         if self.absent:

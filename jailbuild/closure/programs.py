@@ -109,6 +109,10 @@ class Programs:
             return self._script(path, head)
         return Program(path, "other", error=unreadable(path, NEITHER))
 
+    def resolve_script(self, path: str, text: bytes) -> Program:
+        """Resolve a script that is not in the root yet: it will stand at `path`, and begins with `text`."""
+        return self._script(path, text[: scripts.LINE])
+
     def _part(self, path: str) -> Part:
         part = self._parts.get(path)
         if part is None:

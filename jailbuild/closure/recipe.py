@@ -279,6 +279,13 @@ def _command(text: str) -> str:
     return text
 
 
+def _made_path(text: str) -> str:
+    """Likewise of a place where something may be made."""
+    if re.match(r"/(?:proc|sys|\.jailbuild)(?:/|\Z)", text):
+        return "nothing is made there: it is hidden when the box is entered"
+    return _path(text)
+
+
 def _program(text: str) -> str:
     return _path(text) if "/" in text else ""
 
@@ -335,7 +342,7 @@ def _tree(record: Mapping[str, Any], *above: str | int) -> BroughtTree:
 
 def _directory(record: Mapping[str, Any], *above: str | int) -> BroughtDirectory:
     _only(record, ("path", "owner", "mode"), *above)
-    return BroughtDirectory(_one_path(record, "path", *above) or "", _owner(record, *above),
+    return BroughtDirectory(_one_path(record, "path", *above, check=_made_path) or "", _owner(record, *above),
                             _mode(record, 0o755, *above))
 
 
@@ -345,7 +352,7 @@ def _device(record: Mapping[str, Any], *above: str | int) -> BroughtDevice:
     if kind not in ("c", "b"):
         raise WrongRecipe("it is neither \"c\" nor \"b\"", *above, "type")
     major, minor = (_number(record, key, most, *above) for key, most in (("major", 1 << 12), ("minor", 1 << 20)))
-    path = _one_path(record, "path", *above) or ""
+    path = _one_path(record, "path", *above, check=_made_path) or ""
     return BroughtDevice(path, kind, major, minor, _mode(record, 0o666, *above))
 
 
@@ -364,7 +371,8 @@ def _made(record: Mapping[str, Any], *above: str | int) -> BroughtFile:
     if make is not None and make not in MAKERS:
         raise WrongRecipe(f"{make!r} is none of {', '.join(MAKERS)}", *above, "make")
     return BroughtFile(
-        _one_path(record, "path", *above) or "", content, make, _owner(record, *above), _mode(record, 0o644, *above),
+        _one_path(record, "path", *above, check=_made_path) or "", content, make, _owner(record, *above),
+        _mode(record, 0o644, *above),
         _one_path(record, "unless", *above, required=False),
     )
 
@@ -374,7 +382,7 @@ def _link(record: Mapping[str, Any], *above: str | int) -> BroughtLink:
     target = _text(record, "target", *above, required=True)
     if not target:
         raise WrongRecipe("it is empty", *above, "target")
-    return BroughtLink(_one_path(record, "path", *above) or "", target)
+    return BroughtLink(_one_path(record, "path", *above, check=_made_path) or "", target)
 
 
 # What a recipe of the package says of `when`, without reading all of it: plain lists of plain strings

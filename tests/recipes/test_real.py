@@ -253,12 +253,14 @@ def test_without_root_devices_and_owners_are_intended_and_nothing_is_wrong(tmp_p
     os.chown(place, NOBODY, NOBODY)
     open_to_all(place)
     box = place / "box"
-    add(box, "cat", "--with", "devices", nobody=True)
+    add(box, "bash", "--with", "devices", nobody=True)
     assert not (box / "dev/null").exists()
     assert entries(box)["/dev/null"]["device"] == ["c", 1, 3]
     checked = run("check", box, nobody=True)
     assert (checked.returncode, "missing" in checked.stdout) == (0, False)
-    assert "nothing to do" in add(box, "cat", "--with", "devices", nobody=True).stderr
+    assert "no-dev-null" not in checked.stdout  # what no command of this user's would mend
+    assert "no-dev-null" in run("check", box).stdout
+    assert "nothing to do" in add(box, "bash", "--with", "devices", nobody=True).stderr
 
 
 # PAM, os-release, TLS
@@ -579,6 +581,38 @@ def test_a_secret_is_refused_by_name_and_by_look_whoever_asks(tmp_path: Path, mi
     done = add(tmp_path / "two", "--with", "x", "--recipes", mine, sysroot=root)
     assert len(warnings(done)) >= 2
     assert {path for path in dump(tmp_path / "two") if path.startswith("/etc/")} == {"/etc/app", "/etc/app/conf"}
+
+
+def test_what_runs_a_script_that_a_recipe_makes_comes_too(tmp_path: Path, mine: Path) -> None:
+    (mine / "mine.toml").write_text(
+        'title = "x"\n[[bring.made]]\npath = "/bin/hello"\nmode = "0755"\n'
+        'content = "#!/usr/bin/env -S sh -e\\necho hi\\n"\n'
+        '[[bring.made]]\npath = "/bin/odd"\nmode = "0755"\ncontent = "#!/opt/odd\\n"\n'
+    )
+    box = tmp_path / "box"
+    done = add(box, "--with", "mine", "--recipes", mine)
+    assert warnings(done) == [
+        "warning: /usr/bin/odd: its interpreter /opt/odd cannot be opened: No such file or directory"]
+    assert enter(box, "hello").stdout == "hi\n"
+    assert "/usr/bin/hello (recipe mine) -> /usr/bin/env (interpreter)" in chains(box, "/usr/bin/env")
+    assert run("remove", "mine", "--from", box).returncode == 0
+    assert not (box / "usr").exists()
+
+
+def test_a_secret_is_not_made_either_and_users_are_made_in_one_way(tmp_path: Path, mine: Path) -> None:
+    (mine / "mine.toml").write_text(
+        'title = "x"\n[[bring.made]]\npath = "/etc/shadow"\ncontent = "root::1:::::::\\n"\n'
+        '[[bring.made]]\npath = "/etc/passwd"\ncontent = "root:x:0:0::/:/bin/sh\\n"\n'
+    )
+    said = warnings(add(tmp_path / "box", "ls", "--with", "mine", "--recipes", mine))
+    assert [line.partition(": ")[2].partition(":")[0] for line in said] == [
+        "/etc/shadow is left out", "what a recipe makes at /etc/passwd is left out"]
+    assert not (tmp_path / "box/etc/shadow").exists()
+    assert "nobody" in (tmp_path / "box/etc/passwd").read_text()
+    add(tmp_path / "other", "ls", "--with", "mine", "--without", "users", "--recipes", mine, "--allow-secrets",
+        "/etc/shadow")
+    assert (tmp_path / "other/etc/passwd").read_text() == "root:x:0:0::/:/bin/sh\n"
+    assert (tmp_path / "other/etc/shadow").exists()
 
 
 def test_a_link_to_a_secret_stays_outside_with_it(tmp_path: Path, mine: Path) -> None:

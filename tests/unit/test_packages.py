@@ -226,9 +226,23 @@ def test_a_package_is_read_without_documentation_and_secrets(tmp_path: Path) -> 
     assert (request.type, request.name, request.path) == ("package", "package:x", "/var/lib/dpkg/info/x.list")
     expected = {"/etc/x.conf": "file", "/usr/bin/x": "file", "/var/lib/x": "directory"}
     assert {item.path: item.type for item in tree.items} == expected
-    assert [note.partition(":")[0] for note in tree.notes] == ["/etc/x.key is left out", "/gone"]
+    assert tree.notes[0] == (
+        "warning: /etc/x.key is left out: it is a secret: a private key (--allow-secrets /etc/x.key)")
+    assert [note.partition(":")[0] for note in tree.notes[1:]] == ["/gone"]
     _, tree = find_package(root, "x/docs", Rules(allowed=("/etc/x.key",)))
     assert {item.path for item in tree.items} == {*expected, "/etc/x.key", "/usr/share/doc/x"}
+
+
+def test_each_secret_of_a_package_is_named(tmp_path: Path) -> None:
+    """Of what else is left out, some."""
+    root = database(tmp_path, {"x": " ".join(f"/srv/{number}.p12 /srv/{number}.fifo" for number in range(20))})
+    (tmp_path / "srv").mkdir()
+    for number in range(20):
+        (tmp_path / f"srv/{number}.p12").write_text("x")
+        os.mkfifo(tmp_path / f"srv/{number}.fifo")
+    _, tree = find_package(root, "x")
+    assert len([note for note in tree.notes if note.startswith("warning: ")]) == 20
+    assert len(tree.notes) == 20 + 10 + 1
 
 
 def test_what_a_link_of_a_package_leads_to_comes_too(tmp_path: Path) -> None:
