@@ -251,7 +251,7 @@ class Gathering:
 
     def bring_script(self, path: str, text: bytes, name: str) -> None:
         """Add what runs a script that a recipe makes for a request: what is wrong with it is a warning."""
-        program = self.programs.resolve_script(path, text)
+        program = self._programs_for(name).resolve_script(path, text)
         self.notes += [f"warning: {problem.text}" for problem in problems(program)]
         if program.error is None:
             self._include(name, program)
