@@ -16,7 +16,6 @@ from jailbuild.closure.commands import (
     UNPLACED,
     Request,
     by_name,
-    find_named,
     path_note,
     source_root,
     unplaced,
@@ -96,7 +95,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
 
     def find(word: str, type: str) -> Request:
         if type == "program":
-            request = by_name(root, find_named(root, word, options.search_path, choices.shelf), options.search_path)
+            request = by_name(root, choices.find(root, word), options.search_path)
             if request.path.startswith(NOT_FILES):
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box import lists
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import Asked, Entry, Label, Reason
 from jailbuild.closure import accounts
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
-from jailbuild.loader.cache import CacheEntry, CacheError, read_cache, write_cache
+from jailbuild.loader.cache import CacheEntry, read_cache, write_cache
 from jailbuild.loader.resolution import Edge
 from jailbuild.packages.dpkg import Dpkg
 from jailbuild.root import Root
@@ -33,10 +31,6 @@ CACHE = "/etc/ld.so.cache"
 _ALIASES = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = "security.capability"
-_MAX_CACHE = 8 << 20
-_MAX_ACCOUNTS = 16 << 20
-ACCOUNT_FILES = frozenset((accounts.PASSWD, accounts.GROUP))
-_LINES = re.compile(r"; (?:users|groups) ([^;]*)$")
 
 
 class Draft(NamedTuple):
@@ -80,96 +74,9 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     return Draft(label, {**carried.requests, **asked}, entries, made, frozenset(drafting.carried), drafting.notes)
 
 
-def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
-    """Return what stays of a box when only the requests `names` do, from its manifest alone."""
-    if before is None or box is None:
-        return Draft(label, {}, {}, {})
-    stay = set(names)
-    entries = {}
-    families: dict[str, list[str]] = {}
-    for path, entry in before.entries.items():
-        wanted_by = tuple(name for name in entry.wanted_by if name in stay)
-        if not wanted_by:
-            continue
-        reasons = tuple(
-            reason._replace(wanted_by=tuple(name for name in reason.wanted_by if name in stay))
-            for reason in entry.reasons if not stay.isdisjoint(reason.wanted_by)
-        )
-        entries[path] = entry._replace(wanted_by=wanted_by, reasons=reasons)
-        if entry.hardlink is not None:
-            families.setdefault(entry.hardlink, []).append(path)
-    for paths in families.values():
-        first = min(paths) if len(paths) > 1 else None
-        for path in paths:
-            entries[path] = entries[path]._replace(hardlink=first)
-    made = {}
-    if CACHE in entries and entries[CACHE].source is None and (data := _cache_kept(before, entries[CACHE], box)):
-        made[CACHE] = data
-        old = entries[CACHE]
-        entries[CACHE] = _cache_entry(data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
-    for path in ACCOUNT_FILES & entries.keys():
-        if (data := _lines_kept(before, entries, path, box)) is not None:
-            made[path] = data
-            entries[path] = entries[path]._replace(size=len(data), sha256=None)
-    for path, old in entries.items():
-        if lists.is_made(old) and (data := lists.kept(before, old, box)) is not None:
-            made[path] = data
-            entries[path] = lists.entry_of(path, data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
-    requests = {name: asked for name, asked in before.requests.items() if name in stay}
-    return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
-
-
-def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
-    """Return the box's ld.so.cache with only the libraries that lead to `entry`; None if it is not as we made it."""
-    try:
-        data = box.read(CACHE, _MAX_CACHE)
-        known = read_cache(data).entries
-    except (OSError, CacheError):
-        return None
-    if hashlib.sha256(data).hexdigest() != before.entries[CACHE].sha256:
-        return None
-    still = {reason.by for reason in entry.reasons}
-    kept = [one for one in known if _place_in(box, one.path) in still]
-    try:
-        return write_cache(kept, little_endian=write_cache(known) == data)
-    except CacheError:
-        return None
-
-
-def _lines_kept(before: Manifest, entries: Mapping[str, Entry], path: str, box: Root) -> bytes | None:
-    """Return the box's passwd or group file with the lines that are still wanted; None if it is not as we made it.
-
-    Which they are, the edges say.
-    """
-    users = named_lines(entries.get(accounts.PASSWD))
-    names = named_lines(entries[path])
-    if entries[path].source is not None or not names:
-        return None
-    try:
-        data = box.read(path, _MAX_ACCOUNTS)
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() != before.entries[path].sha256:
-        return None
-    return accounts.to_bytes(accounts.kept(path, accounts.parse_table(data), names, users))
-
-
-def named_lines(entry: Entry | None) -> frozenset[str]:
-    """Return the names of the lines that the edges of a passwd or group file ask for."""
-    found = (_LINES.search(reason.how) for reason in (entry.reasons if entry is not None else ()))
-    return frozenset(name for match in found if match for name in match[1].split())
-
-
-def _cache_entry(data: bytes) -> Entry:
+def cache_entry(data: bytes) -> Entry:
+    """Return the entry of a made ld.so.cache."""
     return Entry(CACHE, "file", 0o644, 0, 0, len(data), 0)
-
-
-def _place_in(box: Root, path: str) -> str | None:
-    """Return the entry that a path of a box names; None if its directory is gone."""
-    try:
-        return named_in(box, path)
-    except OSError:
-        return None
 
 
 def named_in(root: Root, path: str) -> str:
@@ -306,7 +213,7 @@ class _Drafting:
         for entry, wanted_by in cached.items():
             self._want(CACHE, wanted_by, self._named(entry.path), "cached")
         data = write_cache([*before, *cached], little_endian=self._is_little(cached.keys(), carried))
-        self.entries[CACHE] = _cache_entry(data)
+        self.entries[CACHE] = cache_entry(data)
         return data
 
     def add_lists(self, carried: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 
-from jailbuild.box.draft import carry, named_in
+from jailbuild.box.carry import carry
+from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
 from jailbuild.closure.commands import DOCS, NAMED

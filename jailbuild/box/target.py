@@ -6,12 +6,14 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.box.draft import carry, draft
+from jailbuild.box.carry import carry
+from jailbuild.box.draft import draft
 from jailbuild.box.manifest import Asked, Label, Manifest
 from jailbuild.box.plan import Plan, Source, make_plan
 from jailbuild.box.prove import prove
-from jailbuild.closure.commands import Request, source_root
-from jailbuild.closure.gather import Closure, Knowledge, Options, gather
+from jailbuild.closure.commands import Request, find_program, source_root
+from jailbuild.closure.gather import Closure, gather
+from jailbuild.closure.gathering import Knowledge, Options
 from jailbuild.closure.trees import Rules, Tree, identity, lay_over
 from jailbuild.root import Root
 
@@ -40,6 +42,14 @@ class Choices(NamedTuple):
     replace: tuple[str, ...] = ()  # paths of the user's that may go
     shelf: Shelf | None = None  # the recipes that may apply
     allowed: tuple[str, ...] = ()  # paths of secrets that may go in
+
+    def find(self, root: Root, word: str) -> Request:
+        """Find the program that a word means (JailError), also where a recipe says that such a command stands."""
+        if self.shelf is None:
+            return find_program(root, word, self.options.search_path)
+        from jailbuild.closure.shelf import find_named  # not for --bare
+
+        return find_named(root, word, self.options.search_path, self.shelf)
 
 
 class Wanted(NamedTuple):

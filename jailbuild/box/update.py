@@ -17,7 +17,7 @@ from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.commands import UNPLACED, Request, find_named, find_program, unplaced
+from jailbuild.closure.commands import UNPLACED, Request, find_program, unplaced
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -53,7 +53,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
 
                     requests[name], trees[name] = find_package(root, known.what, Rules(allowed=choices.allowed))
                 else:
-                    requests[name] = find_named(root, name, choices.options.search_path, choices.shelf)
+                    requests[name] = choices.find(root, name)
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")

@@ -13,7 +13,7 @@ from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
 from jailbuild.cli.options import absolute, dlopen, knowing, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
-from jailbuild.closure.gather import Options
+from jailbuild.closure.gathering import Options
 from jailbuild.root import Root
 
 

@@ -14,7 +14,7 @@ from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
 from jailbuild.cli.options import absolute, dlopen, knowing, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
-from jailbuild.closure.gather import Options
+from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
 from jailbuild.names import shown

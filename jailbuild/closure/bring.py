@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from jailbuild.closure.accounts import Accounts
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
 from jailbuild.closure.following import Following, Part, real_path
+from jailbuild.closure.patterns import expand
 from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, Bring, BroughtFile, Recipe
 from jailbuild.closure.secrets import HEAD, secret
-from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.names import quoted
 from jailbuild.root import Root
 
-_MOST = 100_000  # names that one pattern may fit
-_DEEPEST = 40  # directories that "**" goes into
 _MAX_RESOLV = 1 << 16  # bytes
 _RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
@@ -81,54 +78,6 @@ def prefixes_of(root: Root, path: str) -> tuple[str, ...]:
             found.pop(above, None)
             found[above] = None
     return tuple(found)
-
-
-def elsewhere(root: Root, command: str, shelf: Shelf) -> str | None:
-    """Return where recipes say that a command stands which no search path has: of versions the highest."""
-    found = [path for pattern in shelf.places(command) for path in expand(root, pattern)
-             if is_executable_file(root, path)]
-    return max(found, key=_version, default=None)
-
-
-def _version(path: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
-
-
-def expand(root: Root, pattern: str) -> list[str]:
-    """Return the paths of a root that a pattern fits, sorted: parts as fnmatch(3) with leading dots, "**" any depth.
-
-    Links on the way are followed, but not by "**".
-    """
-    found = [""]
-    for part in pattern[1:].split("/"):
-        if part == "**":
-            found = [below for path in found for below in _deep(root, path)]
-        elif any(character in part for character in "*?["):
-            found = [f"{path}/{name}" for path in found for name in _names(root, path)
-                     if fnmatchcase(name, part) and (name[0] != "." or part[0] == ".")]
-        else:
-            found = [f"{path}/{part}" for path in found]
-        if len(found) > _MOST:
-            raise JailError(f"cannot bring {pattern}: more than {_MOST} names fit", "name less")
-    return sorted(path for path in found if real_path(root, path) is not None)
-
-
-def _names(root: Root, path: str) -> list[str]:
-    try:
-        return root.listdir(path or "/")
-    except OSError:
-        return []
-
-
-def _deep(root: Root, path: str, depth: int = 0) -> Iterator[str]:
-    yield path
-    for name in _names(root, path) if depth < _DEEPEST else ():
-        below = f"{path}/{name}"
-        try:
-            if root.is_directory(below) and not root.walk(below).links:
-                yield from _deep(root, below, depth + 1)
-        except OSError:
-            continue
 
 
 class _Bringing:

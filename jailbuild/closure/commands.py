@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Overlay, Root
-
-if TYPE_CHECKING:
-    from jailbuild.closure.shelf import Shelf
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
@@ -113,21 +110,6 @@ def find_program(root: Root, word: str, search_path: str = STANDARD_PATH) -> Req
         return _laid_over(root, source, destination)
     path = inside(root, word)
     return Request(path, path)
-
-
-def find_named(root: Root, word: str, search_path: str, shelf: Shelf | None) -> Request:
-    """Find what the user means by `word` as find_program does, and where recipes say that such a command stands."""
-    try:
-        return find_program(root, word, search_path)
-    except JailError:
-        if shelf is None or not word or "/" in word:
-            raise
-        from jailbuild.closure.bring import elsewhere  # only for what no search path has
-
-        path = elsewhere(root, word, shelf)
-        if path is None:
-            raise
-        return Request(word, path)
 
 
 def by_name(root: Root, request: Request, search_path: str = STANDARD_PATH) -> Request:

@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, to_bytes
-from jailbuild.closure.bring import Brought, Made, bring, elsewhere, has_prefix, prefixes_of
+from jailbuild.closure.bring import Brought, Made, bring, has_prefix, prefixes_of
 from jailbuild.closure.commands import Request, canonical_place, find_command
-from jailbuild.closure.gather import Gathering, HeldMade, Knowledge
+from jailbuild.closure.gathering import Gathering, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
-from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.closure.trees import Tree
 from jailbuild.elf.symbols import imported_symbols
 from jailbuild.errors import JailError

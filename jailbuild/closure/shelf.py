@@ -7,11 +7,15 @@ directory's recipe replaces one of the same name.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 
+from jailbuild.closure.commands import Request, find_program, is_executable_file
+from jailbuild.closure.patterns import expand
 from jailbuild.closure.recipe import Recipe, When, quick_when, read_recipe, unusable
 from jailbuild.errors import JailError, reason
+from jailbuild.root import Root
 
 OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes")
 SYSTEM = "/etc/jailbuild/recipes"
@@ -93,3 +97,27 @@ def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
         raise JailError(f"cannot read recipes in {error.filename or directory}: {reason(error)}",
                         "--recipes names a directory of TOML files") from None
     return found
+
+
+def elsewhere(root: Root, command: str, shelf: Shelf) -> str | None:
+    """Return where recipes say that a command stands which no search path has: of versions the highest."""
+    found = [path for pattern in shelf.places(command) for path in expand(root, pattern)
+             if is_executable_file(root, path)]
+    return max(found, key=_version, default=None)
+
+
+def _version(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def find_named(root: Root, word: str, search_path: str, shelf: Shelf) -> Request:
+    """Find what the user means by `word` as find_program does, and where recipes say that such a command stands."""
+    try:
+        return find_program(root, word, search_path)
+    except JailError:
+        if not word or "/" in word:
+            raise
+        path = elsewhere(root, word, shelf)
+        if path is None:
+            raise
+        return Request(word, path)

@@ -25,7 +25,7 @@ from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.target import Choices
 from jailbuild.cli import COMMANDS, jailbuild, main
-from jailbuild.closure.gather import Options
+from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root

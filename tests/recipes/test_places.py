@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.closure.bring import elsewhere, prefixes_of
+from jailbuild.closure.bring import prefixes_of
 from jailbuild.closure.recipe import read_recipe
-from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny

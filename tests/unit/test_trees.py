@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.commands import Request
-from jailbuild.closure.gather import Options, gather
+from jailbuild.closure.gather import gather
+from jailbuild.closure.gathering import Options
 from jailbuild.closure.places import split
 from jailbuild.closure.trees import Tree, identity, lay_over, opener, read_directory, read_file
 from jailbuild.errors import JailError
