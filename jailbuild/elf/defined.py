@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from jailbuild.elf.reader import DamagedError, Elf
+from jailbuild.elf.addresses import DamagedError
+from jailbuild.elf.reader import Elf
 from jailbuild.elf.records import DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB
 from jailbuild.elf.symbols import SymbolTable
 

@@ -11,7 +11,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-from jailbuild.elf.reader import DamagedError, place_of
+from jailbuild.elf.addresses import DamagedError, place_of
 from jailbuild.elf.records import (
     DT_BIND_NOW,
     DT_FLAGS,

@@ -7,11 +7,11 @@ fs/binfmt_elf.c. Section headers can say anything, and a file without them still
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from struct import Struct
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from jailbuild.elf.addresses import BEHIND, BEYOND, DamagedError, Loads, Strings, dynamic_entries, place_of
 from jailbuild.elf.priorities import MARKS
 from jailbuild.elf.records import (
     DT_AUDIT,
@@ -20,7 +20,6 @@ from jailbuild.elf.records import (
     DT_FILTER,
     DT_FLAGS_1,
     DT_NEEDED,
-    DT_NULL,
     DT_RELR,
     DT_RPATH,
     DT_RUNPATH,
@@ -61,17 +60,8 @@ _SHORTEST = 64  # bytes; no ELF file of either class that can be loaded is short
 _HEAD = 2048  # file header, program headers and PT_INTERP of nearly every file
 _MAX_HEADERS = 1 << 16  # bytes; the kernel refuses more
 _MAX_INTERPRETER = 4096  # bytes, PATH_MAX; likewise
-_MAX_DYNAMIC = 1 << 20  # bytes; the largest real table seen is a few KiB
-_MAX_STRING = 1 << 20  # bytes; a list of directories may be longer than PATH_MAX
-_MAX_STRINGS = 4 << 20  # bytes, of all strings of a file: they may overlap, and so be longer than the file
 _MAX_WANTS = 4096  # DT_NEEDED and the like; the most that was seen is some 200
-_TABLE_STEP = 1 << 16
-_STRING_STEP = 256
-_NEAR = 1 << 15  # bytes; strings that are less apart are read in one go
-_VERSIONS_STEP = 1 << 10  # bytes of a table of versions; few are longer
 _MAX_VERSIONS = 1 << 20
-_BEYOND = 1 << 62  # where no file has an offset; nearer to 1 << 63 pread(2) gives EINVAL
-_PAGE = 4096
 
 _WANTED = (DT_NEEDED, DT_FILTER, DT_AUXILIARY)
 _STRINGS = (DT_SONAME, DT_RPATH, DT_RUNPATH, DT_AUDIT, DT_DEPAUDIT)
@@ -122,13 +112,6 @@ class Elf(NamedTuple):
     def kind(self) -> tuple[int, bool, int]:
         """Class, byte order and machine: what must be equal for files to be loaded together."""
         return self.bits, self.little, self.machine
-
-
-class DamagedError(Exception):
-    """The bytes of a file contradict themselves, or each other."""
-
-
-Loads = list[tuple[int, int, int, int]]  # of PT_LOAD: address, end of file bytes, end of memory, offset
 
 
 def read_elf(descriptor: int) -> Elf:
@@ -230,7 +213,7 @@ def _refusal(ident: bytes) -> str:
 
 
 def _bytes(descriptor: int, offset: int, size: int, what: str) -> bytes:
-    data = os.pread(descriptor, size, offset) if offset < _BEYOND else b""
+    data = os.pread(descriptor, size, offset) if offset < BEYOND else b""
     if len(data) < size:
         raise DamagedError(f"the file is too short for its {what}")
     return data
@@ -249,23 +232,6 @@ def _interpreter(descriptor: int, head: bytes, offset: int, size: int) -> str:
     if name[-1]:
         raise DamagedError("the interpreter's name has no end")
     return _text(name.partition(b"\0")[0])
-
-
-def place_of(loads: Loads, address: int) -> tuple[int, int]:
-    """Return the file offset of an address, and how many bytes of the file are mapped from there on.
-
-    Segments are mapped by whole pages, later ones over earlier ones; what memory holds beyond the file's part
-    of a segment is zero.
-    """
-    for start, file_end, memory_end, offset in reversed(loads):
-        if start - start % _PAGE <= address < file_end:
-            place = offset + address - start
-            if place < 0:
-                break
-            return place, file_end - address
-        if file_end <= address < memory_end:
-            return 0, 0
-    raise DamagedError(f"no segment holds address {address:#x}")
 
 
 Dynamic = tuple[str | None, tuple[tuple[int, str], ...], str | None, str | None, tuple[str, ...], int, Versions]
@@ -293,7 +259,7 @@ def _dynamic(descriptor: int, loads: Loads, layout: Records, address: int, usual
         if not offsets:  # then the loader does not look at versions either
             return None, (), None, None, (), last.get(DT_FLAGS_1, 0), NO_VERSIONS
         raise DamagedError("the dynamic section has no string table")
-    strings = _Strings(descriptor, loads, last[DT_STRTAB])
+    strings = Strings(descriptor, loads, last[DT_STRTAB])
     text = strings.read(offsets, last.get(DT_VERNEED, 0))
     wants = tuple([(tag, text[value]) for tag, value in names])
     soname = text[last[DT_SONAME]] if DT_SONAME in last else None
@@ -318,7 +284,7 @@ def _is_marked(versions: Versions) -> bool:
     return any(RELR in need.versions for need in versions.needs)
 
 
-def _versions(strings: _Strings, layout: Records, needs_at: int | None, defined_at: int | None) -> Versions:
+def _versions(strings: Strings, layout: Records, needs_at: int | None, defined_at: int | None) -> Versions:
     """Return the versions of a file by the addresses of its tables (DamagedError, VersionError)."""
     needs: tuple[Need, ...] = ()
     if needs_at is not None:
@@ -334,7 +300,7 @@ def _versions(strings: _Strings, layout: Records, needs_at: int | None, defined_
     return Versions(needs, frozenset([version(text[name], digest) for digest, name in has]))
 
 
-def _needs(strings: _Strings, layout: Records, address: int) -> tuple[Need, ...]:
+def _needs(strings: Strings, layout: Records, address: int) -> tuple[Need, ...]:
     found = []
     groups = _table_of(strings, address, needed, layout)
     strings.read([name for _, _, names in groups for name in names])
@@ -349,7 +315,7 @@ def _needs(strings: _Strings, layout: Records, address: int) -> tuple[Need, ...]
 _Raw = TypeVar("_Raw")
 
 
-def _table_of(strings: _Strings, address: int, parse: Callable[[bytes, int, Records], _Raw], layout: Records) -> _Raw:
+def _table_of(strings: Strings, address: int, parse: Callable[[bytes, int, Records], _Raw], layout: Records) -> _Raw:
     """Return the records of a table of versions: from what was read already if it is whole there."""
     place, mapped = place_of(strings.loads, address)
     at = place - strings.place
@@ -358,113 +324,10 @@ def _table_of(strings: _Strings, address: int, parse: Callable[[bytes, int, Reco
             return parse(strings.near, at, layout)
         except BeyondError:
             pass
-    for size in (_VERSIONS_STEP, _MAX_VERSIONS):
-        data = os.pread(strings.descriptor, min(size, mapped), place) if place < _BEYOND else b""
+    for size in (BEHIND, _MAX_VERSIONS):
+        data = os.pread(strings.descriptor, min(size, mapped), place) if place < BEYOND else b""
         try:
             return parse(data, 0, layout)
         except BeyondError:
             pass
     raise DamagedError("a table of versions has no end")
-
-
-def dynamic_entries(
-    descriptor: int, loads: Loads, record: Struct, address: int, usual: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return tags and values of the dynamic entries before DT_NULL.
-
-    The loader goes on to DT_NULL, whatever size the program header tells, and reads zeros where memory is beyond the
-    file's part of a segment. `usual`, that size, is how much is read at first.
-    """
-    place, mapped = place_of(loads, address)
-    data = b""
-    tags: tuple[int, ...] = ()
-    values: tuple[int, ...] = ()
-    step = min(usual, _TABLE_STEP)
-    while len(data) < mapped:
-        if len(data) >= _MAX_DYNAMIC:
-            raise DamagedError("the dynamic section has no end")
-        if place >= _BEYOND:
-            raise DamagedError("the file is too short for its dynamic section")
-        wanted = min(step, mapped - len(data))
-        more = os.pread(descriptor, wanted, place + len(data))
-        data += more
-        entries = _table(record, len(data) // record.size).unpack_from(data)
-        tags, values = entries[::2], entries[1::2]
-        if DT_NULL in tags:
-            end = tags.index(DT_NULL)
-            return tags[:end], values[:end]
-        if len(more) < wanted:
-            raise DamagedError("the file is too short for its dynamic section")
-        step = len(data)
-    return tags, values
-
-
-@lru_cache(64)
-def _table(record: Struct, count: int) -> Struct:
-    return Struct(record.format[0] + record.format[1:] * count)
-
-
-class _Strings:
-    """The string table at an address; what is wanted together is read together."""
-
-    __slots__ = ("descriptor", "first", "known", "left", "loads", "near", "place", "table")
-
-    def __init__(self, descriptor: int, loads: Loads, table: int) -> None:
-        self.descriptor = descriptor
-        self.loads = loads
-        self.table = table
-        self.near = b""
-        self.place = 0  # in the file, of what is near
-        self.first = 0  # its offset in the table
-        self.known: dict[int, str] = {}
-        self.left = _MAX_STRINGS
-
-    def read(self, offsets: Sequence[int], table: int = 0) -> dict[int, str]:
-        """Return the string at each offset, and some others; and have near what is at an address, `table`."""
-        known = self.known
-        wanted = [offset for offset in offsets if offset not in known]
-        if not wanted:
-            return known
-        first, last = min(wanted), max(wanted)
-        if not self.first <= first <= last < self.first + len(self.near):
-            self.read_near(first, last, table)
-        near, first = self.near, self.first
-        for offset in wanted:
-            end = near.find(b"\0", offset - first) if offset >= first else -1
-            data = near[offset - first : end] if end >= 0 else _string(self.descriptor, self.loads, self.table + offset)
-            known[offset] = data.decode("utf-8", "surrogateescape")
-            self.left -= len(data)
-            if self.left < 0:
-                raise DamagedError(f"its strings have more than {_MAX_STRINGS} bytes")
-        return known
-
-    def read_near(self, first: int, last: int, table: int = 0) -> None:
-        """Have near what lies between two offsets, if that is not much; and what is at an address, `table`."""
-        behind = max(last + _STRING_STEP, table - self.table + _VERSIONS_STEP if table else 0)
-        if behind < _NEAR:  # most have so few strings that all of them are near
-            first = 0
-        elif last - first < _NEAR:
-            behind = last + _STRING_STEP
-        else:
-            return
-        place, mapped = place_of(self.loads, self.table + first)
-        if place < _BEYOND:
-            self.near = os.pread(self.descriptor, min(behind - first, mapped), place)
-            self.place, self.first = place, first
-
-
-def _string(descriptor: int, loads: Loads, address: int) -> bytes:
-    place, mapped = place_of(loads, address)
-    if place >= _BEYOND:
-        raise DamagedError("a string lies beyond the file")
-    step = _STRING_STEP
-    while True:
-        data = os.pread(descriptor, min(step, mapped), place)
-        end = data.find(b"\0")
-        if end >= 0:
-            return data[:end]
-        if len(data) < step:
-            raise DamagedError("a string has no end")
-        if step >= _MAX_STRING:
-            raise DamagedError(f"a string has more than {_MAX_STRING} bytes")
-        step *= 16

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from jailbuild.elf.reader import MAGIC, DamagedError, Loads, dynamic_entries, place_of
+from jailbuild.elf.addresses import DamagedError, Loads, dynamic_entries, place_of
+from jailbuild.elf.reader import MAGIC
 from jailbuild.elf.records import (
     DT_GNU_HASH,
     DT_HASH,

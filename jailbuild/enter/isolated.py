@@ -26,13 +26,13 @@ from jailbuild.box.layout import DIRECTORY
 from jailbuild.enter.account import Account, group_id
 from jailbuild.enter.capabilities import KEPT, mask
 from jailbuild.enter.command import Command
+from jailbuild.enter.devices import Dev, Pts, plan_reopened
 from jailbuild.enter.ids import Ids
 from jailbuild.enter.inside import Hostname, Loopback, Plan, Session, Signals, Standard, Terminal
 from jailbuild.enter.mounts import (
     Bind,
     Box,
     Covered,
-    Dev,
     Guarded,
     Operation,
     Pivot,
@@ -40,10 +40,8 @@ from jailbuild.enter.mounts import (
     Proc,
     ProcMasked,
     ProcReadOnly,
-    Pts,
     Tmpfs,
     in_order,
-    plan_reopened,
 )
 from jailbuild.enter.privileged import privileged_files
 from jailbuild.enter.rights import (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jailbuild.elf.addresses import DamagedError
 from jailbuild.elf.linkage import NO_LINKAGE, Definition, Linkage, Reference
-from jailbuild.elf.reader import DamagedError
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Library, Resolution

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jailbuild.elf import versions as tables
+from jailbuild.elf.addresses import DamagedError
 from jailbuild.elf.linkage import read_linkage
-from jailbuild.elf.reader import DamagedError, Elf, read_elf
+from jailbuild.elf.reader import Elf, read_elf
 from jailbuild.elf.records import records
 from jailbuild.elf.versions import BeyondError, Need, VersionError, defined, elf_hash, needed, usual, version
 
