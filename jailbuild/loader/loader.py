@@ -102,7 +102,7 @@ class Loader:
         return resolution
 
     def _unwinds(self, path: str, file: File) -> bool:
-        from jailbuild.loader.opening import unwinds  # only for boxes
+        from jailbuild.loader.unwinding import unwinds  # only for boxes
 
         return unwinds(self.files, path, file)
 
