@@ -113,7 +113,7 @@ class Loader:
             if self._musl is None:
                 from jailbuild.loader.musl import Musl  # few need it
 
-                self._musl = Musl(self.files, self._library_path, self._preload)
+                self._musl = Musl(self.files, self._library_path, self._preload, self.opening)
             return self._musl.load(interpreter, path, file), None  # it looks at no versions
         return self._glibc.load(interpreter, path, file)
 
