@@ -140,11 +140,13 @@ def test_a_version_is_nothing_to_musl(root: Path) -> None:
 def test_what_an_object_has_itself_is_looked_up_too(root: Path) -> None:
     """By name: under a version that is not the default one it does not find its own."""
     (root.parent / "map").write_text("V1 { };\nV2 { } V1;\n")
-    library(root / "usr/lib/libx.so.1",
-            "__asm__(\".symver old, gone@V1\"); int old(void) { return 0; } int (*where)(void) = old; int in_x;",
-            f"-Wl,--version-script={root.parent}/map")
-    compile_c("extern int in_x; int main(void) { return in_x; }", root / "usr/bin/case", root / "usr/lib/libx.so.1")
-    assert asked(root, "/usr/bin/case") == found(root)
+    for at, expected in (("@", {("/usr/lib/libx.so.1", "gone")}), ("@@", set())):
+        library(root / "usr/lib/libx.so.1", f"__asm__(\".symver old, gone{at}V1, remove\");"
+                "int old(void) { return 0; } int (*where)(void) = old; int in_x;",
+                f"-Wl,--version-script={root.parent}/map")
+        compile_c("extern int in_x; int main(void) { return in_x; }", root / "usr/bin/case",
+                  root / "usr/lib/libx.so.1")
+        assert asked(root, "/usr/bin/case") == found(root) == expected
 
 
 def test_a_librarys_symbol_is_told_once_with_the_programs(root: Path) -> None:
