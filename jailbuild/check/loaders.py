@@ -90,7 +90,9 @@ def _difference(part: Part, answer: Answer | None) -> str:
     interpreter = part.resolution.interpreter or ""
     said = read_list(answer, interpreter)
     resolution = part.resolution
-    missing = [one.name for one in resolution.missing if any(edge.how != "preload" for edge in one.requests)]
+    started = {part.path, *[one.path for one in resolution.started]}
+    missing = [one.name for one in resolution.missing  # not what is missed by something that is opened later
+               if any(edge.how not in ("preload", "audit", "dlopen") and edge.by in started for edge in one.requests)]
     if said.failure:
         if resolution.refusal is not None or any(name in said.failure for name in missing):
             return ""

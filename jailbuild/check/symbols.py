@@ -1,16 +1,18 @@
-"""Every symbol that a program and its libraries want must be found, as `ldd -r` says (--symbols)."""
+"""Every symbol that a program and its libraries want must be found, as `ldd -r` or musl's loader says (--symbols)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.programs import Program
 from jailbuild.elf.linkage import Linkage, read_linkage
+from jailbuild.elf.musl_linkage import read_musl_linkage
 from jailbuild.loader.files import Files
 from jailbuild.loader.lookup import Symbols, Unfound
+from jailbuild.loader.musl_builtin import MuslBuiltIn
 from jailbuild.root import Root
 
 _FEW = 3  # names of programs
@@ -24,14 +26,17 @@ def symbol_findings(
     Of what is missing anyhow, a library or a version, no more is said than that.
     """
 
-    def read(path: str) -> Linkage:
-        opened = root.open(path)
-        try:
-            return read_linkage(opened)
-        finally:
-            os.close(opened)
+    def reading(read: Callable[[int], Linkage]) -> Symbols:
+        def read_path(path: str) -> Linkage:
+            opened = root.open(path)
+            try:
+                return read(opened)
+            finally:
+                os.close(opened)
 
-    symbols = Symbols(files, read)
+        return Symbols(files, read_path)
+
+    glibc, musl = reading(read_linkage), reading(read_musl_linkage)
     found: dict[Unfound, list[str]] = {}
     seen = set()
     for program in programs:
@@ -40,6 +45,7 @@ def symbol_findings(
             if part.path in seen or resolution.missing or resolution.error is not None:
                 continue
             seen.add(part.path)
+            symbols = musl if isinstance(resolution.built_in, MuslBuiltIn) else glibc
             for unfound in symbols.unfound(part.path, resolution):
                 found.setdefault(unfound, []).append(part.path)
     for unfound, some in found.items():

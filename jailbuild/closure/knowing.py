@@ -18,7 +18,7 @@ from jailbuild.closure.gathering import Gathering, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
 from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.closure.trees import Tree
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.elf.symbols import symbols_of
 from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge
 from jailbuild.root import Root
@@ -68,20 +68,6 @@ class Matches:
         if by_name:
             for name in dict.fromkeys(os.path.basename(one) for one in (path, walk.real)):
                 yield from self.of("program", name)
-
-
-def symbols_of(root: Root, path: str) -> frozenset[str]:
-    """Return what a program imports itself; nothing if it is no ELF file or cannot be read."""
-    try:
-        opened = root.open(path)
-    except OSError:
-        return frozenset()
-    try:
-        return imported_symbols(opened)
-    except OSError:
-        return frozenset()
-    finally:
-        os.close(opened)
 
 
 class Knowing:

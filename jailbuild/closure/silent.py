@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jailbuild.closure.programs import Program
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.elf.symbols import symbols_of
 from jailbuild.root import Root
 
 _MAX_TEXT = 1 << 16  # bytes of a configuration file
@@ -88,18 +88,7 @@ def reason_for(root: Root, program: Program, want: Want, symbols: frozenset[str]
 
 def imports(root: Root, program: Program) -> frozenset[str]:
     """Return what a program imports itself; nothing for a script."""
-    if program.type != "elf":
-        return frozenset()
-    try:
-        opened = root.open(program.path)
-    except OSError:
-        return frozenset()
-    try:
-        return imported_symbols(opened)
-    except OSError:
-        return frozenset()
-    finally:
-        os.close(opened)
+    return symbols_of(root, program.path) if program.type == "elf" else frozenset()
 
 
 def _has(root: Root, path: str, text: bytes) -> bool:

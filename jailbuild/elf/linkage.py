@@ -97,7 +97,7 @@ NO_LINKAGE = Linkage((), {})
 
 def read_linkage(descriptor: int) -> Linkage:
     """Read an open ELF file (OSError; DamagedError where its tables cannot be)."""
-    return _Reader(descriptor).read()
+    return Reader(descriptor).read()
 
 
 class _Number(NamedTuple):
@@ -106,8 +106,11 @@ class _Number(NamedTuple):
     hides: bool
 
 
-class _Reader(SymbolTable):
+class Reader(SymbolTable):
+    """The reading of one file, by glibc's rules where it matters whose they are."""
+
     def read(self) -> Linkage:
+        """Return what the file offers and wants (OSError, DamagedError)."""
         values = self.values
         if DT_SYMTAB not in values or DT_STRTAB not in values:
             return NO_LINKAGE
@@ -117,6 +120,7 @@ class _Reader(SymbolTable):
             raise DamagedError("more names than there can be")
         self.text = self.at(values[DT_STRTAB], size)
         self.left = _MAX_TEXT
+        self.jump_slot, self.copy = _JUMP_SLOT.get(self.machine), _COPY.get(self.machine)
         infos = self._relocations()
         shift = 32 if self.bits == 64 else 8
         count = max([self.count(), *[(info >> shift) + 1 for info, _ in infos]])
@@ -126,14 +130,14 @@ class _Reader(SymbolTable):
         symbols: list[tuple[int, ...]] = list(record.iter_unpack(self.at(values[DT_SYMTAB], count * record.size)))
         if self.bits == 32:
             symbols = [(name, info, other, section, value) for name, value, info, other, section in symbols]
-        numbers = self._numbers()
+        self.numbers = self._numbers()
         marks: tuple[int, ...] | None = None
         if DT_VERSYM in values and (DT_VERNEED in values or DT_VERDEF in values):
             marks = Struct(f"{'<' if self.little else '>'}{count}H").unpack(self.at(values[DT_VERSYM], 2 * count))
         flags = values.get(DT_FLAGS, 0)
         return Linkage(
-            self._references(infos, shift, symbols, marks, numbers),
-            self._definitions(symbols, marks, numbers),
+            self.references(infos, shift, symbols, marks),
+            self.definitions(symbols, marks),
             DT_SYMBOLIC in values or bool(flags & _DF_SYMBOLIC),
             marks is not None,
             DT_HASH in values or DT_GNU_HASH in values,
@@ -226,11 +230,14 @@ class _Reader(SymbolTable):
     def _table(self, address: int) -> bytes:
         return self.at(address, min(place_of(self.loads, address)[1], _MAX_TABLE))
 
-    def _references(
-        self, infos: set[tuple[int, bool]], shift: int, symbols: list[tuple[int, ...]],
-        marks: tuple[int, ...] | None, numbers: dict[int, _Number],
+    def first_hashed(self) -> int:
+        """Return the number of the first symbol that can be looked up."""
+        return self.words(self.values[DT_GNU_HASH], 4)[1] if DT_GNU_HASH in self.values else 1
+
+    def references(
+        self, infos: set[tuple[int, bool]], shift: int, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None,
     ) -> tuple[Reference, ...]:
-        jump_slot, copy = _JUMP_SLOT.get(self.machine), _COPY.get(self.machine)
+        """Return what is looked up for relocations: their r_info, the symbol's number being `shift` bits up."""
         low = (1 << shift) - 1
         found = set()
         for info, lazy in infos:
@@ -238,23 +245,23 @@ class _Reader(SymbolTable):
             name, bind, other, section, _ = symbols[index]
             if bind >> 4 == _LOCAL or other & 3 in (_INTERNAL, _HIDDEN):
                 continue
-            if section != _UNDEFINED and kind != copy:  # it has it itself
+            if section != _UNDEFINED and kind != self.copy:  # it has it itself
                 continue
-            asked = numbers.get(marks[index] & 0x7FFF) if marks is not None else None
+            asked = self.numbers.get(marks[index] & 0x7FFF) if marks is not None else None
             reference = Reference(
                 self.name(name), asked.version if asked else None, asked.file if asked else None,
-                bool(asked and asked.hides), bind >> 4 == _WEAK, lazy, kind == jump_slot, kind == copy,
+                bool(asked and asked.hides), bind >> 4 == _WEAK, lazy, kind == self.jump_slot, kind == self.copy,
             )
             found.add(reference)
         return tuple(sorted(found, key=lambda one: (one.name, one.lazy, one.version or "")))
 
-    def _definitions(
-        self, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None, numbers: dict[int, _Number],
+    def definitions(
+        self, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None
     ) -> dict[str, tuple[Definition, ...]]:
+        """Return what can be looked up, by name."""
         found: dict[str, tuple[Definition, ...]] = {}
         alike: dict[tuple[int, bool], tuple[Definition]] = {}  # of thousands there are a few
-        first = self.words(self.values[DT_GNU_HASH], 4)[1] if DT_GNU_HASH in self.values else 1
-        for index in range(first, len(symbols)):
+        for index in range(self.first_hashed(), len(symbols)):
             name, info, other, section, value = symbols[index]
             if info >> 4 not in _OFFERED or info & 15 not in _DEFINITIONS or other & 3 in (_INTERNAL, _HIDDEN):
                 continue
@@ -266,7 +273,7 @@ class _Reader(SymbolTable):
             mark = marks[index] if marks is not None else 0
             one = alike.get((mark, not section))
             if one is None:
-                number = numbers.get(mark & 0x7FFF)
+                number = self.numbers.get(mark & 0x7FFF)
                 one = alike[mark, not section] = (
                     Definition(number.version if number else None, mark & 0x7FFF, bool(mark & 0x8000), not section),)
             text = self.name(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from jailbuild.elf.addresses import DamagedError, Loads, dynamic_entries, place_of
 from jailbuild.elf.reader import MAGIC
@@ -23,6 +24,9 @@ from jailbuild.elf.records import (
     records,
     symbol_record,
 )
+
+if TYPE_CHECKING:
+    from jailbuild.root import Root
 
 _MAX_HEADERS = 1 << 16  # bytes
 _MAX_SYMBOLS = 1 << 20
@@ -42,6 +46,20 @@ def imported_symbols(descriptor: int) -> frozenset[str]:
         return SymbolTable(descriptor).undefined()
     except DamagedError:
         return frozenset()
+
+
+def symbols_of(root: Root, path: str) -> frozenset[str]:
+    """Return what the file at a path of a root imports itself; nothing if it is no ELF file or cannot be read."""
+    try:
+        opened = root.open(path)
+    except OSError:
+        return frozenset()
+    try:
+        return imported_symbols(opened)
+    except OSError:
+        return frozenset()
+    finally:
+        os.close(opened)
 
 
 def imports_any(descriptor: int, names: tuple[str, ...]) -> bool:

@@ -102,7 +102,7 @@ class Loader:
         return resolution
 
     def _unwinds(self, path: str, file: File) -> bool:
-        from jailbuild.loader.opening import unwinds  # only for boxes
+        from jailbuild.loader.unwinding import unwinds  # only for boxes
 
         return unwinds(self.files, path, file)
 
@@ -113,7 +113,7 @@ class Loader:
             if self._musl is None:
                 from jailbuild.loader.musl import Musl  # few need it
 
-                self._musl = Musl(self.files, self._library_path, self._preload)
+                self._musl = Musl(self.files, self._library_path, self._preload, self.opening)
             return self._musl.load(interpreter, path, file), None  # it looks at no versions
         return self._glibc.load(interpreter, path, file)
 

@@ -1,8 +1,9 @@
 """Which symbols of what a program loads would not be found, as `ldd -r` finds out.
 
-Rules: glibc elf/dl-lookup.c (do_lookup_x, check_match). Each reference is looked up in every loaded object, in their
-order. Whether one is found seldom depends on the program: what a library finds in the libraries that it asks for, it
-finds there for every program that loads them, and that is asked once.
+Rules: glibc elf/dl-lookup.c (do_lookup_x, check_match); musl ldso/dynlink.c (find_sym2), where all that differs is what
+the files are read for: no versions, nothing late, nothing of an object's own first. Each reference is looked up in
+every loaded object, in their order. Whether one is found seldom depends on the program: what a library finds in the
+libraries that it asks for, it finds there for every program that loads them, and that is asked once.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ class _Memory(NamedTuple):
 
 
 class Symbols:
-    """The symbols of the files of one root."""
+    """The symbols of the files of one root, as the loader of one C library has them."""
 
     def __init__(self, files: Files, read: Callable[[str], Linkage]) -> None:
-        """`read` gives what the file at a path offers and wants (OSError, DamagedError)."""
+        """`read` gives what the file at a path offers and wants by the rules of that (OSError, DamagedError)."""
         self.files = files
         self._read = read
         self._linkages: dict[tuple[int, int], Linkage] = {}
@@ -71,8 +72,8 @@ class Symbols:
         identities = frozenset(one.identity for one in objects)
         found = []
         for one in objects:
-            if one.path == resolution.interpreter or one.linkage is NO_LINKAGE:  # the loader has done it for itself
-                continue
+            if one.path in (resolution.interpreter, built_in.name) or one.linkage is NO_LINKAGE:
+                continue  # the loader has done it for itself
             for reference in self._left(one, main, objects, by_name, identities):
                 scope = [one, *objects] if one.linkage.symbolic else objects
                 why = _why_not(reference, scope, main, movable=movable)

@@ -12,6 +12,8 @@ from jailbuild.loader import machines
 from jailbuild.loader.files import File, Files
 
 DIRECTORIES = ("/lib", "/usr/local/lib", "/usr/lib")  # where there is no list
+# what open(2) may say of one file, and the search goes on
+PASSED_OVER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 
 _MAX_LIST = 1 << 20  # bytes
 _PREFIX, _SUFFIX = "ld-musl-", ".so.1"  # of its usual name

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.elf.versions import RELR, Versions
 from jailbuild.loader.resolution import BadVersion
+
+if TYPE_CHECKING:
+    from jailbuild.loader.glibc_walk import LinkMap, Walk
 
 _MARKED_SINCE = (2, 36)  # glibc that knows DT_RELR, and asks for its mark
 _NUMBERED = re.compile(r"(.*?)([0-9]+(?:\.[0-9]+)*)", re.DOTALL)
@@ -66,6 +69,53 @@ def bad_versions(
             yield BadVersion("no-version-information", path, need.versions[0], need.file, "has no versions")
     if versions.unmarked and glibc >= _MARKED_SINCE:
         yield BadVersion("unreadable", path, "", "", f"DT_RELR without {RELR} dependency")
+
+
+def all_bad_versions(walk: Walk) -> Iterator[BadVersion]:
+    """Yield what the loader says of the versions of all that it has loaded (_dl_check_all_versions)."""
+    names = walk.names
+    for object in (walk.main, *walk.objects):  # not what stands before the program in the list
+        versions = object.elf.versions
+        for file, asked in versions.needs:
+            known = names.get(file)
+            if known is None or known.library is None or known.library.name != file:
+                break
+            defined = known.elf.versions.defined
+            if defined is None or not defined.issuperset(asked):
+                break
+        else:
+            if not versions.damage and not versions.unmarked:
+                continue
+        yield from bad_versions(object.path, versions, providers(walk, object), walk.interpreter.version)
+
+
+def providers(walk: Walk, object: LinkMap) -> Providers:
+    """Return the files that an object names in DT_VERNEED and wants by name: as loaded, None where missing."""
+    found: Providers = {}
+    for _, name in object.elf.wants:
+        if known := walk.names.get(name):
+            found[name] = Provider(known.path, known.elf.versions)
+    for need in object.elf.versions.needs:
+        if need.file not in found:
+            if known := _called(walk, need.file):
+                found[need.file] = Provider(known.path, known.elf.versions)
+            elif any(missing.name == need.file for missing in walk.missing.values()):
+                found[need.file] = None
+    return found
+
+
+def _called(walk: Walk, name: str) -> LinkMap | None:
+    """Return the loaded object of a name, if it was asked for by that, or that is its path (_dl_name_match_p).
+
+    A SONAME alone is no such name; but for the loader's.
+    """
+    found = walk.names.get(name)
+    if found is None or found.path == name or found.library is None or found.library.found_by == "interpreter":
+        return found
+    if found.library.name == name or name in walk.loader.preloads:
+        return found
+    asked = any(name == walk.expand(text, one) for one in walk.queue for _, text in one.elf.wants)
+    return found if asked else None
 
 
 def _named(version: str) -> str:

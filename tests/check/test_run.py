@@ -22,6 +22,7 @@ from tests.box.running import NOBODY, add, run, state
 from tests.check import versions
 from tests.check.asking import findings
 from tests.enter.entering import public_python
+from tests.noted import assembly, entry
 
 ALL = os.environ.get("JAILBUILD_ALL")  # a whole Debian 12 beside the box
 LIB = versions.LIBRARIES
@@ -189,6 +190,25 @@ def test_it_agrees_on_what_is_missing_and_refused(root: Path) -> None:
     assert disagreeing(root) == {}
     (root / LIB / "libv.so.1").unlink()
     assert disagreeing(root) == {}
+
+
+def test_what_is_opened_later_is_nothing_that_a_loader_tells_of(root: Path) -> None:
+    """Neither what is opened and required and not there, nor what a library that is opened needs."""
+    gone = versions.library(root / LIB / "libgone.so", "int gone;")
+    half = versions.library(root / LIB / "libhalf.so", "int half;", "-Wl,--no-as-needed", gone)
+    gone.unlink()
+    required = [[entry("libno.so", priority="required")], [entry(half.name, priority="required")]]
+    main = f"{assembly(*required)} int main(void) {{ return 0; }}"
+    versions.compile_c(main, root / "usr/bin/opens")
+    if shutil.which("musl-gcc"):
+        shutil.copy("/usr/lib/x86_64-linux-musl/libc.so", root / "usr/lib/ld-musl-x86_64.so.1")
+        (root / "etc").mkdir()
+        (root / "etc/ld-musl-x86_64.path").write_text(f"/{LIB}\n")
+        subprocess.run(["musl-gcc", "-o", root / "usr/bin/opens-too", "-x", "c", "-"], input=main, text=True,
+                       check=True)
+    told = findings(run("check", root, "--run", "--json"))
+    assert {one["subject"] for one in told if one["code"] == "missing-library"} >= {"libno.so", "libgone.so"}
+    assert "loader-disagrees" not in {one["code"] for one in told}
 
 
 def test_a_loader_for_another_machine_is_not_asked_and_that_is_said(root: Path) -> None:
