@@ -57,6 +57,7 @@ def unequal(argument: int, *values: int) -> Look:
 # the exit signal in clone(2), and there means nothing else.
 _NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _NEW_TIME = 0x00000080
+_THREAD = 0x00010000  # CLONE_THREAD
 _SET_ID = 0o6000
 _CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: without them open(2) has no mode, and its register holds anything
 _TYPE, _CHARACTER, _BLOCK = 0o170000, 0o020000, 0o060000
@@ -143,4 +144,13 @@ DENIED = (
     # calls that newer kernels lack; what is left of them in older ones is used by nobody
     Denial("create_module get_kernel_syms query_module nfsservctl _sysctl uselib lookup_dcookie sysfs ustat", ENOSYS,
            "given up by the kernel"),
+)
+
+# For who is to be one process alone: of what it starts, a time limit says nothing, and its memory counts anew.
+_WHY_ALONE = "processes that make processes leave none to the machine: for root there is no limit to their number"
+ALONE = (Denial("fork vfork clone", EPERM, _WHY_ALONE), Denial("clone3", ENOSYS, _WHY_ALONE))
+ALONE_WITH_THREADS = (
+    Denial("fork vfork", EPERM, _WHY_ALONE),
+    Denial("clone", EPERM, _WHY_ALONE, (equal(0, 0, mask=_THREAD),)),
+    Denial("clone3", ENOSYS, "its flags stand in memory; C libraries fall back to clone, whose flags are looked at"),
 )

@@ -23,6 +23,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "fchmodat": (268, 306),
     "fchmodat2": (452, 452),
     "finit_module": (313, 350),
+    "fork": (57, 2),
     "fsconfig": (431, 431),
     "fsmount": (432, 432),
     "fsopen": (430, 430),
@@ -75,6 +76,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "uselib": (134, 86),
     "userfaultfd": (323, 374),
     "ustat": (136, 62),
+    "vfork": (58, 190),
     "vm86": (None, 166),
     "vm86old": (None, 113),
 }

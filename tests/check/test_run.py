@@ -14,7 +14,8 @@ import pytest
 
 from jailbuild.check.loaders import loader_findings
 from jailbuild.check.run import Wishes, check_root
-from jailbuild.enter.ask import Answer, Question, ask
+from jailbuild.enter.ask import PATIENCE, Answer, Question, ask
+from jailbuild.enter.binfmt import Emulation
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
@@ -211,17 +212,34 @@ def test_what_is_opened_later_is_nothing_that_a_loader_tells_of(root: Path) -> N
     assert "loader-disagrees" not in {one["code"] for one in told}
 
 
-def test_a_loader_for_another_machine_is_not_asked_and_that_is_said(root: Path) -> None:
-    """A note for each program: nothing is passed over in silence."""
+def test_a_loader_for_another_machine_is_not_asked_and_that_is_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note for each program where there is no emulator: nothing is passed over in silence."""
     for path in (root / "usr/bin/plain", root / LIB / "ld-linux-x86-64.so.2"):
         data = bytearray(path.read_bytes())
         data[18:20] = (183).to_bytes(2, "little")
         path.write_bytes(data)
     if any(name.startswith("qemu-aarch64") for name in _emulated()):
         pytest.skip("this machine runs programs of aarch64")
-    found = {(one["code"], one["path"]) for one in findings(run("check", root, "--run", "--json"))}
+    monkeypatch.setattr("jailbuild.enter.emulation._DIRECTORIES", ())
+    report = check_root(Root(str(root)), str(root), Wishes(run=True))
+    found = {(one.code, one.path) for one in report.findings}
     assert ("loader-not-asked", "/usr/bin/plain") in found
     assert ("loader-disagrees", "/usr/bin/plain") not in found
+
+
+def test_where_the_emulator_cannot_be_had_the_loader_is_not_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs are told as those of a machine that is not run here; the others are asked."""
+    foreign = bytearray((root / "usr/bin/plain").read_bytes())
+    foreign[18:20] = (183).to_bytes(2, "little")
+    (root / "foreign").write_bytes(foreign)
+    (root / "foreign").chmod(0o755)
+    fine = loader(root, 'say("fine");', "fine")
+    monkeypatch.setattr("jailbuild.enter.ask.emulation",
+                        lambda kind, rootless: kind and Emulation(kind, "/nowhere/qemu-static", not rootless))
+    assert answers(root, "/foreign", fine, "/foreign") == [
+        Answer(0, 8, ""), Answer(0, 0, "fine"), Answer(0, 8, "")]
 
 
 def _emulated() -> list[str]:
@@ -270,13 +288,39 @@ def test_a_loader_that_never_ends_or_never_stops_talking_is_ended(root: Path) ->
     sleeps = loader(root, "for (;;) call(34, 0, 0, 0);", "sleeps")
     talks = loader(root, 'for (;;) say("more and more and more and more and more and more and more and more\\n");',
                    "talks")
-    forks = loader(root, "if (call(57, 0, 0, 0) == 0) for (;;) call(34, 0, 0, 0);", "forks")
     fine = loader(root, 'say("fine");', "fine")
     begun = time.monotonic()
-    found = answers(root, sleeps, talks, forks, fine, seconds=1.0)
-    assert [answer and answer.status for answer in found] == [None, None, None, 0]
-    assert found[3] == Answer(0, 0, "fine")
+    found = answers(root, sleeps, talks, fine, seconds=1.0)
+    assert [answer and answer.status for answer in found] == [None, None, 0]
+    assert found[2] == Answer(0, 0, "fine")
     assert time.monotonic() - begun < 60
+
+
+def test_a_loader_that_takes_too_long_again_and_again_is_asked_no_more(root: Path) -> None:
+    """A root may have thousands of programs: it is given up, and another is asked all the same."""
+    sleeps = loader(root, "for (;;) call(34, 0, 0, 0);", "sleeps")
+    fine = loader(root, 'say("fine");', "fine")
+    found = answers(root, *[sleeps] * (PATIENCE + 20), fine, seconds=0.2)
+    assert found == [*[Answer(None, 0, "")] * PATIENCE, *[None] * 20, Answer(0, 0, "fine")]
+
+
+def test_a_loader_is_one_process_and_stays_one(root: Path) -> None:
+    """Neither fork, vfork, clone nor a thread, by the calls of x86-64 or of i386: no loader fills a machine."""
+    body = """
+        if (call(57, 0, 0, 0) != -1) say("fork ");
+        if (call(58, 0, 0, 0) != -1) say("vfork ");
+        if (call(56, 17, 0, 0) != -1) say("clone ");
+        if (call(56, 0x10f00, 0, 0) != -1) say("thread ");
+        if (call(435, 0, 0, 0) != -38) say("clone3 ");
+        long old[3] = {2, 190, 120};
+        for (int n = 0; n < 3; n++) {
+            long r = -1;
+            __asm__ volatile("int $0x80" : "=a"(r) : "a"(old[n]), "b"(17), "c"(0), "d"(0), "S"(0), "D"(0) : "memory");
+            if ((int)r != -1 && (int)r != -38) say("i386 ");
+        }
+        say("done");
+    """
+    assert answers(root, loader(root, body, "forks")) == [Answer(0, 0, "done")]
 
 
 def test_a_loader_that_kills_all_it_can_silences_the_rest_and_that_is_told(root: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jailbuild.enter import denied, seccomp
-from jailbuild.enter.denied import DENIED, Denial
+from jailbuild.enter.denied import ALONE, ALONE_WITH_THREADS, DENIED, Denial
 from jailbuild.enter.seccomp_numbers import NEWEST, NUMBERS
 from jailbuild.errors import JailError
 
@@ -142,6 +142,24 @@ def test_each_line_of_the_list_denies_its_calls(rule: Denial, name: str) -> None
             assert run(program, architecture, number, deny(rule)) == ERRNO | code
 
 
+def test_who_is_to_be_alone_makes_no_process_and_an_emulator_a_thread() -> None:
+    """By the calls of both architectures."""
+    alone = seccomp.filter_program("x86_64", rules=ALONE)
+    threads = seccomp.filter_program("x86_64", rules=ALONE_WITH_THREADS)
+    thread, process = (0x3D0F00, 0, 0, 0, 0, 0), (0x4111, 0, 0, 0, 0, 0)
+    for architecture, column in COLUMN.items():
+        for name in ("fork", "vfork", "clone"):
+            number = NUMBERS[name][column]
+            assert number is not None
+            assert run(alone, architecture, number, process) == ERRNO | errno.EPERM
+            assert run(threads, architecture, number, process) == ERRNO | errno.EPERM
+        clone = NUMBERS["clone"][column]
+        assert clone is not None
+        assert run(alone, architecture, clone, thread) == ERRNO | errno.EPERM
+        assert run(threads, architecture, clone, thread) == ALLOW
+        assert run(threads, architecture, 435, thread) == ERRNO | errno.ENOSYS
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -213,7 +231,8 @@ def test_each_line_has_a_reason_and_a_known_action() -> None:
 
 
 def test_the_numbers_are_of_the_named_calls_and_no_others() -> None:
-    assert sorted(NUMBERS) == sorted({name for _, name in CALLS})
+    named = {name for rule in (*DENIED, *ALONE, *ALONE_WITH_THREADS) for name in rule.calls.split()}
+    assert sorted(NUMBERS) == sorted(named)
     assert max(number for pair in NUMBERS.values() for number in pair if number is not None) <= NEWEST
 
 

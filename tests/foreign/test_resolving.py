@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jailbuild.elf.reader import read_elf
+from jailbuild.enter.emulation import way
 from tests.box.running import Done, forked, objects, run
 from tests.check.asking import findings
 from tests.foreign.roots import FOREIGN, MACHINES, Machine
@@ -140,6 +141,23 @@ def test_libraries_are_those_that_the_machines_own_loader_takes(name: str, root_
         expected = dict(re.findall(r"^\t(\S+) => (\S+) \(0x", listed.stdout, re.MULTILINE))
         found = {one["name"]: one["path"] for one in program["libraries"] if one["found_by"] != "interpreter"}
         assert {key: path for key, path in expected.items() if "/" not in key and not key.startswith("ld")} == found
+
+
+@emulated
+def test_check_asks_the_boxs_own_loader_by_an_emulator(name: str, box_of: Making, tmp_path: Path) -> None:
+    """`check --run` has an answer for each program, and the same one, also where a library is missing."""
+    machine, box = MACHINES[name], tmp_path / "box"
+    emulator(machine)
+    if way(machine.kind).how == "none":
+        pytest.skip("this kernel has no binfmt_misc for each namespace, and the host's has nothing for the machine")
+    copy(box_of(name), box)
+    done = run("check", box, "--run", "--json")
+    assert [one for one in findings(done) if one["code"].startswith("loader-")] == []
+    tinfo = {one["path"] for one in resolved(box)[0]["libraries"] if one["name"].startswith("libtinfo")}
+    in_root(box, tinfo.pop()).unlink()
+    codes = {one["code"] for one in findings(run("check", box, "--run", "--json"))}
+    assert "missing-library" in codes
+    assert not {"loader-not-asked", "loader-disagrees"} & codes
 
 
 @emulated
