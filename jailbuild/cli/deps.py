@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,12 +15,9 @@ from jailbuild.errors import JailError, reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
-from jailbuild.loader.resolution import Opening
+from jailbuild.loader.resolution import Opening, Unopened
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
-
-if TYPE_CHECKING:
-    from jailbuild.loader.opening import Unopened
 
 _AT_ONCE = 32  # programs that are written together
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.closure.commands import find_command
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Edge, Missing, Refusal
+from jailbuild.loader.resolution import Edge, Missing, Refusal, Unopened
 from jailbuild.root import Root
-
-if TYPE_CHECKING:
-    from jailbuild.loader.opening import Unopened
 
 _SHELLS = frozenset(("sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "rbash", "zsh"))
 _OFTEN_FATAL = ("no-user-database", "no-tls-roots", "no-dev-null")  # without the others programs mostly go on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.closure import scripts
 from jailbuild.closure.commands import STANDARD_PATH, find_command
@@ -13,10 +13,7 @@ from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import reason
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, unreadable
-
-if TYPE_CHECKING:
-    from jailbuild.loader.opening import Unopened
+from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, Unopened, unreadable
 
 _MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh
 

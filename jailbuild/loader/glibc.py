@@ -1,17 +1,15 @@
 """glibc's loader of one root, and what it remembers from one program to the next.
 
-What it does for one program stands in glibc_walk.py.
+What it loads for one program stands in glibc_load.py.
 """
 
 from __future__ import annotations
 
 from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn
-from jailbuild.loader.files import File, Files
-from jailbuild.loader.glibc_walk import Walk
-from jailbuild.loader.resolution import NOTHING, Askers, Opening, Resolution, unreadable
+from jailbuild.loader.files import Files
+from jailbuild.loader.resolution import NOTHING, Askers, Opening
 from jailbuild.loader.search import Search
-from jailbuild.loader.versions import Providers, providers
 
 
 class Glibc:
@@ -28,15 +26,6 @@ class Glibc:
         self._searches: dict[tuple[str, machines.Kind, tuple[str, ...]], Search] = {}
         self._lists: dict[tuple[str, str, paths.Tokens | None], tuple[str, ...]] = {}
         self.needed = Askers()
-
-    def load(self, interpreter: BuiltIn, path: str, file: File) -> tuple[Resolution, Providers]:
-        """Return what the loader `interpreter` loads for the program in `file`, and who of it has which versions."""
-        try:
-            walk = Walk(self, interpreter, path, file)
-            walk.search.begin(path)
-            return walk.run(), providers(walk, walk.main)
-        except paths.TooLongError as error:
-            return Resolution(file.elf.interpreter, error=unreadable(path, str(error)), built_in=interpreter), {}
 
     def directories(self, text: str, separators: str, tokens: paths.Tokens | None) -> tuple[str, ...]:
         """Return the directories of a list; `tokens` may be None where the text has no "$"."""

@@ -16,21 +16,16 @@ from jailbuild.loader import machines, paths
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File
 from jailbuild.loader.resolution import (
-    BadVersion,
     Edge,
     FatalError,
     Library,
     Missing,
-    Resolution,
     TooMuchError,
 )
 from jailbuild.loader.search import PLAIN, Found, Scope, Search
-from jailbuild.loader.versions import all_bad_versions
 
 if TYPE_CHECKING:
-    from jailbuild.elf.notes import Dlopen
     from jailbuild.loader.glibc import Glibc
-    from jailbuild.loader.opening import Unopened
 
 _HOW = {records.DT_FILTER: "filter", records.DT_AUXILIARY: "auxiliary"}
 
@@ -112,54 +107,10 @@ class Walk:
         self.search.spend_text(expanded or "")
         return expanded
 
-    def run(self) -> Resolution:
-        """Return what is loaded."""
-        error = None
-        unopened: tuple[Unopened, ...] = ()
-        versions: tuple[BadVersion, ...] = ()
-        self.place(self.main)
-        try:
-            self._preload()
-            self.load_all()
-            versions = tuple(all_bad_versions(self))  # what is opened later is held to its own when it is opened
-            if self.loader.opening.level != "none":
-                unopened = self._open_all()
-        except FatalError as fatal:
-            error = fatal.refusal
-        libraries = [object.library for object in (*self.hidden, *self.objects) if object.library is not None]
-        if self.hidden:
-            libraries = _each_once(libraries)
-        if error is None and self.main.elf.audit:
-            try:
-                from jailbuild.loader.audit import audited  # seldom needed
-
-                libraries += audited(self, libraries)
-            except FatalError as fatal:
-                error = fatal.refusal
-        missing = tuple(self.missing.values())
-        return Resolution(self.main.elf.interpreter, tuple(libraries), missing, error, self.interpreter, self.needed,
-                          versions if error is None else (), unopened)
-
-    def _open_all(self) -> tuple[Unopened, ...]:
-        opening = self.loader.opening
-        if not opening.unwinding and not any(object.elf.dlopens for object in self.queue):
-            return ()
-        from jailbuild.loader.opening import open_all  # seldom needed
-
-        return open_all(self, opening.level)
-
     def known(self, name: str) -> LinkMap | None:
         """Return what is loaded already by a name."""
         known = self.names.get(name)
         return known if known is not None and known.listed else None
-
-    def opens_itself(self) -> tuple[LinkMap, Dlopen] | None:
-        """Return what the C library opens without a note of anybody's, if it would and has not yet."""
-        if not self.loader.opening.unwinding:
-            return None
-        from jailbuild.loader.unwinding import libc_that_unwinds  # only for boxes
-
-        return libc_that_unwinds(self)
 
     def open(self, name: str, owner: LinkMap, request: Edge) -> None:
         """Load what `owner` opens by a name, with all that it needs; what is missing is noted (FatalError)."""
@@ -191,7 +142,7 @@ class Walk:
 
         return restore
 
-    def _preload(self) -> None:
+    def preload(self) -> None:
         request = Edge(self.main.path, "preload")
         for name in self.loader.preloads:
             try:
@@ -333,14 +284,3 @@ class Walk:
         known = self.missing.setdefault((missing.name, missing.searched), missing)
         if known is not missing:
             known.requests.extend(missing.requests)
-
-
-def _each_once(libraries: list[Library]) -> list[Library]:
-    """Return the libraries with those that were loaded twice only where they were loaded last, asked for by all."""
-    found: dict[str, Library] = {}
-    for library in libraries:
-        before = found.pop(library.path, None)
-        requests = [*before.requests, *library.requests] if before is not None else library.requests
-        found[library.path] = library
-        library.requests = list(dict.fromkeys(requests))
-    return list(found.values())

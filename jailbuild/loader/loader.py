@@ -15,6 +15,7 @@ from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn, read_built_in
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.glibc import Glibc
+from jailbuild.loader.glibc_load import load
 from jailbuild.loader.musl_builtin import MuslBuiltIn, arch_of, loader_of_library, read_musl
 from jailbuild.loader.preload import preload_names
 from jailbuild.loader.resolution import NOTHING, UNWINDER, Opening, Refusal, Resolution, unreadable
@@ -110,12 +111,13 @@ class Loader:
         self, interpreter: BuiltIn | MuslBuiltIn, path: str, file: File
     ) -> tuple[Resolution, Providers | None]:
         if isinstance(interpreter, MuslBuiltIn):
-            if self._musl is None:
-                from jailbuild.loader.musl import Musl  # few need it
+            from jailbuild.loader.musl import Musl  # few need it
+            from jailbuild.loader.musl_walk import Walk
 
+            if self._musl is None:
                 self._musl = Musl(self.files, self._library_path, self._preload, self.opening)
-            return self._musl.load(interpreter, path, file), None  # it looks at no versions
-        return self._glibc.load(interpreter, path, file)
+            return Walk(self._musl, interpreter, path, file).run(), None  # it looks at no versions
+        return load(self._glibc, interpreter, path, file)
 
     def _interpreter(self, program: str, started: File) -> BuiltIn | MuslBuiltIn | Refusal:
         """Return the loader of a program or library, or why the kernel could not start it."""

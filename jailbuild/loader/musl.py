@@ -10,9 +10,8 @@ import re
 
 from jailbuild.elf.defined import defines
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.musl_builtin import PASSED_OVER, MuslBuiltIn, split
-from jailbuild.loader.musl_walk import Walk
-from jailbuild.loader.resolution import NOTHING, Askers, Opening, Resolution
+from jailbuild.loader.musl_builtin import PASSED_OVER, split
+from jailbuild.loader.resolution import NOTHING, Askers, Opening
 
 _LIBC = ("__libc_start_main", "stdin")  # what defines both is a libc, which must not come in twice
 _SPACE = re.compile("[ \t\n\v\f\r:]+")  # isspace(3), and the colon
@@ -32,10 +31,6 @@ class Musl:
         self.needed = Askers()
         self._libcs: dict[tuple[int, int], bool] = {}
         self._there: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def load(self, interpreter: MuslBuiltIn, path: str, file: File) -> Resolution:
-        """Return what the loader `interpreter` loads for the program in `file`."""
-        return Walk(self, interpreter, path, file).run()
 
     def knows(self, directories: tuple[str, ...]) -> bool:
         """Say whether `there` has looked at a list before."""

@@ -24,12 +24,12 @@ from jailbuild.loader.resolution import (
     Refusal,
     Resolution,
     TooMuchError,
+    Unopened,
 )
 from jailbuild.loader.search import Found
 
 if TYPE_CHECKING:
     from jailbuild.loader.musl import Musl
-    from jailbuild.loader.opening import Unopened
 
 _ITSELF = frozenset({"c", "pthread", "rt", "m", "dl", "util", "xnet"})  # behind "lib" and before a dot
 _ORIGIN = re.compile(r"\$(?:ORIGIN|\{ORIGIN\})")
@@ -113,9 +113,6 @@ class Walk(Budget):
         self.spend(1 + len(self.chain) // 16)
         self._load(name, self.main, request)
         self._load_all()
-
-    def opens_itself(self) -> None:
-        """Return nothing: musl's C library opens nothing by itself."""
 
     def saved(self) -> Callable[[], None]:
         """Return what brings back the state of now."""

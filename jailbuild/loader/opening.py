@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from jailbuild.elf.notes import Dlopen
 from jailbuild.elf.priorities import LEVELS
 from jailbuild.elf.reader import Elf
-from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, TooMuchError
+from jailbuild.loader.resolution import Edge, FatalError, Library, Missing, TooMuchError, Unopened
 
 _REQUIRED = LEVELS.index("required")
 
@@ -51,30 +51,23 @@ class Walk(Protocol[T]):
     def saved(self) -> Callable[[], None]:
         """Return what brings back the state of now: dlopen(3) takes back what it cannot load whole."""
 
-    def opens_itself(self) -> tuple[T, Dlopen] | None:
-        """Return what the C library opens without a note of anybody's, if it would and has not yet."""
 
-
-class Unopened(NamedTuple):
-    """A library that would be opened, is not there, or not with all that it needs, and can be done without."""
-
-    by: str
-    note: Dlopen
-    missing: Missing
-
-
-def open_all(walk: Walk[T], level: str) -> tuple[Unopened, ...]:
+def open_all(
+    walk: Walk[T], level: str, opens_itself: Callable[[], tuple[T, Dlopen] | None] = lambda: None
+) -> tuple[Unopened, ...]:
     """Let a walk that has loaded all else load what is opened; return what is not there and can be done without.
 
-    `level`: of LEVELS, up to which notes are followed.
+    `level`: of LEVELS, up to which notes are followed. `opens_itself` tells what the C library opens without a note of
+    anybody's, if it would and has not yet.
     What is required and not there is noted with what is missing (TooMuchError).
     """
-    return _Opening(walk, level).run()
+    return _Opening(walk, level, opens_itself).run()
 
 
 class _Opening(Generic[T]):
-    def __init__(self, walk: Walk[T], level: str) -> None:
+    def __init__(self, walk: Walk[T], level: str, opens_itself: Callable[[], tuple[T, Dlopen] | None]) -> None:
         self.walk = walk
+        self.opens_itself = opens_itself
         self.limit = LEVELS.index(level)
         # An object counts as the weakest note on the way to it: what a suggested library requires, it alone requires.
         self.ranks: dict[T, int] = {}
@@ -85,7 +78,7 @@ class _Opening(Generic[T]):
     def run(self) -> tuple[Unopened, ...]:
         self._take(_REQUIRED)
         self._open_noted()
-        own = self.walk.opens_itself()
+        own = self.opens_itself()
         if own is not None:
             libc, note = own
             rank = LEVELS.index(note.priority)

@@ -9,7 +9,7 @@ from jailbuild.loader.files import File
 from jailbuild.loader.musl_builtin import MuslBuiltIn
 
 if TYPE_CHECKING:
-    from jailbuild.loader.opening import Unopened
+    from jailbuild.elf.notes import Dlopen
 
 
 class Opening(NamedTuple):
@@ -108,6 +108,14 @@ class BadVersion(NamedTuple):
     def refusal(self, path: str) -> Refusal:
         """Return what the loader would say of a program at `path`."""
         return Refusal(self.code, self.by if self.code == "unreadable" else self.version, self.text(path))
+
+
+class Unopened(NamedTuple):
+    """A library that would be opened, is not there, or not with all that it needs, and can be done without."""
+
+    by: str
+    note: Dlopen
+    missing: Missing
 
 
 class Resolution:
