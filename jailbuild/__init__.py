@@ -47,16 +47,18 @@ class Deferred:
 
     For modules that dependencies import for what is never asked of them here, and that take longer than the
     dependency itself. A module that is there already is left alone, and afterwards nothing is left in sys.modules.
+    Of modules that are `forward`, classes are meanwhile what typing(3) knows as forward references: their names.
     """
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    def __init__(self, *names: str, forward: tuple[str, ...] = ()) -> None:
+        self.names = *names, *forward
+        self.forward = forward
         self.placed: dict[str, ModuleType] = {}
 
     def __enter__(self) -> None:
         for name in self.names:
             if name not in sys.modules:
-                sys.modules[name] = self.placed[name] = _stand_in(name)
+                sys.modules[name] = self.placed[name] = _stand_in(name, name in self.forward)
 
     def __exit__(self, *_: object) -> None:
         for name, module in self.placed.items():
@@ -64,11 +66,13 @@ class Deferred:
                 del sys.modules[name]
 
 
-def _stand_in(name: str) -> ModuleType:
+def _stand_in(name: str, is_forward: bool) -> ModuleType:
     module = type(sys)(name)
 
     def get(attribute: str) -> object:
         if sys.modules.get(name) is module:
+            if is_forward and attribute[:1] != "_":
+                return f"{name}.{attribute}"
             del sys.modules[name]
         from importlib import import_module
 

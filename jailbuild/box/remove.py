@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 from jailbuild.box.carry import carry
@@ -22,6 +21,8 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     for word in words:
         found = _meant(root, before, word)
         if not found:
+            import difflib  # only to word an error
+
             near = difflib.get_close_matches(word, sorted(before.requests), 3)
             failures.append(f"cannot remove {word}: it was never added to {box}"
                             + (f"; near: {', '.join(near)}" if near else ""))

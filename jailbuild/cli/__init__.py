@@ -20,7 +20,8 @@ from jailbuild.names import shortened, shown
 # Before the imports, which make most of it: looking for garbage takes longer here than it would ever free.
 gc.set_threshold(200_000)
 
-with Deferred("inspect"):  # a quarter of click's import, for `Option` below and for texts that nobody has here
+# a third of click's import: for `Option` below, for texts that nobody has here, for a type of options that is not used
+with Deferred("inspect", forward=("uuid",)):
     import click
 
 COMMANDS = {

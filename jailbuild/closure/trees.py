@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from jailbuild.closure.places import Place, laid_place, merged_place, own_place, split, why_not
-from jailbuild.closure.secrets import HEAD, secret
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import JailError, reason
 from jailbuild.names import quoted
@@ -228,6 +227,8 @@ class _Reading:
 
     def add_file(self, directory: int, name: str, source: str, path: str, is_beside: bool = False) -> None:
         """Add a regular file by its name in an open directory, which goes beside what the source root has."""
+        from jailbuild.closure.secrets import HEAD, secret  # only for who has data
+
         try:
             opened = os.open(name, _READ, dir_fd=directory)
             try:

@@ -46,6 +46,8 @@ def libc_that_unwinds(walk: Walk) -> tuple[LinkMap, Dlopen] | None:
     if libc is None or libc.library is None or UNWINDER in walk.names:
         return None
     for object in walk.queue:
+        if object is libc or object.path == walk.interpreter.name:
+            continue  # they have what others call for
         if unwinds(walk.loader.files, object.path, walk.file if object.library is None else object.library.file):
             return libc, _NOTE
     return None

@@ -22,7 +22,7 @@ def imported(*arguments: str) -> set[str]:
 def test_what_only_debuggers_want_is_not_loaded(arguments: list[str]) -> None:
     found = imported(*arguments)
     assert "click" in found
-    assert {"inspect", "pdb", "traceback"} & found == set()
+    assert {"inspect", "pdb", "traceback", "uuid", "platform"} & found == set()
 
 
 def test_a_deferred_module_is_the_real_one_at_its_first_use() -> None:
@@ -39,6 +39,18 @@ def test_a_deferred_module_is_the_real_one_at_its_first_use() -> None:
         "with Deferred('zipapp'):\n"
         "    from zipapp import create_archive\n"
         "assert sys.modules['zipapp'].create_archive is create_archive\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_that_is_only_named_in_a_type_is_a_forward_reference() -> None:
+    """And the real one as soon as it is used: click's own type for UUIDs still works."""
+    code = (
+        "import jailbuild.cli, click, sys\n"
+        "assert 'uuid' not in sys.modules\n"
+        "value = click.UUID.convert('12345678123456781234567812345678', None, None)\n"
+        "import uuid\n"
+        "assert value == uuid.UUID(int=0x12345678123456781234567812345678)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
