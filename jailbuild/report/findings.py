@@ -27,16 +27,17 @@ class _Group(NamedTuple):
 
 
 def text(report: Report, name: str, *, quiet: bool, verbose: bool) -> str:
-    """Return a line for each finding by path, its hint below it where it is not the one just given, and a summary.
+    """Return a line for each finding, the worst first, then by path, its hint below it where it is not the one just
+    given, and a summary.
 
-    Where there are many, unless `verbose`, one line stands for all that are alike, the worst first, and notes go
-    without hints. No note if `quiet`.
+    Where there are many, unless `verbose`, one line stands for all that are alike, and notes go without hints. No note
+    if `quiet`.
     """
     lines = []
     findings = [one for one in report.findings if not (quiet and one.severity == NOTE)]
     if verbose or len(findings) <= _EACH:
         last_hint = None
-        for finding in findings:
+        for finding in sorted(findings, key=lambda one: _ORDER.index(one.severity)):
             lines.append(_line(finding))
             if finding.advice != last_hint:
                 lines.append(_hint(finding))
