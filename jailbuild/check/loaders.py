@@ -82,7 +82,7 @@ def _to_be_asked(root: Root, programs: Iterable[Program], files: Files) -> dict[
 def _difference(part: Part, answer: Answer | None) -> str:
     """Return in words what a loader says otherwise than we; "" where both say the same."""
     if answer is None:
-        return "its loader was not heard, for those before it made an end of the room"
+        return "its loader was not heard: one before it took too long again and again, or made an end of them all"
     if answer.errno:
         return f"its loader could not be started: {os.strerror(answer.errno)}"
     if answer.status is None:

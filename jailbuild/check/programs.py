@@ -31,6 +31,15 @@ _WHOSE = "the box's"
 _MENDED_BY_ADD = ("missing-library", "missing-version", "missing-interpreter", "missing-script-interpreter")
 
 
+def dlopen_of(manifest: Manifest | None, path: str) -> str:
+    """Return which of the libraries that programs open there must be for the program at `path` (one of LEVELS)."""
+    entry = manifest.entries.get(path) if manifest is not None else None
+    if manifest is None or entry is None:
+        return DEFAULT
+    requests = [manifest.requests.get(name) for name in entry.wanted_by]
+    return max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
+
+
 class ProgramRules:
     """Holds programs and libraries to the rules. `box` is how the user calls the root.
 
@@ -95,11 +104,7 @@ class ProgramRules:
         return programs
 
     def _dlopen_of(self, path: str) -> str:
-        dlopen = self.dlopen or DEFAULT
-        if self.dlopen is None and self.manifest is not None:
-            requests = [self.manifest.requests.get(name) for name in self._requested_by(path)]
-            dlopen = max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
-        return dlopen
+        return self.dlopen or dlopen_of(self.manifest, path)
 
     def _unopened(self, program: Program) -> Iterator[Finding]:
         for one in program.unopened:

@@ -84,7 +84,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     listed = manifest.entries if manifest is not None else {}
     places: frozenset[str] | None = None
     if wishes.programs:
-        places = places_of(root, wishes.programs)
+        places = places_of(root, wishes.programs, manifest, wishes.dlopen)
         listed = {path: entry for path, entry in listed.items() if path in places}
     total = sum(
         entry.size or 0 for path, entry in listed.items() if entry.type == "file" and entry.hardlink in (None, path)

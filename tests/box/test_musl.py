@@ -229,6 +229,17 @@ def test_check_finds_a_list_that_is_gone(both: Path, box: Path) -> None:
     assert inside(box, "/usr/bin/tool").returncode == 127
 
 
+def test_a_check_of_one_program_is_about_its_list_too(both: Path, box: Path) -> None:
+    """A list of directories that was changed is told of the program that goes by it, and of no other."""
+    program(both / "usr/bin/musled", library(both / LIBRARIES / "libf.so"))
+    add(box, "--bare", "musled", "fixed", sysroot=both)
+    with open(box / PATH_FILE.lstrip("/"), "ab") as file:
+        file.write(b"\n")
+    told = {word: [(one["code"], one["path"]) for one in objects(run("check", box, "--json", "--program", word))[:-1]]
+            for word in ("musled", "fixed")}
+    assert told == {"musled": [("changed-file", PATH_FILE)], "fixed": []}
+
+
 def test_a_library_alone_is_resolved_by_the_libc_that_it_asks_for(both: Path) -> None:
     """Both loaders are there: one that asks for libc.so is musl's, also where no program loads it."""
     library(both / LIBRARIES / "libalone.so", library(both / LIBRARIES / "libone.so"))
