@@ -9,14 +9,12 @@ from jailbuild.check.findings import ERROR, NOTE, WARNING, Finding, Report
 from jailbuild.names import shown
 
 _EACH = 10  # findings that are told one by one
-_GROUPS = 5  # of one code that are each told, of more the largest
+_GROUPS = 3  # of one code that are each told, of more the largest
 _PLACES = 3  # or paths, that are named for the rest of a group
 _DEEP = 3  # directories of such a place
 _ORDER = (ERROR, WARNING, NOTE)
 # One cause makes many of these, and their subject is the cause.
-_BY_SUBJECT = frozenset((
-    "missing-library", "missing-interpreter", "missing-script-interpreter", "unreached-library",
-))
+_BY_SUBJECT = frozenset(("missing-library", "missing-interpreter", "missing-script-interpreter"))
 
 
 class _Group(NamedTuple):
