@@ -120,7 +120,9 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     if wishes.run:  # when no thread is left that hashes: what follows forks
         from jailbuild.check.loaders import loader_findings  # only where it is asked for
 
-        findings += loader_findings(root, rules.resolved, rules.files, manifest, name)
+        known = {(one.code, one.path, one.subject) for one in findings}
+        findings += [one for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
+                     if (one.code, one.path, one.subject) not in known]
     if places is None:
         return _Look(manifest, findings, rules.count, tree.files)
     files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())

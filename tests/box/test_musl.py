@@ -272,3 +272,15 @@ def test_the_plan_as_shell_makes_the_same_box(both: Path, box: Path, tmp_path: P
     add(box, "tool", "--library-path", "/opt/far", sysroot=both)
     assert dump(tmp_path / "by-hand", contents=True) == dump(box, contents=True)
     assert inside(tmp_path / "by-hand", "/usr/bin/tool").stdout == "8\n"
+
+
+def test_a_symbol_that_musls_loader_does_not_find_is_no_disagreement(both: Path) -> None:
+    """Without --symbols nobody but the loader looks for it: what it says is told as what it is."""
+    target = both / LIBRARIES / "libf.so"
+    program(both / "usr/bin/musled", library(target))
+    assert {one.get("code") for one in objects(run("check", both, "--json", "--run"))} <= {None, "no-user-database"}
+    _compile("int other;", target, (), "-shared", "-fPIC", "-Wl,-soname,libf.so")
+    told = [one for one in objects(run("check", both, "--json", "--run")) if one.get("severity") == "error"]
+    assert [(one["code"], one["path"], one["subject"]) for one in told] == [
+        ("undefined-symbol", "/usr/bin/musled", "f")]
+    assert inside(both, "/usr/bin/musled").returncode == 127
