@@ -37,7 +37,7 @@ def find_programs(root: Root, words: Iterable[str]) -> tuple[str, ...]:
             failures.append(f"cannot check {word}: there is no such file in {root.path}")
         except JailError as error:
             failures += [cause.replace("cannot find", "cannot check", 1) for cause in error.causes]
-            hint = hint or error.hint
+            hint = "name a program by its name, or by its path inside the root, which begins with /"
     if failures:
         raise JailError(failures, hint)
     return tuple(found)

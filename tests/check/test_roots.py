@@ -99,6 +99,14 @@ def test_a_program_that_is_not_there_is_one_line(box: Path, word: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_relative_path_is_told_how_to_be_named(box: Path) -> None:
+    """It is the caller's directory that it goes by: what would be asked for by add is of no use to check."""
+    done = run("check", box, "--program", "usr/bin/ls")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == [
+        "hint: name a program by its name, or by its path inside the root, which begins with /"]
+
+
 def test_several_programs_may_be_named(box: Path) -> None:
     assert summary(box, "--program", "ls", "--program", "/usr/bin/bash", "--program", "ls")["programs"] == 2
 
