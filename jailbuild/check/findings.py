@@ -33,6 +33,9 @@ CODES = {
     "missing-version": Code(
         ERROR, "a program, or a library of it, needs a symbol version that the library it loads does not have",
         "add the program again, or put in the library that it was linked with, or a later one"),
+    "mixed-glibc": Code(
+        ERROR, "the loader and the libc.so.6 that it loads are of two releases of glibc: programs crash at the start",
+        "put in both from one package"),
     "undefined-symbol": Code(
         ERROR, "a program, or a library of it, wants a symbol at the start that nothing it loads has (--symbols)",
         "put in the library that it was linked with"),

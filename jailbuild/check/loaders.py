@@ -22,6 +22,7 @@ from jailbuild.root import Root
 _LISTED = re.compile(r"\t(.+) => (.+) \(0x[0-9a-f]+\)")
 _ALONE = re.compile(r"\t(.+) \(0x[0-9a-f]+\)")  # the loader, the kernel's own, or a name with a slash
 _VERSION = re.compile(r".*: version `(.*)' not found \(required by .*\)")
+_UNFOUND = re.compile(r"Error relocating (/.*): (.*): symbol not found\Z")  # musl's, which binds all at the start
 _STATIC = "\tstatically linked"
 _CANNOT = (errno.ENOEXEC, errno.ELIBBAD)  # execve(2): a program for another machine, and nobody runs it here
 _DENIED = os.strerror(errno.EACCES)
@@ -62,6 +63,11 @@ def loader_findings(
             yield Finding("loader-not-asked", path, f"{interpreter}, the loader of {path}, is asked without any "
                           "capability, and may not read it", interpreter, requested_by=wanted_by)
             continue
+        unfound = _UNFOUND.match(read_list(answer, "").failure) if answer is not None else None
+        if unfound and part.resolution.refusal is None and not part.resolution.missing:  # symbols are for --symbols
+            yield Finding("undefined-symbol", unfound[1], f"{unfound[1]} wants the symbol {unfound[2]}, which the "
+                          f"loader of {path} does not find", unfound[2], requested_by=wanted_by)
+            continue
         difference = _difference(part, answer)
         if difference:
             yield Finding("loader-disagrees", path, f"{path}: {difference}", interpreter, requested_by=wanted_by)
@@ -82,7 +88,7 @@ def _to_be_asked(root: Root, programs: Iterable[Program], files: Files) -> dict[
 def _difference(part: Part, answer: Answer | None) -> str:
     """Return in words what a loader says otherwise than we; "" where both say the same."""
     if answer is None:
-        return "its loader was not heard, for those before it made an end of the room"
+        return "its loader was not heard: one before it took too long again and again, or made an end of them all"
     if answer.errno:
         return f"its loader could not be started: {os.strerror(answer.errno)}"
     if answer.status is None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from jailbuild.box.draft import CACHE
+from jailbuild.box.manifest import Manifest
 from jailbuild.check.findings import Finding
+from jailbuild.check.programs import dlopen_of
 from jailbuild.closure.commands import find_program
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import JailError
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
+from jailbuild.loader.musl_builtin import MuslBuiltIn
+from jailbuild.loader.resolution import opening_in_boxes
 from jailbuild.root import Root
 
 # What is said of a box as a whole.
@@ -33,20 +37,26 @@ def find_programs(root: Root, words: Iterable[str]) -> tuple[str, ...]:
             failures.append(f"cannot check {word}: there is no such file in {root.path}")
         except JailError as error:
             failures += [cause.replace("cannot find", "cannot check", 1) for cause in error.causes]
-            hint = hint or error.hint
+            hint = "name a program by its name, or by its path inside the root, which begins with /"
     if failures:
         raise JailError(failures, hint)
     return tuple(found)
 
 
-def places_of(root: Root, paths: Collection[str]) -> frozenset[str]:
-    """Return the entries of a root that programs are made of: their files, the links on the way, the loader's cache."""
+def places_of(
+    root: Root, paths: Collection[str], manifest: Manifest | None = None, dlopen: str | None = None,
+) -> frozenset[str]:
+    """Return the entries of a root that programs are made of: their files, the links on the way, the loaders' lists.
+
+    What they open while they run is theirs as far as `dlopen` says, None for as much as they were put in with.
+    """
     files = Files(root)
-    programs = Programs(files, Loader(files))
     found = {CACHE, *paths}
     for path in paths:
         try:
-            program = programs.resolve(path)
+            real = root.walk(path).real
+            opening = opening_in_boxes(dlopen or dlopen_of(manifest, real))
+            program = Programs(files, Loader(files, opening=opening)).resolve(path)
         except OSError:  # the check itself will say so
             continue
         found |= _entries(root, program)
@@ -55,7 +65,9 @@ def places_of(root: Root, paths: Collection[str]) -> frozenset[str]:
 
 def _entries(root: Root, program: Program) -> set[str]:
     found: set[str] = set()
-    for path in (*program.files, *(part.path for part in program.parts)):
+    lists = [part.resolution.built_in.path_file for part in program.parts
+             if isinstance(part.resolution.built_in, MuslBuiltIn)]
+    for path in (*program.files, *(part.path for part in program.parts), *lists):
         parent, _, name = path.rpartition("/")
         try:
             found.add(f"{root.walk(parent or '/').real.rstrip('/')}/{name}")

@@ -13,6 +13,7 @@ from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import reason
 from jailbuild.loader import machines
+from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Opening, opening_in_boxes
@@ -28,7 +29,17 @@ def _is_broken(file: File) -> bool:
 
 
 _WHOSE = "the box's"
+_LIBC = "libc.so.6"
 _MENDED_BY_ADD = ("missing-library", "missing-version", "missing-interpreter", "missing-script-interpreter")
+
+
+def dlopen_of(manifest: Manifest | None, path: str) -> str:
+    """Return which of the libraries that programs open there must be for the program at `path` (one of LEVELS)."""
+    entry = manifest.entries.get(path) if manifest is not None else None
+    if manifest is None or entry is None:
+        return DEFAULT
+    requests = [manifest.requests.get(name) for name in entry.wanted_by]
+    return max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
 
 
 class ProgramRules:
@@ -52,6 +63,7 @@ class ProgramRules:
         self.files.learn(tree.elves)
         self.dlopen = dlopen
         self._programs: dict[str, Programs] = {}
+        self._pairs: set[tuple[str, str]] = set()  # of a loader and a libc, that were looked at
         self.count = 0
         self.resolved: list[Program] = []
 
@@ -75,6 +87,7 @@ class ProgramRules:
             self.resolved.append(program)
             reached.update(self._identities(program))
             yield from self._of_program(program)
+            yield from self._mixed(program)
             yield from self._unopened(program)
         if self.only:
             self.count = len(found)
@@ -95,11 +108,7 @@ class ProgramRules:
         return programs
 
     def _dlopen_of(self, path: str) -> str:
-        dlopen = self.dlopen or DEFAULT
-        if self.dlopen is None and self.manifest is not None:
-            requests = [self.manifest.requests.get(name) for name in self._requested_by(path)]
-            dlopen = max([one.dlopen for one in requests if one is not None], key=LEVELS.index, default=DEFAULT)
-        return dlopen
+        return self.dlopen or dlopen_of(self.manifest, path)
 
     def _unopened(self, program: Program) -> Iterator[Finding]:
         for one in program.unopened:
@@ -149,6 +158,27 @@ class ProgramRules:
             if ours is not None and theirs != ours and theirs not in _ALSO_RUNS.get(ours, ()):
                 yield Finding("wrong-machine", path, f"{path} is for {theirs}, the box for {ours}", theirs,
                               requested_by=requested_by)
+
+    def _mixed(self, program: Program) -> Iterator[Finding]:
+        """Yield each libc.so.6 that is of another release than its loader, once: their private interfaces differ."""
+        for part in program.parts:
+            loader = part.resolution.built_in
+            if not isinstance(loader, BuiltIn) or loader.file is None:
+                continue
+            for library in part.resolution.started:
+                if library.name != _LIBC or (loader.name, library.path) in self._pairs:
+                    continue
+                self._pairs.add((loader.name, library.path))
+                ours = self.files.facts(loader.name, loader.file).version
+                theirs = self.files.facts(library.path, library.file).version
+                if ours is None or theirs is None or ours == theirs:
+                    continue
+                path = self.files.root.walk(self.files.absolute(library.path)).real
+                yield Finding(
+                    "mixed-glibc", path, f"{library.path} is of glibc {theirs[0]}.{theirs[1]}, and {loader.name}, "
+                    f"the loader of {part.path}, of {ours[0]}.{ours[1]}", loader.name,
+                    requested_by=self._requested_by(path),
+                )
 
     def _hint(self, problem: Problem, path: str, requested_by: tuple[str, ...]) -> str | None:
         """Return the command that mends a problem, where there is one to be known."""

@@ -84,7 +84,7 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     listed = manifest.entries if manifest is not None else {}
     places: frozenset[str] | None = None
     if wishes.programs:
-        places = places_of(root, wishes.programs)
+        places = places_of(root, wishes.programs, manifest, wishes.dlopen)
         listed = {path: entry for path, entry in listed.items() if path in places}
     total = sum(
         entry.size or 0 for path, entry in listed.items() if entry.type == "file" and entry.hardlink in (None, path)
@@ -120,7 +120,9 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     if wishes.run:  # when no thread is left that hashes: what follows forks
         from jailbuild.check.loaders import loader_findings  # only where it is asked for
 
-        findings += loader_findings(root, rules.resolved, rules.files, manifest, name)
+        known = {(one.code, one.path, one.subject) for one in findings}
+        findings += [one for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
+                     if (one.code, one.path, one.subject) not in known]
     if places is None:
         return _Look(manifest, findings, rules.count, tree.files)
     files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())

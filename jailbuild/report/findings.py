@@ -9,14 +9,12 @@ from jailbuild.check.findings import ERROR, NOTE, WARNING, Finding, Report
 from jailbuild.names import shown
 
 _EACH = 10  # findings that are told one by one
-_GROUPS = 5  # of one code that are each told, of more the largest
+_GROUPS = 3  # of one code that are each told, of more the largest
 _PLACES = 3  # or paths, that are named for the rest of a group
 _DEEP = 3  # directories of such a place
 _ORDER = (ERROR, WARNING, NOTE)
 # One cause makes many of these, and their subject is the cause.
-_BY_SUBJECT = frozenset((
-    "missing-library", "missing-interpreter", "missing-script-interpreter", "unreached-library",
-))
+_BY_SUBJECT = frozenset(("missing-library", "missing-interpreter", "missing-script-interpreter"))
 
 
 class _Group(NamedTuple):
@@ -27,16 +25,17 @@ class _Group(NamedTuple):
 
 
 def text(report: Report, name: str, *, quiet: bool, verbose: bool) -> str:
-    """Return a line for each finding by path, its hint below it where it is not the one just given, and a summary.
+    """Return a line for each finding, the worst first, then by path, its hint below it where it is not the one just
+    given, and a summary.
 
-    Where there are many, unless `verbose`, one line stands for all that are alike, the worst first, and notes go
-    without hints. No note if `quiet`.
+    Where there are many, unless `verbose`, one line stands for all that are alike, and notes go without hints. No note
+    if `quiet`.
     """
     lines = []
     findings = [one for one in report.findings if not (quiet and one.severity == NOTE)]
     if verbose or len(findings) <= _EACH:
         last_hint = None
-        for finding in findings:
+        for finding in sorted(findings, key=lambda one: _ORDER.index(one.severity)):
             lines.append(_line(finding))
             if finding.advice != last_hint:
                 lines.append(_hint(finding))

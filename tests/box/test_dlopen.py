@@ -259,3 +259,16 @@ def test_a_source_without_libgcc_s_is_told_and_not_refused(tmp_path: Path) -> No
     assert "/libc.so.6 would open libgcc_s.so.1 (recommended, for unwinding), which is in none of: " in done.stderr
     assert set(found(tmp_path / "box")) & {"missing-library", "missing-optional-library"} == {
         "missing-optional-library"}
+
+
+def test_a_check_of_one_program_is_about_what_it_opens_too(root: Path, box: Path) -> None:
+    """As far as it was put in with; and about what such a library would open in vain."""
+    add(box, "prog", "--sysroot", root, "--dlopen", "suggested")
+    assert found(box, "--program", "prog").keys() <= {"no-user-database"}
+    with open(box / tiny.LIBRARIES / "libsuggested.so", "ab") as file:
+        file.write(b"!")
+    assert found(box, "--program", "prog")["changed-file"]["path"] == f"{LIB}/libsuggested.so"
+    assert "changed-file" not in found(box, "--program", "prog", "--dlopen", "required")
+    (root / tiny.LIBRARIES / "libinner.so").unlink()
+    missed = found(root, "--program", "/usr/bin/prog")["missing-optional-library"]
+    assert (missed["path"], missed["subject"]) == (f"{LIB}/librecommended.so", "libinner.so")

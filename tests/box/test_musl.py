@@ -229,6 +229,17 @@ def test_check_finds_a_list_that_is_gone(both: Path, box: Path) -> None:
     assert inside(box, "/usr/bin/tool").returncode == 127
 
 
+def test_a_check_of_one_program_is_about_its_list_too(both: Path, box: Path) -> None:
+    """A list of directories that was changed is told of the program that goes by it, and of no other."""
+    program(both / "usr/bin/musled", library(both / LIBRARIES / "libf.so"))
+    add(box, "--bare", "musled", "fixed", sysroot=both)
+    with open(box / PATH_FILE.lstrip("/"), "ab") as file:
+        file.write(b"\n")
+    told = {word: [(one["code"], one["path"]) for one in objects(run("check", box, "--json", "--program", word))[:-1]]
+            for word in ("musled", "fixed")}
+    assert told == {"musled": [("changed-file", PATH_FILE)], "fixed": []}
+
+
 def test_a_library_alone_is_resolved_by_the_libc_that_it_asks_for(both: Path) -> None:
     """Both loaders are there: one that asks for libc.so is musl's, also where no program loads it."""
     library(both / LIBRARIES / "libalone.so", library(both / LIBRARIES / "libone.so"))
@@ -261,3 +272,15 @@ def test_the_plan_as_shell_makes_the_same_box(both: Path, box: Path, tmp_path: P
     add(box, "tool", "--library-path", "/opt/far", sysroot=both)
     assert dump(tmp_path / "by-hand", contents=True) == dump(box, contents=True)
     assert inside(tmp_path / "by-hand", "/usr/bin/tool").stdout == "8\n"
+
+
+def test_a_symbol_that_musls_loader_does_not_find_is_no_disagreement(both: Path) -> None:
+    """Without --symbols nobody but the loader looks for it: what it says is told as what it is."""
+    target = both / LIBRARIES / "libf.so"
+    program(both / "usr/bin/musled", library(target))
+    assert {one.get("code") for one in objects(run("check", both, "--json", "--run"))} <= {None, "no-user-database"}
+    _compile("int other;", target, (), "-shared", "-fPIC", "-Wl,-soname,libf.so")
+    told = [one for one in objects(run("check", both, "--json", "--run")) if one.get("severity") == "error"]
+    assert [(one["code"], one["path"], one["subject"]) for one in told] == [
+        ("undefined-symbol", "/usr/bin/musled", "f")]
+    assert inside(both, "/usr/bin/musled").returncode == 127

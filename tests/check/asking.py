@@ -14,7 +14,7 @@ SEVERITIES = {
         "missing-library", "missing-interpreter", "missing-script-interpreter", "wrong-machine", "dangling-link",
         "missing-file", "changed-file", "wrong-owner", "wrong-mode", "unreadable", "unexpected-privileges",
         "manifest-differs", "unfinished-change", "sshd-refuses", "stale", "missing-version", "undefined-symbol",
-        "loader-disagrees",
+        "loader-disagrees", "mixed-glibc",
     },
     "warning": {
         "unrecorded-capability", "device-node", "outside-hard-link", "world-writable-directory", "world-writable-file",

@@ -194,7 +194,17 @@ def test_one_cause_is_one_line() -> None:
         "error: libc.so.60 needs libc.so.6; 599 more in /usr/bin [missing-library]",
         "error: libx.so.10 needs libx.so.1; likewise /usr/bin/libx.so.11, /usr/bin/libx.so.12 [missing-library]",
     ]
-    assert (len(errors), errors[-1]) == (6, "error: 14 more, of 7 other causes [missing-library]")
+    assert (len(errors), errors[-1]) == (4, "error: 18 more, of 9 other causes [missing-library]")
+
+
+def test_notes_of_a_code_are_one_line_whatever_their_causes() -> None:
+    """Libraries that are no program's each miss something else: that is not for a person to read through."""
+    findings = tuple(Finding("unreached-library", f"/usr/lib/{number}.so", f"{number}.so needs lib{number}",
+                             f"lib{number}")
+                     for number in range(100))
+    told = text(Report(findings, 1, 1), "box", quiet=False, verbose=False).splitlines()
+    assert told[0] == "note: 0.so needs lib0; 99 more in /usr/lib [unreached-library]"
+    assert len(told) == 3
 
 
 def _on_a_terminal(box: Path, *options: str) -> tuple[bytes, bytes]:

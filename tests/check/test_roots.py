@@ -99,5 +99,32 @@ def test_a_program_that_is_not_there_is_one_line(box: Path, word: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_relative_path_is_told_how_to_be_named(box: Path) -> None:
+    """It is the caller's directory that it goes by: what would be asked for by add is of no use to check."""
+    done = run("check", box, "--program", "usr/bin/ls")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == [
+        "hint: name a program by its name, or by its path inside the root, which begins with /"]
+
+
 def test_several_programs_may_be_named(box: Path) -> None:
     assert summary(box, "--program", "ls", "--program", "/usr/bin/bash", "--program", "ls")["programs"] == 2
+
+
+def test_the_worst_is_told_first_also_where_there_is_little_to_tell(tmp_path: Path) -> None:
+    """Errors, warnings, notes, whatever the paths are; each severity by path. JSON goes by path alone."""
+    root = tmp_path / "root"
+    compiled(root / "app", "-static")
+    (root / "app").chmod(0o4755)
+    for name in ("bad", "z"):
+        (root / name).write_text("#!/nowhere\n")
+        (root / name).chmod(0o755)
+    (root / "etc").mkdir()
+    (root / "etc/shadow").write_text("root:$y$j9T$abc:1::::::\n")
+    for options in ((), ("-v",)):
+        done = run("check", root, "--ignore", "reachable-from-host", *options)
+        told = [line.split(": ")[:2] for line in done.stdout.splitlines()[:-1] if not line.startswith("  ")]
+        assert [(severity, words.split()[0]) for severity, words in told] == [
+            ("error", "/bad"), ("error", "/z"), ("warning", "/etc/shadow"), ("note", "/app")]
+    assert [path for _, path in findings(root, "--ignore", "reachable-from-host", status=3)] == [
+        "/app", "/bad", "/etc/shadow", "/z"]

@@ -221,3 +221,21 @@ def test_no_program_of_this_machine_misses_a_version() -> None:
     wrong = {one["path"]: one["error"] for one in objects(run("deps", "--json", *elves)) if one["error"]}
     assert len(elves) > 100
     assert wrong == {}
+
+
+def test_a_loader_and_a_libc_of_two_releases_are_an_error(tmp_path: Path) -> None:
+    """Each finds what it needs by name and version; it is their private interfaces that differ. Told once."""
+    box = tmp_path / "box"
+    add(box, "--bare", "bash", "ls")
+    assert "mixed-glibc" not in {code for code, _ in codes(box)}
+    loader = box / LIB / "ld-linux-x86-64.so.2"  # not by /lib64, where an absolute link is the host's
+    data = loader.read_bytes()
+    release = re.search(rb"release version 2\.(\d\d)", data)
+    assert release
+    other = b"%02d" % (int(release[1]) - 1)
+    loader.write_bytes(data[: release.start(1)] + other + data[release.end(1) :])
+    for options in ((), ("--program", "ls")):
+        told = [one for one in findings(run("check", box, "--json", *options)) if one["code"] == "mixed-glibc"]
+        assert [one["path"] for one in told] == ["/usr/lib/x86_64-linux-gnu/libc.so.6"]
+        assert f"is of glibc 2.{release[1].decode()}, and /lib64/ld-linux-x86-64.so.2, " in told[0]["message"]
+        assert told[0]["message"].endswith(f", of 2.{other.decode()}")
