@@ -147,7 +147,7 @@ def test_hard_links_stay_one_file(sysroot: Path, box: Path, adds: list[tuple[str
     """Also across adds: the second name is linked to the first, and both are listed as a family."""
     _family(sysroot)
     for asked in adds:
-        add(box, *asked, sysroot=sysroot)
+        add(box, "--bare", *asked, sysroot=sysroot)
     assert (box / "usr/bin/perl").samefile(box / "usr/bin/perl5.36.0")
     assert (box / "usr/bin/perl").stat().st_nlink == 2
     assert [entries(box)[f"/usr/bin/{name}"]["hardlink"] for name in ("perl", "perl5.36.0")] == ["/usr/bin/perl"] * 2
