@@ -388,7 +388,7 @@ def test_what_a_recipe_seeks_at_a_prefix_is_told_as_a_path(tmp_path: Path) -> No
 def test_a_pattern_that_fits_too_much_is_told_with_its_recipe(
     tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jailbuild.closure.bring._MOST", 3)
+    monkeypatch.setattr("jailbuild.closure.patterns._MOST", 3)
     (mine / "wide.toml").write_text('title = "x"\n[bring]\nfiles = ["/*"]\n')
     recipe = Shelf((str(mine),)).get("wide")
     for number in range(5):
