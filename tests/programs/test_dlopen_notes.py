@@ -87,5 +87,5 @@ def test_a_box_of_systemctl_has_what_systemds_library_says_it_opens(
             assert "not found" not in listed
         elif there and there[0] not in named:
             assert not (inside / there[0]).exists(), entry
-    assert brought >= 2
+    assert brought
     assert "systemd 2" in said(box, "systemctl", "--version")
