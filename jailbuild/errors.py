@@ -18,6 +18,14 @@ class JailError(Exception):
         super().__init__("; ".join(self.causes))
 
 
+class OtherSourceError(JailError):
+    """A box was made from another source root than the host's own, and the user named none."""
+
+    def __init__(self, cause: str, hint: str, source: str | None) -> None:
+        super().__init__(cause, hint)
+        self.source = source  # the path that the record has
+
+
 def reason(error: OSError) -> str:
     """Return what the system said, without number and path: "Permission denied"."""
     return error.strerror or type(error).__name__

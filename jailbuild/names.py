@@ -39,6 +39,13 @@ def from_json(record: Mapping[str, object], key: str) -> str | None:
     return name
 
 
+def spelled(name: str) -> str:
+    """Return a name as text, also where it is not UTF-8, and no two alike."""
+    written = to_json("name", name)
+    coded = written.get("name_b64")
+    return str(written["name"]) if coded is None else f"{written['name']} (base64 {coded})"
+
+
 def _is_encodable(name: str) -> bool:
     """Say whether a name can be bytes again: JSON can hold halves of characters that no file is called by."""
     try:

@@ -6,12 +6,14 @@ import errno
 import os
 from typing import NamedTuple
 
-from jailbuild.box.label import label_of, refuse_other_root
-from jailbuild.box.manifest import Asked, read_manifest
+from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
+from jailbuild.box.manifest import Asked, Manifest
+from jailbuild.box.ownership import rules
+from jailbuild.box.records import read_manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
-from jailbuild.box.update import find_again
+from jailbuild.box.update import find_again, known_name
 from jailbuild.closure.commands import (
-    NAMED,
+    DOCS,
     NOT_FILES,
     UNPLACED,
     Request,
@@ -37,28 +39,32 @@ class Words(NamedTuple):
     users: tuple[str, ...] = ()
     locales: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()  # with /docs at the end of the name, where that is asked for
+    excludes: tuple[str, ...] = ()  # patterns of what never comes
+    unmanaged: tuple[str, ...] = ()  # paths that are the user's for good
 
 
 def plan_addition(
     root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, without: tuple[str, ...] = (),
-    rebase: bool = False, dlopen: str | None = None,
+    rebase: bool = False, dlopen: str | None = None, is_named: bool = True,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
     No recipe applies by itself to what is `bare`, and those named in `without` do not. `dlopen` is one of LEVELS; None
-    leaves it as it was for what is in the box.
+    leaves it as it was for what is in the box. Unless the user named the source root, a box from another is refused.
 
     Where the source root has changed since the box was made, all its requests are planned anew.
     """
     there = _open_box(box)
     if there is not None and os.path.samestat(os.fstat(there.descriptor), os.fstat(root.descriptor)):
         raise JailError(f"cannot make a box at {box}: it is the source root itself", "name another directory")
-    wanted = _find_all(root, words, there, choices)
+    before = read_manifest(there, box) if there is not None else None
+    if not is_named:
+        refuse_unnamed_source(before, box, "add to")
+    wanted = _find_all(root, words, there, choices, before)
     notes = [note for request in wanted.requests
              if request.name in words.programs and (note := path_note(root, request))]
-    before = read_manifest(there, box) if there is not None else None
     label = label_of(root)
-    asked = {}
+    asked = {one.name: one for one in rules(words.excludes, words.unmanaged)}
     if before is not None and not rebase:
         refuse_other_root(before, label, box, "add to")
     for request in wanted.requests:
@@ -68,9 +74,12 @@ def plan_addition(
         is_bare = bare and request.type not in UNPLACED and (known is None or known.bare)
         own = () if request.type in UNPLACED else tuple(sorted(set(without)))
         level = dlopen or (known.dlopen if known is not None else DEFAULT)
-        asked[request.name] = Asked(request.name, request.path, request.source, is_bare, request.type, own, level)
+        one = known if known is not None else Asked(request.name, request.path)
+        flags = one.flags | wanted.flags.get(request.name, frozenset())
+        asked[request.name] = one._replace(path=request.path, source=request.source, bare=is_bare, type=request.type,
+                                           without=own, dlopen=level, flags=flags)
     wanted = wanted._replace(asked=asked)
-    target = Target(box, there, before, label)
+    target = Target(box, there, before, label, root.path)
     change = None
     if before is None or before.label == label:
         others = target.names() - asked.keys()
@@ -84,7 +93,7 @@ def plan_addition(
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
-def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) -> Wanted:
+def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, before: Manifest | None) -> Wanted:
     """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
     trees: dict[str, Tree] = {}
@@ -106,14 +115,22 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
         if type == "package":
             from jailbuild.closure.packages import find_package  # only who asks for one
 
-            request, tree = find_package(root, word, rules)
+            known = before.requests.get(f"package:{word}") if before is not None else None
+            request, tree = find_package(root, known.word if known is not None else word, rules)
             trees[request.name] = tree
+            if word.endswith(DOCS):
+                flags[request.name] = frozenset(("docs",))
             return request
         tree = read_file(root, word, own, rules) if type == "file" else read_directory(root, word, own, rules)
-        trees[tree.path] = tree
-        return Request(tree.path, tree.path, tree.source, type)
+        name = known_name(before, tree)
+        known_tree = trees.setdefault(name, tree)
+        if (known_tree.path, known_tree.source) != (tree.path, tree.source):
+            raise JailError(f"cannot add {word}: {name} is asked for twice, from different files")
+        return Request(name, tree.named, tree.source, type)
 
-    for type, some in zip(("program", "file", "directory", *NAMED), words, strict=True):
+    flags: dict[str, frozenset[str]] = {}
+    types = ("program", "file", "directory", *UNPLACED, "package")
+    for type, some in zip(types, words[: len(types)], strict=True):
         for word in some:
             try:
                 request = find(word, type)
@@ -123,7 +140,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
             except JailError as error:
                 failures += [cause.replace("cannot find", "cannot add", 1) for cause in error.causes]
                 hint = hint or error.hint
-    wanted = Wanted(tuple(requests.values()), {}, trees)
+    wanted = Wanted(tuple(requests.values()), {}, trees, flags)
     if failures:
         try:
             gather(source_root(lay_over(root, trees.values()), wanted.requests), wanted.requests, options, trees)
@@ -134,7 +151,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices) ->
 
 
 def _refuse_other_source(request: Request, known: Asked) -> None:
-    if request.type == known.type == "package":  # where its files are listed may change
+    if request.type == known.type and (known.is_own or known.type == "package"):  # its source is named again
         return
     if (known.path, known.source, known.type) != (request.path, request.source, request.type):
         raise JailError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.layout import JOURNAL, LOCK, STAGING
-from jailbuild.box.manifest import Manifest, read_manifest
+from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import (
     NEXT,
@@ -27,6 +27,7 @@ from jailbuild.box.record import (
     names_now,
     open_record,
 )
+from jailbuild.box.records import read_manifest
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
 from jailbuild.errors import JailError, reason

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
-from jailbuild.box import lists
+from jailbuild.box import lists, tables
 from jailbuild.box.draft import CACHE, Draft, cache_entry, named_in
 from jailbuild.box.manifest import Entry, Label, Manifest
-from jailbuild.closure import accounts
+from jailbuild.box.ownership import own_paths
+from jailbuild.closure.accounts import PASSWD
 from jailbuild.loader.cache import CacheError, read_cache, write_cache
+from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root
 
 _MAX_CACHE = 8 << 20  # bytes
-_MAX_ACCOUNTS = 16 << 20
-_ACCOUNT_FILES = frozenset((accounts.PASSWD, accounts.GROUP))
-_LINES = re.compile(r"; (?:users|groups) ([^;]*)$")
 
 
 def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
@@ -46,16 +44,37 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
         made[CACHE] = data
         old = entries[CACHE]
         entries[CACHE] = cache_entry(data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
-    for path in _ACCOUNT_FILES & entries.keys():
-        if (data := _lines_kept(before, entries, path, box)) is not None:
-            made[path] = data
-            entries[path] = entries[path]._replace(size=len(data), sha256=None)
+    kept = {}
+    for path in tables.PATHS & entries.keys():
+        if entries[path].source is None and not _is_text(before, entries[path]):
+            ours = tables.our_lines(before.entries[path], tables.read_table(box, path))
+            kept[path] = tables.kept_lines(path, ours, entries[path], entries.get(PASSWD))
+            made[path] = b""  # merged with what the box has when that is looked at
+            entries[path] = entries[path]._replace(size=0, sha256=None)
     for path, old in entries.items():
         if lists.is_made(old) and (data := lists.kept(before, old, box)) is not None:
             made[path] = data
             entries[path] = lists.entry_of(path, data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
     requests = {name: asked for name, asked in before.requests.items() if name in stay}
-    return Draft(label, requests, entries, made, frozenset(entries.keys() - made.keys()))
+    return Draft(
+        label, requests, entries, made, frozenset(entries.keys() - made.keys()), source=before.source, tables=kept,
+        packages=named_packages(before), own=own_paths(before, stay),
+    )
+
+
+def named_packages(manifest: Manifest) -> dict[str, PackageInfo]:
+    """Return the packages of a manifest by how its entries name them: alone, or with the architecture."""
+    found = {}
+    for one in manifest.packages:
+        found[one.name] = one
+        found[f"{one.name}:{one.architecture}"] = one
+    return found
+
+
+def _is_text(before: Manifest, entry: Entry) -> bool:
+    """Say whether a file that is made is what the user gave for it."""
+    asked = [before.requests.get(name) for name in entry.wanted_by]
+    return any(one is not None and one.type == "text" and one.path == entry.path for one in asked)
 
 
 def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
@@ -73,29 +92,6 @@ def _cache_kept(before: Manifest, entry: Entry, box: Root) -> bytes | None:
         return write_cache(kept, little_endian=write_cache(known) == data)
     except CacheError:
         return None
-
-
-def _lines_kept(before: Manifest, entries: Mapping[str, Entry], path: str, box: Root) -> bytes | None:
-    """Return the box's passwd or group file with the lines that are still wanted; None if it is not as we made it.
-
-    Which they are, the edges say.
-    """
-    users = _named_lines(entries.get(accounts.PASSWD))
-    names = _named_lines(entries[path])
-    if entries[path].source is not None or not names:
-        return None
-    try:
-        data = box.read(path, _MAX_ACCOUNTS)
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() != before.entries[path].sha256:
-        return None
-    return accounts.to_bytes(accounts.kept(path, accounts.parse_table(data), names, users))
-
-
-def _named_lines(entry: Entry | None) -> frozenset[str]:
-    found = (_LINES.search(reason.how) for reason in (entry.reasons if entry is not None else ()))
-    return frozenset(name for match in found if match for name in match[1].split())
 
 
 def _place_in(box: Root, path: str) -> str | None:

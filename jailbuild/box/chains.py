@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from jailbuild.box.manifest import Manifest, Reason
+from jailbuild.box.manifest import PARENT, Manifest, Reason, children, edges_of
 
 _Steps = dict[str, tuple[str | None, Reason]]  # by path: the path before, and the step to this one
 Chain = tuple[Reason, ...]  # steps: a path, and how the one before leads to it; the first has the requests too
@@ -19,16 +19,28 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
     entry = manifest.entries[path]
     ways = _Ways(manifest)
     seen: set[Chain] = set()  # requests may share their chains
-    for reason in entry.reasons:
+    held = children(manifest.entries).get(path, [])
+    for reason in edges_of(manifest.entries, entry, held):
         seen.clear()
         if not reason.by:
-            yield (Reason(path, reason.how, reason.wanted_by),)
+            yield (reason._replace(by=path),)
             continue
         for name in reason.wanted_by:
             way = ways.from_request(name, reason.by)
             if way and way not in seen and all(step.by != path for step in way):
                 seen.add(way)
-                yield (*way, Reason(path, reason.how))
+                yield (*way, reason._replace(by=path, wanted_by=()))
+
+
+def words_of(step: Reason) -> str:
+    """Return how the step before leads to a step, in words: "needed", "recipe git > users: program git"."""
+    words = f"{step.how} {' > '.join((*step.through, step.recipe))}" if step.recipe else step.how
+    if step.cause:
+        words += f": {step.cause}"
+    if not step.names:
+        return words
+    table = "groups" if step.by.endswith("/group") else "users"
+    return f"{words} {' '.join(step.names)}" if step.how == "locale" else f"{words}; {table} {' '.join(step.names)}"
 
 
 class _Ways:
@@ -61,13 +73,15 @@ def _shortest(manifest: Manifest, name: str) -> _Steps:
     for path, entry in manifest.entries.items():
         if name not in entry.wanted_by:
             continue
+        if directory := path.rpartition("/")[0]:
+            below.setdefault(path, []).append(Reason(directory, PARENT))
         for reason in entry.reasons:
             if name not in reason.wanted_by:
                 continue
             if not reason.by:
-                todo.append((None, Reason(path, reason.how, (name,))))
+                todo.append((None, reason._replace(by=path, wanted_by=(name,))))
             else:
-                below.setdefault(reason.by, []).append(Reason(path, reason.how))
+                below.setdefault(reason.by, []).append(reason._replace(by=path, wanted_by=()))
     found: _Steps = {}
     while todo:
         above, step = todo.popleft()

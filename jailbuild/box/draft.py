@@ -7,17 +7,18 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.box import lists
+from jailbuild.box import lists, tables
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.manifest import Asked, Entry, Label, Reason
-from jailbuild.closure import accounts
+from jailbuild.box.ownership import Exclusions, own_items, reachable, yielding
 from jailbuild.closure.commands import canonical_place
+from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.cache import CacheEntry, read_cache, write_cache
-from jailbuild.loader.resolution import Edge
 from jailbuild.packages.dpkg import Dpkg
+from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -46,11 +47,23 @@ class Draft(NamedTuple):
     made: Mapping[str, bytes]  # contents of the files that are not copied
     carried: frozenset[str] = frozenset()  # paths
     notes: Mapping[str, str] = {}  # what the user should know when a path is written
+    source: str | None = ""  # as a manifest has it
+    tables: Mapping[str, tuple[str, ...]] = {}  # our lines of the files that are merged by lines, by path
+    packages: Mapping[str, PackageInfo] = {}  # by how entries name them
+    own: frozenset[str] = frozenset()  # paths that the user named, with what is below: they go before all else
+    excluded: frozenset[str] = frozenset()  # paths that would have come
+    preferred: tuple[str, ...] = ()  # paths of `own` where something else would have come
 
 
-def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: Draft, keep_privileges: bool) -> Draft:
-    """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over."""
-    drafting = _Drafting(closure, keep_privileges)
+def draft(
+    closure: Closure, label: Label, source: str | None, asked: Mapping[str, Asked], carried: Draft,
+    keep_privileges: bool,
+) -> Draft:
+    """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over.
+
+    JailError where what the user named by path is excluded.
+    """
+    drafting = _Drafting(closure, keep_privileges, carried)
     for path, node in closure.nodes.items():
         drafting.add_file(path, node.edges)
     for path, held in closure.data.items():
@@ -65,13 +78,23 @@ def draft(closure: Closure, label: Label, asked: Mapping[str, Asked], carried: D
     made.update(drafting.add_lists(made))
     drafting.add_mount_points()
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
-    drafting.add_parents()
     drafting.add_carried(carried)
+    drafting.prefer_own()
+    requests = {**carried.requests, **asked}
+    drafting.exclude(Exclusions(closure.root, requests.values()))
+    drafting.add_parents()
     drafting.join_hard_links()
     drafting.name_packages()
     entries = drafting.finished()
-    made = {path: data for path, data in made.items() if entries[path].source is None}
-    return Draft(label, {**carried.requests, **asked}, entries, made, frozenset(drafting.carried), drafting.notes)
+    made = {path: data for path, data in made.items()
+            if path in entries and entries[path].source is None and path not in drafting.carried}
+    merged = {path: lines for path, lines in drafting.tables.items()
+              if path in entries and path not in drafting.carried}
+    return Draft(
+        label, requests, entries, made, frozenset(drafting.carried), drafting.notes, source, merged,
+        {**carried.packages, **drafting.packages}, frozenset(drafting.own | drafting.kept_own),
+        frozenset(drafting.excluded), tuple(sorted(drafting.preferred)),
+    )
 
 
 def cache_entry(data: bytes) -> Entry:
@@ -86,31 +109,49 @@ def named_in(root: Root, path: str) -> str:
 
 
 class _Drafting:
-    def __init__(self, closure: Closure, keep_privileges: bool) -> None:
+    def __init__(self, closure: Closure, keep_privileges: bool, carried: Draft) -> None:
         self.root = closure.root
         self.closure = closure
         self.dropped = 0 if keep_privileges else _PRIVILEGES
         self.entries: dict[str, Entry] = {}
         self.wanted: dict[str, set[str]] = {}
-        self.reasons: dict[str, dict[tuple[str, str], set[str]]] = {}
+        self.reasons: dict[str, dict[Reason, set[str]]] = {}  # the keys without who wants it
         self.notes: dict[str, str] = {}
         self.carried: set[str] = set()
         self.identities: dict[tuple[int, int], list[str]] = {}
+        self.tables: dict[str, tuple[str, ...]] = dict(carried.tables)
+        self.packages: dict[str, PackageInfo] = {}
+        self.own = own_items(closure)
+        self.kept_own = carried.own - self.own  # of requests that are carried over
+        self.preferred: set[str] = set()
+        self.excluded: set[str] = set()
 
     def _want(self, path: str, wanted_by: Iterable[str], by: str, how: str) -> None:
+        self._want_for(path, wanted_by, Reason(by, how))
+
+    def _want_by(self, path: str, wanted_by: Iterable[str], by: str, edge: AnyEdge) -> None:
+        self._want_for(path, wanted_by, Reason(by, *edge[1:2], (), *edge[2:]))
+
+    def _want_for(self, path: str, wanted_by: Iterable[str], why: Reason) -> None:
         self.wanted.setdefault(path, set()).update(wanted_by)
-        self.reasons.setdefault(path, {}).setdefault((by, how), set()).update(wanted_by)
+        self.reasons.setdefault(path, {}).setdefault(why, set()).update(wanted_by)
+
+    def _drop(self, path: str) -> None:
+        del self.entries[path]
+        self.wanted.pop(path, None)
+        self.reasons.pop(path, None)
+        self.carried.discard(path)
 
     def _named(self, path: str) -> str:
         return named_in(self.root, path)
 
-    def add_file(self, path: str, edges: Mapping[Edge, set[str]]) -> None:
+    def add_file(self, path: str, edges: Mapping[AnyEdge, set[str]]) -> None:
         """Add the file at `path`, with every link and directory on the way."""
         absolute = path if path.startswith("/") else f"/{path}"
         walk = self.root.walk(absolute)
         named = self._named(path)
         for edge, names in edges.items():
-            self._want(named, names, self._named(edge.by) if edge.by else "", edge.how)
+            self._want_by(named, names, self._named(edge.by) if edge.by else "", edge)
         wanted_by = set().union(*edges.values())
         above = {link for link, _ in self.root.walk(absolute.rpartition("/")[0] or "/").links}
         last = named
@@ -129,7 +170,7 @@ class _Drafting:
         for directory in walk.through:
             self._want(directory, wanted_by, named, "path")
 
-    def add_data(self, path: str, item: Item, edges: Mapping[Edge, set[str]]) -> None:
+    def add_data(self, path: str, item: Item, edges: Mapping[AnyEdge, set[str]]) -> None:
         """Add one name of the data that was asked for, as it is."""
         if path not in self.entries:
             if item.type == "link":
@@ -140,7 +181,7 @@ class _Drafting:
                     entry = entry._replace(mode=entry.mode & ~0o111)
                 self.entries[path] = entry
         for edge, names in edges.items():
-            self._want(path, names, edge.by, edge.how)
+            self._want_by(path, names, edge.by, edge)
 
     def _link(self, path: str, target: str) -> Entry:
         status = self.root.lstat(path)
@@ -172,13 +213,13 @@ class _Drafting:
                      source=self.closure.source_of(path))
 
     def add_made(
-        self, path: str, made: Made, edges: Mapping[Edge, set[str]], carried: Draft
+        self, path: str, made: Made, edges: Mapping[AnyEdge, set[str]], carried: Draft
     ) -> bytes | None:
         """Add something that is made, unless it is asked for by path; return the bytes of what is a file."""
         content = made.content
         old = carried.entries.get(path)
         if path in self.entries:
-            if made.type == "directory" == self.entries[path].type:
+            if path not in self.own and made.type == "directory" == self.entries[path].type:
                 self.entries[path] = Entry(path, "directory", made.mode, made.uid, made.gid)
             content = None
         elif old is not None and old.source is not None and made.type != "directory":
@@ -186,14 +227,15 @@ class _Drafting:
             self.carried.add(path)
             content = None
         else:
-            if made.table and content is not None and path in carried.made:
-                lines = accounts.merged(path, accounts.parse_table(carried.made[path]), accounts.parse_table(content))
-                content = accounts.to_bytes(lines)
+            lines = tables.lines_of(path, made)
+            if lines:
+                self.tables[path] = tables.joined(path, carried.tables.get(path, ()), lines)
+                content = b""  # merged with what the box has when that is looked at
             size, time = (None, None) if content is None else (len(content), 0)
             self.entries[path] = Entry(path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target,
                                        device=made.device)
         for edge, names in edges.items():
-            self._want(path, names, edge.by, edge.how)
+            self._want_by(path, names, edge.by, edge)
         return content
 
     def add_cache(self, cached: Mapping[CacheEntry, set[str]], carried: bytes | None) -> bytes:
@@ -275,15 +317,20 @@ class _Drafting:
                 self._want(alias, wanted_by, walk.real, "alias")
 
     def add_parents(self) -> None:
-        """Add the directories above all entries, and those that are only walked through."""
-        for path in sorted(self.wanted, key=lambda path: -path.count("/")):
-            if path not in self.entries:
-                self.entries[path] = self._directory(path)
-            while parent := path.rpartition("/")[0]:
-                if parent not in self.entries:
-                    self.entries[parent] = self._directory(parent)
-                self._want(parent, self.wanted[path], path, "parent")
-                path = parent
+        """Add the directories above all entries, and those that are only walked through; who wants them is told."""
+        todo = sorted(self.wanted, key=lambda path: path.count("/"))
+        while todo:  # the deepest first: what is above comes after all that is in it
+            depth = todo[-1].count("/")
+            above: dict[str, None] = {}
+            while todo and todo[-1].count("/") == depth:
+                path = todo.pop()
+                if path not in self.entries:
+                    self.entries[path] = self._directory(path)
+                if parent := path.rpartition("/")[0]:
+                    if parent not in self.wanted:
+                        above[parent] = None
+                    self.wanted.setdefault(parent, set()).update(self.wanted[path])
+            todo += above
 
     def _directory(self, path: str) -> Entry:
         try:
@@ -294,19 +341,59 @@ class _Drafting:
         return Entry(path, "directory", mode, status.st_uid, status.st_gid, source=path)
 
     def add_carried(self, carried: Draft) -> None:
-        """Add the entries of the requests that are carried over; what the source root gives goes before."""
+        """Add the entries of the requests that are carried over.
+
+        What the source root gives goes before, but for what the user named by path.
+        """
         for path, entry in carried.entries.items():
-            if path not in self.entries:
+            is_own = path in self.kept_own
+            if is_own and path in self.entries and entry.type != "directory":
+                self.preferred.add(path)
+            if path not in self.entries or is_own:
                 self.entries[path] = entry
                 if path in carried.carried:
                     self.carried.add(path)
             self.wanted.setdefault(path, set()).update(entry.wanted_by)
-            for by, how, wanted_by in entry.reasons:
-                self._want(path, wanted_by, by, how)
+            for why in entry.reasons:
+                self._want_for(path, why.wanted_by, why._replace(wanted_by=()))
+
+    def prefer_own(self) -> None:
+        """Drop what cannot stand beside what the user named: what is below a file or link of theirs, or in the way."""
+        blocked, wrong = yielding(self.entries, self.own | self.kept_own)
+        for path in blocked:
+            self._drop(path)
+        self.preferred.update(blocked.values())
+        for path in wrong:
+            self.entries[path] = Entry(path, "directory", 0o755)
+            self.carried.discard(path)
+
+    def exclude(self, exclusions: Exclusions) -> None:
+        """Leave out what never comes, and what only that leads to (JailError: the user named it)."""
+        gone = exclusions.of(self.entries) if exclusions else {}
+        if not gone:
+            return
+        exclusions.refuse_named(self.reasons, gone)
+        waiting = list(gone)
+        while waiting:  # a link to it would lead nowhere
+            for why in self.reasons.get(waiting.pop(), ()):
+                link = self.entries.get(why.by)
+                if why.how == "target" and link is not None and link.type == "link" and why.by not in gone:
+                    gone[why.by] = ""
+                    waiting.append(why.by)
+        self.excluded.update(gone)
+        for path in gone:
+            self._drop(path)
+        kept = reachable(self.entries, self.reasons, gone)
+        for path in self.entries.keys() - kept:
+            self._drop(path)
+            gone[path] = ""
+        for path in kept:
+            self.reasons[path] = {why: names for why, names in self.reasons.get(path, {}).items() if why.by not in gone}
+            self.wanted[path] = set().union(*self.reasons[path].values())
 
     def join_hard_links(self) -> None:
         """Note which files are one file where they come from, those that are carried over included."""
-        for path in sorted(self.carried):
+        for path in sorted(self.carried - self.kept_own):
             entry = self.entries[path]
             if entry.type != "file" or entry.source != path:  # a source elsewhere, that a manifest names, is let be
                 continue
@@ -317,7 +404,8 @@ class _Drafting:
             if status.st_nlink > 1 and (status.st_dev, status.st_ino) in self.identities:
                 self.entries[path] = self._file(path)  # as the source has it, whatever the manifest says
                 self.carried.discard(path)
-        for paths in self.identities.values():
+        for identical in self.identities.values():
+            paths = [path for path in identical if path in self.entries and path not in self.carried]
             families: dict[tuple[str, ...], list[str]] = {}
             for path in paths:
                 # from elsewhere it is one with what the same request brought, or it would depend on the order of adds
@@ -332,18 +420,26 @@ class _Drafting:
         copied = {path: entry.target for path, entry in self.entries.items()
                   if entry.type in ("file", "link") and entry.source == path
                   and path not in self.carried and path not in self.closure.sources}
-        for path, package in Dpkg(self.root).owners(copied).items():
+        database = Dpkg(self.root)
+        owners = database.owners(copied)
+        for path, package in owners.items():
             self.entries[path] = self.entries[path]._replace(package=package)
+        self.packages = database.describe({word for words in owners.values() for word in words.split(", ")})
 
     def finished(self) -> dict[str, Entry]:
         """Return the entries, each with who wants it and why."""
-        return {
-            path: self.entries[path]._replace(
-                wanted_by=tuple(sorted(self.wanted[path])),
-                reasons=tuple(
-                    Reason(by, how, tuple(sorted(names)))
-                    for (by, how), names in sorted(self.reasons.get(path, {}).items())
-                ),
-            )
-            for path in sorted(self.entries)
-        }
+        found = {}
+        names: dict[frozenset[str], tuple[str, ...]] = {}  # one tuple for all who say the same
+
+        def ordered(some: set[str]) -> tuple[str, ...]:
+            key = frozenset(some)
+            if key not in names:
+                names[key] = tuple(sorted(key))
+            return names[key]
+
+        for path in sorted(self.entries):
+            reasons = sorted(why._replace(wanted_by=ordered(some)) for why, some in self.reasons.get(path, {}).items())
+            found[path] = self.entries[path]._replace(
+                wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ()))
+        return found
+

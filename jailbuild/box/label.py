@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from jailbuild.box.manifest import Label, Manifest
 from jailbuild.closure.commands import STANDARD_PATH
 from jailbuild.elf.reader import read_elf
-from jailbuild.errors import JailError
+from jailbuild.errors import JailError, OtherSourceError
 from jailbuild.loader import machines
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _TELLTALES = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/ldconfig")  # programs that most roots have
@@ -67,3 +68,18 @@ def refuse_other_root(before: Manifest, label: Label, box: str, what: str) -> No
             f"cannot {what} {box}: it was made from {before.label}, and this root is {label}",
             "name that root with --sysroot, or go over to this one with --rebase",
         )
+
+
+def refuse_unnamed_source(before: Manifest | None, box: str, what: str) -> None:
+    """Raise OtherSourceError where a box was made from another source root than the host's own, and none was named.
+
+    What the record says makes us refuse, and never read elsewhere.
+    """
+    if before is None or before.source in ("", "/"):
+        return
+    if before.source is None:
+        cause = f"cannot {what} {box}: it was made from an image, and not from this root"
+        raise OtherSourceError(cause, "name a root with --sysroot", None)
+    gone = "" if os.path.isdir(before.source) else ", which is not there any more"
+    raise OtherSourceError(f"cannot {what} {box}: it was made from {before.source}{gone}",
+                           f"--sysroot {quoted(before.source)} takes that root again", before.source)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from jailbuild.box.plan import Plan
-from jailbuild.closure.explain import problems
+from jailbuild.closure.explain import Problem, problems
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.elf.priorities import DEFAULT
@@ -34,15 +34,33 @@ def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False)
         except OSError as error:
             failures.append(f"cannot add {path}: it could not be opened in the box: {reason(error)}")
             continue
-        failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)]
+        failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)
+                     if not _is_excluded(problem, program, closure, plan.draft.excluded)]
         failures += [
             f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
             for ours, theirs in _differences(program, closure.files, found, files)
+            if not _leads_to(closure.files, ours, plan.draft.excluded)
         ]
     if box is not None and plan.before is not None and plan.changes:
         failures += _disturbed(plan, closure, box, programs, anew)
     if failures:
         raise JailError(failures, "what is in the box already gets in the way: build a box of its own")
+
+
+def _is_excluded(problem: Problem, program: Program, closure: Closure, excluded: frozenset[str]) -> bool:
+    """Say whether a program misses something, or loads another library, only because that is excluded."""
+    if not excluded:
+        return False
+    paths = [library.path for library in program.libraries if library.name == problem.subject] or [problem.subject]
+    return any(_leads_to(closure.files, path, excluded) for path in paths)
+
+
+def _leads_to(files: Files, path: str, places: frozenset[str]) -> bool:
+    try:
+        walk = files.root.walk(files.absolute(path))
+    except OSError:
+        return False
+    return walk.real in places or any(link in places for link, _ in walk.links)
 
 
 class _ByDlopen:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from jailbuild.box.faults import step
 from jailbuild.box.layout import DIRECTORY, JOURNAL, LOCK, NAME, STAGING
-from jailbuild.box.manifest import Manifest, parse_manifest
+from jailbuild.box.manifest import Manifest
+from jailbuild.box.records import TooLargeError, bounds_for, decode, encode
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
 
@@ -66,14 +67,24 @@ class Record:
 
     def write_next(self, manifest: Manifest) -> None:
         """Write the manifest to come into the staging."""
-        data = manifest.to_bytes()
-        try:
-            parse_manifest(data)
-        except ValueError as error:  # nobody could read it again, and the box would be lost
-            raise JailError(f"cannot write the manifest of {self.name}: {error}", "name another place") from None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(NEXT, flags, 0o600, dir_fd=self.staging), "wb") as file:
-            file.write(data)
+        bounds = bounds_for(os.fstat(self.directory).st_uid)
+        size = 0
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(NEXT, flags, 0o600, dir_fd=self.staging), "w+b") as file:
+            for line in encode(manifest):
+                size += len(line)
+                if size > bounds.size:
+                    raise JailError(f"cannot write {self.name}: its manifest would have more than {bounds.size >> 20} "
+                                    "MiB, and nobody could read it again", "make several boxes of it")
+                file.write(line)
+            file.seek(0)
+            try:
+                decode(file, bounds)
+            except TooLargeError as error:
+                raise JailError(f"cannot write {self.name}: its manifest could not be read again: {error}",
+                                "make several boxes of it") from None
+            except ValueError as error:
+                raise JailError(f"cannot write the manifest of {self.name}: {error}", "name another place") from None
             if os.geteuid() == 0:  # the record stays its owner's, who may not be who writes now
                 owner = os.fstat(self.directory)
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)

@@ -8,7 +8,7 @@ from jailbuild.box.carry import carry
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan, make_plan
-from jailbuild.closure.commands import DOCS, NAMED
+from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -37,12 +37,14 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
 def _meant(root: Root, before: Manifest, word: str) -> list[str]:
     """Return the requests that a word names: by its name, its path in the box, or as SRC:DEST.
 
-    A recipe, a user, a locale or a package is named so where nothing else is, or with its type: "recipe:zones".
+    A recipe, a user, a locale or a package is named so where nothing else is, or with its type: "recipe:zones"; a rule
+    always with its type: "exclude:/etc/inputrc".
     """
     if word in before.requests:
         return [word]
+    word = word.removesuffix(DOCS) if word.startswith("package:") else word
     if found := [name for name, asked in before.requests.items()
-                 if asked.type in NAMED and asked.what.removesuffix(DOCS) == word]:
+                 if word == name or (asked.type in NAMED and asked.type not in RULES and asked.what == word)]:
         return found
     path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
     for name, asked in before.requests.items():

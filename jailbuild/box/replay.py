@@ -45,7 +45,7 @@ class Replay:
         self.before: Mapping[str, Entry] = before.entries if before is not None else {}
         self.after = after
         self.fresh = fresh
-        self.given = given_up(record)
+        self.given, self.staying = given_up(record)
         self.staged = set(names_now(record.staging))
         self.reports: list[str] = []
 
@@ -57,7 +57,7 @@ class Replay:
         for entry in self._in_order():
             self._persist(entry)
             step("place")
-        for path in sorted(self.before.keys() - self.after.entries.keys(), reverse=True):
+        for path in sorted(self.before.keys() - self.after.entries.keys() - self.staying, reverse=True):
             self._remove(self.before[path])
             step("remove")
         for entry in sorted(self._changed("directory"), key=lambda entry: entry.path, reverse=True):
@@ -245,9 +245,9 @@ def _depths(entries: Iterable[Entry]) -> dict[str, int]:
     """Return a number for each path that is greater than those of all it needs; in a circle any."""
     needs: dict[str, list[str]] = {entry.path: [] for entry in entries}
     for entry in entries:
-        for by, how, _ in entry.reasons:
-            if how not in _PLACES and by in needs:
-                needs[by].append(entry.path)
+        for why in entry.reasons:
+            if why.how not in _PLACES and why.by in needs:
+                needs[why.by].append(entry.path)
     depth: dict[str, int] = {}
     for start in sorted(needs):
         stack = [(start, iter(sorted(needs[start])))]

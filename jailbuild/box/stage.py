@@ -25,6 +25,7 @@ from jailbuild.errors import JailError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
+_STAYS = "stays"
 GIVEN = "given.jsonl"  # in the staging: what of the user's may go, by --replace
 RENEWED = ".new"  # in the staging: the second name of what replaces something
 _MAX_GIVEN = 64 << 20  # bytes
@@ -216,10 +217,15 @@ class Staging:
         return False
 
     def _note_given(self) -> None:
-        """Write down what the user gives up, as it is now: nothing else of his may go after the commit."""
+        """Write down what the user gives up, as it is now: nothing else of his may go after the commit.
+
+        And what stays, although it is listed no longer.
+        """
         lines = []
-        for action in self.plan.changes:
-            if action.given:
+        for action in self.plan.actions:
+            if action.released:
+                lines.append(json.dumps({**to_json("path", action.entry.path), "there": _STAYS}) + "\n")
+            elif action.given:
                 with open_parent(self.box, action.entry.path) as (parent, name):
                     there = identity(parent, name)
                 lines.append(json.dumps({**to_json("path", action.entry.path), **to_json("there", there)}) + "\n")
@@ -240,20 +246,23 @@ class Staging:
             finish_directory(self.box, entry, 0o700)
 
 
-def given_up(record: Record) -> dict[str, str]:
-    """Return what the user gave up before the commit: identities by path. What cannot be read is not given up."""
+def given_up(record: Record) -> tuple[dict[str, str], frozenset[str]]:
+    """Return what the user gave up before the commit, identities by path; and the paths of what stays unlisted.
+
+    What cannot be read is not given up.
+    """
     found: dict[str, str] = {}
     try:
         opened = open_beneath(record.staging, GIVEN, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return found
+        return found, frozenset()
     with os.fdopen(opened, "rb") as file, contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         for line in file.read(_MAX_GIVEN).splitlines():
             note = json.loads(line)
             path, there = from_json(note, "path"), from_json(note, "there")
             if path and there:
                 found[path] = there
-    return found
+    return found, frozenset(path for path, there in found.items() if there == _STAYS)
 
 
 def _finish_link(directory: int, name: str, entry: Entry) -> None:

@@ -11,7 +11,7 @@ from jailbuild.box.draft import draft
 from jailbuild.box.manifest import Asked, Label, Manifest
 from jailbuild.box.plan import Plan, Source, make_plan
 from jailbuild.box.prove import prove
-from jailbuild.closure.commands import Request, find_program, source_root
+from jailbuild.closure.commands import RULES, Request, find_program, source_root
 from jailbuild.closure.gather import Closure, gather
 from jailbuild.closure.gathering import Knowledge, Options
 from jailbuild.closure.trees import Rules, Tree, identity, lay_over
@@ -28,6 +28,7 @@ class Target(NamedTuple):
     there: Root | None  # None if there is nothing yet
     before: Manifest | None
     label: Label  # of the source root
+    source: str | None  # its path on the host
 
     def names(self) -> Collection[str]:
         """Return the names of the requests that the box has."""
@@ -53,11 +54,15 @@ class Choices(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is to be resolved in the source root: requests, how they will be remembered, and the data among them."""
+    """What is to be resolved in the source root: requests, how they will be remembered, and the data among them.
+
+    Rules are remembered too, and nothing is resolved for them.
+    """
 
     requests: tuple[Request, ...] = ()
     asked: Mapping[str, Asked] = {}
     trees: Mapping[str, Tree] = {}  # by the name of the request
+    flags: Mapping[str, frozenset[str]] = {}  # likewise, of packages
 
 
 class Change(NamedTuple):
@@ -93,7 +98,7 @@ def plan_change(
     options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
     closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices))
     kept = carry(target.before, carried, target.label, target.there)
-    drafted = draft(closure, target.label, wanted.asked, kept, choices.keep_privileges)
+    drafted = draft(closure, target.label, target.source, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:
         for path, entry in drafted.entries.items():
@@ -109,5 +114,6 @@ def plan_change(
 def _knowledge(target: Target, wanted: Wanted, choices: Choices) -> Knowledge:
     """Return which recipes may apply to what is wanted."""
     own = frozenset({identity(os.fstat(target.there.descriptor))}) if target.there is not None else frozenset()
-    without = {name: frozenset(asked.without) for name, asked in wanted.asked.items() if not asked.bare}
+    without = {name: frozenset(asked.without) for name, asked in wanted.asked.items()
+               if not asked.bare and asked.type not in RULES}
     return Knowledge(choices.shelf, without, Rules(own, choices.allowed))

@@ -12,12 +12,12 @@ import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jailbuild.box.label import label_of, refuse_other_root
+from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.commands import UNPLACED, Request, find_program, unplaced
+from jailbuild.closure.commands import RULES, UNPLACED, Request, find_program, unplaced
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -41,6 +41,9 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
     notes: list[str] = []
     trees = dict(given.trees)
     for name, known in before.requests.items():
+        if known.type in RULES:
+            asked.setdefault(name, known)
+            continue
         if name not in requests and known.type in UNPLACED:
             if _is_known(root, known, choices):
                 requests[name] = unplaced(known.type, known.what)
@@ -51,7 +54,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
                 if known.type == "package":
                     from jailbuild.closure.packages import find_package  # only who asks for one
 
-                    requests[name], trees[name] = find_package(root, known.what, Rules(allowed=choices.allowed))
+                    requests[name], trees[name] = find_package(root, known.word, Rules(allowed=choices.allowed))
                 else:
                     requests[name] = choices.find(root, name)
             except JailError:
@@ -65,8 +68,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
         if name in requests:
             request = requests[name]
             without = _still_known(known, choices)
-            asked.setdefault(name, Asked(name, request.path, request.source, known.bare, known.type, without,
-                                         known.dlopen))
+            asked.setdefault(name, known._replace(path=request.path, source=request.source, without=without))
         else:
             carried.add(name)
     return Found(Wanted(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
@@ -88,30 +90,35 @@ def _still_known(known: Asked, choices: Choices) -> tuple[str, ...]:
 
 def plan_update(
     root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
-    choices: Choices, *, more: Iterable[Request] = (), without: tuple[str, ...] = (), rebase: bool,
-    dlopen: str | None = None,
+    choices: Choices, *, more: Iterable[Request] = (), rules: Iterable[Asked] = (), without: tuple[str, ...] = (),
+    rebase: bool, dlopen: str | None = None, is_named: bool = True,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
     `files` and `directories` name what was put in by path again, as SRC:DEST or PATH. `more` are recipes, users and
-    locales that the box is to have too; the recipes named in `without` are not to apply any more. `dlopen` is one of
-    LEVELS, for all that is resolved again; None leaves it as it was.
+    locales that the box is to have too, and `rules` what never comes or is the user's; the recipes named in `without`
+    are not to apply any more. `dlopen` is one of LEVELS, for all that is resolved again; None leaves it as it was.
+    Unless the user named the source root, a box from another is refused.
     """
+    if not is_named:
+        refuse_unnamed_source(before, box, "update")
     label = label_of(root)
     if not rebase:
         refuse_other_root(before, label, box, "update")
     given = _named_again(root, box, there, before, files, directories, Rules(allowed=choices.allowed))
     given = given._replace(
         requests=(*given.requests, *more),
-        asked={**given.asked, **{one.name: Asked(one.name, "", None, False, one.type) for one in more}},
+        asked={**given.asked, **{one.name: Asked(one.name, "", None, False, one.type) for one in more},
+               **{one.name: one for one in rules}},
     )
     found = find_again(root, before, given, choices)
     if without:
         found = _left_out(found, without)
     if dlopen is not None:
-        asked = {name: one._replace(dlopen=dlopen) for name, one in found.wanted.asked.items()}
+        asked = {name: one if one.type in RULES else one._replace(dlopen=dlopen)
+                 for name, one in found.wanted.asked.items()}
         found = found._replace(wanted=found.wanted._replace(asked=asked))
-    target = Target(box, there, before, label)
+    target = Target(box, there, before, label, root.path)
     change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
     assert change is not None
     return change, found
@@ -120,8 +127,12 @@ def plan_update(
 def _left_out(found: Found, without: tuple[str, ...]) -> Found:
     """Return what is to be resolved, with recipes that are not to apply."""
     going = {f"recipe:{name}" for name in without}
-    asked = {name: one if one.type in UNPLACED else one._replace(without=tuple(sorted({*one.without, *without})))
-             for name, one in found.wanted.asked.items() if name not in going}
+    asked = {}
+    for name, one in found.wanted.asked.items():
+        if one.type not in (*UNPLACED, *RULES):
+            one = one._replace(without=tuple(sorted({*one.without, *without})))
+        if name not in going:
+            asked[name] = one
     requests = tuple(request for request in found.wanted.requests if request.name not in going)
     return found._replace(wanted=found.wanted._replace(requests=requests, asked=asked), carried=found.carried - going)
 
@@ -140,18 +151,30 @@ def _named_again(
             requests[as_program.name] = as_program
             continue
         tree = read_file(root, word, own, rules)
-        trees[tree.path] = tree
-        requests[tree.path] = Request(tree.path, tree.path, tree.source, "file")
+        name = known_name(before, tree)
+        trees[name] = tree
+        requests[name] = Request(name, tree.named, tree.source, "file")
     for word in directories:
         tree = read_directory(root, word, own, rules)
-        trees[tree.path] = tree
-        requests[tree.path] = Request(tree.path, tree.path, tree.source, "directory")
+        name = known_name(before, tree)
+        trees[name] = tree
+        requests[name] = Request(name, tree.named, tree.source, "directory")
     for name, request in requests.items():
         known = before.requests.get(name)
         if known is None or known.type != request.type:
             raise JailError(f"cannot update {name}: it was never added to {box}", f"jailbuild list {box}")
     asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
     return Wanted(tuple(requests.values()), asked, trees)
+
+
+def known_name(before: Manifest | None, tree: Tree) -> str:
+    """Return the name of the request for a tree: the path that was asked for.
+
+    Schema 1 knew it by where that leads.
+    """
+    if before is not None and tree.named not in before.requests and tree.path in before.requests:
+        return tree.path
+    return tree.named
 
 
 def _as_program(root: Root, before: Manifest, word: str) -> Request | None:

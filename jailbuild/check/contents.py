@@ -9,22 +9,27 @@ from collections.abc import Iterator
 from jailbuild.box.draft import MOUNT_POINTS
 from jailbuild.box.look import can_make_devices, kind_of
 from jailbuild.box.manifest import Entry, Manifest
+from jailbuild.box.ownership import Unmanaged
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, command_on, mend
 from jailbuild.check.tree import Seen, Tree
+from jailbuild.root import Root
 
 _BENEATH = tuple(f"{point}/" for point in MOUNT_POINTS)
 
 
 def content_findings(
-    tree: Tree, digests: Digests, manifest: Manifest, box: str, *, owned: bool, device: int
+    root: Root, tree: Tree, digests: Digests, manifest: Manifest, box: str, *, owned: bool, device: int
 ) -> Iterator[Finding]:
-    """Yield what is gone, what was changed, and what is there without being listed.
+    """Yield what is gone, what was changed, and what is there without being listed, but for what is unmanaged.
 
     `owned` says whether who made the box could set owners and make devices: else they are merely intended, as devices
     are where the caller could make none. What is on another `device` than the box, at a mount point, is not its own.
     """
+    unmanaged = Unmanaged(root, manifest.requests.values())
     for path, entry in sorted(manifest.entries.items()):
+        if path in unmanaged:
+            continue
         seen = tree.seen.get(path)
         if seen is not None:
             if path not in MOUNT_POINTS or seen.identity[0] == device:
@@ -33,7 +38,7 @@ def content_findings(
             yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
                           hint=mend(manifest, entry.wanted_by, box))
     for path in sorted(tree.seen.keys() - manifest.entries.keys()):
-        if not stat.S_ISDIR(tree.seen[path].mode) and not is_beneath_mount_point(path):
+        if not stat.S_ISDIR(tree.seen[path].mode) and not is_beneath_mount_point(path) and path not in unmanaged:
             yield Finding("unlisted-file", path, f"{path} is not jailbuild's", path)
 
 

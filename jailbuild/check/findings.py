@@ -164,7 +164,7 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
         if asked is None:
             words.append(name)
             continue
-        word = asked.what if asked.source is None else f"{asked.source}:{asked.path}"
+        word = asked.word if asked.source is None else f"{asked.source}:{asked.path}"
         option = OPTIONS.get(asked.type)
         docs = ["--docs"] if asked.type == "package" and word.endswith(DOCS) else []
         words += [*([option] if option else []), word.removesuffix(DOCS) if docs else word, *docs]

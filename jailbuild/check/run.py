@@ -43,6 +43,7 @@ class Wishes(NamedTuple):
     dlopen: str | None = None  # which libraries there must be that programs open while they run; None: as put in
     symbols: bool = False  # every symbol is to be found too
     run: bool = False  # the root's own loader is to be asked
+    is_named: bool = True  # whether the user named the source root
 
 
 NO_WISHES = Wishes()
@@ -113,10 +114,10 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
         while digests.step():
             tick()
         if wishes.source is not None:
-            findings += _stale(root, manifest, name, wishes.source, wishes.shelves)
+            findings += _stale(root, manifest, name, wishes)
         if manifest is not None:
             wanted = manifest._replace(entries=listed)
-            findings += content_findings(tree, digests, wanted, name, owned=_is_owned(root), device=place.device)
+            findings += content_findings(root, tree, digests, wanted, name, owned=_is_owned(root), device=place.device)
     if wishes.run:  # when no thread is left that hashes: what follows forks
         from jailbuild.check.loaders import loader_findings  # only where it is asked for
 
@@ -129,16 +130,18 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
     return _Look(manifest, [one for one in findings if is_of(one, places)], rules.count, files)
 
 
-def _stale(
-    root: Root, manifest: Manifest | None, name: str, source: Root, shelves: tuple[str, ...]
-) -> list[Finding]:
+def _stale(root: Root, manifest: Manifest | None, name: str, wishes: Wishes) -> list[Finding]:
     if manifest is None:
         why = "it has no manifest that can be read"
         raise JailError(f"cannot check whether {name} is stale: {why}", "only a box has a source root")
+    from jailbuild.box.label import refuse_unnamed_source
     from jailbuild.check.fresh import stale_findings  # what plans is loaded by who asks for a plan
     from jailbuild.closure.shelf import Shelf
 
-    return list(stale_findings(root, manifest, name, source, Shelf(shelves)))
+    assert wishes.source is not None
+    if not wishes.is_named:
+        refuse_unnamed_source(manifest, name, "check")
+    return list(stale_findings(root, manifest, name, wishes.source, Shelf(wishes.shelves)))
 
 
 def _is_owned(root: Root) -> bool:

@@ -90,7 +90,7 @@ def _is_covered(manifest: Manifest, path: str) -> bool:
     if all(one.bare for one in requests):
         return True
     return any(
-        step.by == path and step.how.startswith("recipe ") and ": program " in step.how
+        step.by == path and step.recipe != "" and step.cause.startswith("program ")
         for entry in manifest.entries.values() for step in entry.reasons
     )
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "recipes": "List what is known of programs beside their libraries.",
 }
 
+_TYPED = "jailbuild.typed"
+
 FAILED = 1
 BEHIND = 3
 INTERRUPTED = 130
@@ -51,7 +53,12 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help option is an `Option` too."""
+    """A command whose help option is an `Option` too, and that knows what was typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, and remember them for `retyped`."""
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         names = self.get_help_option_names(ctx)
@@ -96,6 +103,15 @@ class _Commands(Command, click.Group):
               help="Show the version and exit.")
 def jailbuild() -> None:
     """Make a directory that can serve as / for a few programs, prove it, enter it."""
+
+
+def retyped(*words: str, leave_out: tuple[str, ...] = ()) -> str:
+    """Return the command line that the user typed with more options in it, and some words left out, for a shell."""
+    import shlex  # only needed to word an error
+
+    context = click.get_current_context()
+    typed = [word for word in context.meta[_TYPED] if word not in leave_out]
+    return shlex.join(["jailbuild", context.info_name or "", *words, *typed])
 
 
 def write(text: str) -> None:

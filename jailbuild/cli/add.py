@@ -7,11 +7,12 @@ import os
 import click
 
 from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
-from jailbuild.cli.options import absolute, dlopen, knowing, option, programs, resolving
+from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gathering import Options
 from jailbuild.root import Root
@@ -38,9 +39,10 @@ from jailbuild.root import Root
 @manner
 def command(
     programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
-    packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...],
-    without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...],
-    allowed: tuple[str, ...], level: str | None, bare: bool,
+    packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str | None,
+    recipes: tuple[str, ...], without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...],
+    excludes: tuple[str, ...], unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
+    level: str | None, bare: bool,
     keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
@@ -52,7 +54,7 @@ def command(
     if docs and not packages:
         raise click.UsageError("--docs is about packages: name one with --package.")
     packages = tuple(name + DOCS * docs for name in packages)
-    words = Words(programs, files, directories, recipes, users, locales, packages)
+    words = Words(programs, files, directories, recipes, users, locales, packages, excludes, unmanaged)
     if not any(words):
         raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir, --package or --with.")
     shelf = None
@@ -66,8 +68,9 @@ def command(
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
-        change = plan_addition(Root(sysroot), words, box, choices, bare=bare, without=without, rebase=rebase,
-                               dlopen=level)
+        with naming_source():
+            change = plan_addition(Root(sysroot or "/"), words, box, choices, bare=bare, without=without,
+                                   rebase=rebase, dlopen=level, is_named=sysroot is not None)
         return change.plan, change.source, change.notes
 
     if as_shell:
@@ -78,6 +81,7 @@ def command(
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
         names = [request.name.replace(":", " ", 1) if request.type in NAMED else request.name
                  for request in change.closure.requests if request.name in plan.draft.requests]
+        names += [one.name.replace(":", " ", 1) for one in rules(excludes, unmanaged)]
         say(f"{box}: {few(names)}: {summary(plan)}")
     return 0 if is_done else FAILED
 

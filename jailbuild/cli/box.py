@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jailbuild.box.manifest import Manifest, read_manifest
+from jailbuild.box.manifest import Manifest
+from jailbuild.box.records import read_manifest
 from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
 from jailbuild.root import Root

@@ -120,7 +120,7 @@ def show(plan: Plan, how: Manner, *, all_of_it: bool = True, where: str = "", bo
     """Print a plan, where that was asked for; of one that is `all_of_it` or verbose also what stays as it is."""
     if how.as_json:
         of_box = {} if box is None else to_json("box", box)
-        write("".join(jsonlines.line({**action.as_json(), **of_box}) for action in plan.actions))
+        write("".join(jsonlines.line({**line, **of_box}) for line in plan.lines()))
     elif how.dry_run or how.verbose:
         shown_actions = [action for action in plan.actions if action.kind != "keep" or all_of_it or how.verbose]
         write("".join(f"{action.kind:8} {shown(where + action.entry.path)}\n" for action in shown_actions))

@@ -12,7 +12,7 @@ from jailbuild.check.place import USES
 from jailbuild.check.record import read_trusted
 from jailbuild.check.run import Wishes, check_root
 from jailbuild.cli import Command, write
-from jailbuild.cli.options import as_json, dlopen, option
+from jailbuild.cli.options import as_json, dlopen, naming_source, option
 from jailbuild.cli.progress import progress
 from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
@@ -61,7 +61,7 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("--symbols", is_flag=True, help="Look up every symbol that programs and their libraries want, as ldd -r does.")
 @option("--run", is_flag=True, help="Ask DIR's own loader too, isolated, what each program loads; nothing else is run.")
 @option("--stale", is_flag=True, help="Compare a box with its source root too: what would an update change?")
-@option("--sysroot", metavar="DIR", default="/", show_default=True, help="The source root, for --stale.")
+@option("--sysroot", metavar="DIR", help="The source root, for --stale; by default the host's own /.")
 @option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
               help="A directory with recipes of your own, for --stale.")
 @as_json
@@ -69,7 +69,7 @@ def _complete_code(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 @option("-v", "--verbose", is_flag=True, help="Print every finding, also where many are alike.")
 def command(
     directory: str, programs: tuple[str, ...], strict: bool, uses: tuple[str, ...], ignored: tuple[Ignored, ...],
-    manifest: str | None, level: str | None, symbols: bool, run: bool, stale: bool, sysroot: str,
+    manifest: str | None, level: str | None, symbols: bool, run: bool, stale: bool, sysroot: str | None,
     shelves: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool,
 ) -> int:
     """Check that DIR, a box or any root directory, is self-contained, unchanged and safe.
@@ -83,9 +83,9 @@ def command(
         causes = [cause.replace("cannot open", "cannot check", 1) for cause in error.causes]
         raise JailError(causes, error.hint) from None
     trusted = None if manifest is None else read_trusted(manifest)
-    wishes = Wishes(trusted, uses, ignored, Root(sysroot) if stale else None, shelves,
-                    find_programs(root, programs), level, symbols, run)
-    with progress("checking", quiet) as tell:
+    wishes = Wishes(trusted, uses, ignored, Root(sysroot or "/") if stale else None, shelves,
+                    find_programs(root, programs), level, symbols, run, sysroot is not None)
+    with progress("checking", quiet) as tell, naming_source():
         report = check_root(root, directory, wishes, tell)
     if as_json:
         write("".join(jsonlines.line(finding.as_json()) for finding in report.findings))

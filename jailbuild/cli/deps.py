@@ -35,8 +35,8 @@ _AT_ONCE = 32  # programs that are written together
 @option("--mermaid", "as_mermaid", is_flag=True, help="Print a Mermaid flow chart.")
 @option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
-    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str, preload: str, level: str | None,
-    cpu: str | None, as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
+    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str | None, preload: str,
+    level: str | None, cpu: str | None, as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
 ) -> int:
     """Show what PROGRAM... (names, paths, also of libraries) need, and how the loader finds it.
 
@@ -48,7 +48,7 @@ def command(
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
     form = chosen[0] if chosen else None
-    root = Root(sysroot)
+    root = Root(sysroot or "/")
     status = 0
     requests = []
     for word in programs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import click
 
 from jailbuild.cli import Command, write
@@ -9,6 +11,8 @@ from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
+
+_AT_ONCE = 1000  # lines
 
 
 @click.command(cls=Command)
@@ -18,9 +22,12 @@ def command(box: str, as_json: bool) -> None:
     """List what jailbuild put into BOX: the requests, then every path with who wants it."""
     manifest = manifest_of(box, "list")
     if as_json:
-        write("".join(jsonlines.line(line) for line in manifest.lines()))
+        objects = manifest.lines()
+        while part := "".join(jsonlines.line(one) for one in itertools.islice(objects, _AT_ONCE)):
+            write(part)
         return
-    lines = [f"made from {manifest.label}"]
+    source = "" if manifest.source in ("", "/") else f", {manifest.source or 'an image'}"
+    lines = [f"made from {manifest.label}{source}"]
     for name, asked in sorted(manifest.requests.items()):
         place = asked.source or asked.path
         lines.append(f"request {name}" + (f": {place}" if place else ""))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jailbuild.cli import Option
+from jailbuild.cli import Option, retyped
 from jailbuild.closure.commands import STANDARD_PATH, command_names
 from jailbuild.elf.priorities import DEFAULT, LEVELS
+from jailbuild.errors import OtherSourceError
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ def resolving(command: _Command) -> _Command:
                      help="Directories to search as LD_LIBRARY_PATH would; the caller's own is ignored."),
         option("--path", "search_path", metavar="LIST", default=STANDARD_PATH, show_default=True,
                      help="Where names of programs are looked up."),
-        option("--sysroot", metavar="DIR", default="/", show_default=True,
-                     help="The directory that is / for every look-up."),
+        option("--sysroot", metavar="DIR",
+                     help="The directory that is / for every look-up; by default the host's own /."),
     ):
         command = decorate(command)
     return command
@@ -77,10 +79,25 @@ def knowing(command: _Command) -> _Command:
         option("--user", "users", metavar="NAME", multiple=True, type=click.UNPROCESSED,
                      help="A user of the source root that the box is to know."),
         option("--without", metavar="NAME", multiple=True, help="A recipe that is not to apply."),
+        option("--unmanaged", metavar="PATH", multiple=True, type=click.UNPROCESSED,
+                     help="A path in the box that is yours for good, with all below: put if absent, then left."),
+        option("--exclude", "excludes", metavar="PATTERN", multiple=True, type=click.UNPROCESSED,
+                     help="Paths that never come into the box: * stops at /, ** does not."),
         option("--with", "recipes", metavar="NAME", multiple=True, help="A recipe to apply."),
     ):
         command = decorate(command)
     return command
+
+
+@contextlib.contextmanager
+def naming_source(others: tuple[str, ...] = ()) -> Iterator[None]:
+    """Say of a box that was made from another source root which command takes that root, without the `others`."""
+    try:
+        yield
+    except OtherSourceError as error:
+        if error.source is not None:
+            error.hint = retyped("--sysroot", error.source, leave_out=others)
+        raise
 
 
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON Lines.")

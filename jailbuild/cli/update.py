@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 import click
 
+from jailbuild.box.manifest import Asked
+from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
 from jailbuild.cli import BEHIND, FAILED, Command, complain, say, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, manner, summary
-from jailbuild.cli.options import absolute, dlopen, knowing, option, resolving
+from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
@@ -25,6 +27,7 @@ class More(NamedTuple):
     """What boxes are to have beside what they have, and what is to be otherwise."""
 
     requests: tuple[Request, ...]
+    rules: tuple[Asked, ...]
     without: tuple[str, ...]  # recipes that are not to apply
     dlopen: str | None  # None: as it was
 
@@ -43,8 +46,9 @@ class More(NamedTuple):
 @manner
 def command(
     boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str, recipes: tuple[str, ...], without: tuple[str, ...],
-    users: tuple[str, ...], locales: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
+    library_path: str, search_path: str, sysroot: str | None, recipes: tuple[str, ...],
+    without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], excludes: tuple[str, ...],
+    unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
     level: str | None, keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
@@ -56,13 +60,15 @@ def command(
         shelf.get(name)
     choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
     words = zip(UNPLACED, (recipes, users, locales), strict=True)
-    more = More(tuple(unplaced(type, name) for type, some in words for name in some), without, level)
+    more = More(tuple(unplaced(type, name) for type, some in words for name in some),
+                tuple(rules(excludes, unmanaged)), without, level)
     manner = Manner(**how)
     worst = 0
     for box in boxes:
         try:
             where = f"{box}:" if len(boxes) > 1 else ""
-            status = _update(box, where, files, directories, sysroot, choices, more, manner, rebase)
+            with naming_source(tuple(other for other in boxes if other != box)):
+                status = _update(box, where, files, directories, sysroot, choices, more, manner, rebase)
         except JailError as error:
             complain([_naming(cause, box) for cause in error.causes], error.hint)
             status = FAILED
@@ -77,14 +83,14 @@ def _naming(cause: str, box: str) -> str:
 
 
 def _update(
-    box: str, where: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str, choices: Choices,
+    box: str, where: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str | None, choices: Choices,
     more: More, how: Manner, rebase: bool,
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
-        change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, directories, choices,
-                                    more=more.requests, without=more.without, rebase=rebase,
-                                    dlopen=more.dlopen)
+        change, found = plan_update(Root(sysroot or "/"), box, Root(box), manifest, files, directories, choices,
+                                    more=more.requests, rules=more.rules, without=more.without, rebase=rebase,
+                                    dlopen=more.dlopen, is_named=sysroot is not None)
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(

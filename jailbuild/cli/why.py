@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import click
 
-from jailbuild.box.chains import Chain, chains
+from jailbuild.box.chains import Chain, chains, words_of
 from jailbuild.box.manifest import Manifest
 from jailbuild.cli import Command, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json
-from jailbuild.closure.commands import DOCS
 from jailbuild.errors import JailError
 from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines
@@ -31,7 +30,7 @@ def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
     found = chains(manifest, _listed(manifest, box, path))
     if as_json:
         for chain in found:
-            steps = [{**to_json("path", step.by), "as": step.how} for step in chain]
+            steps = [{**to_json("path", step.by), "as": words_of(step)} for step in chain]
             write(jsonlines.line({"kind": "chain", "steps": steps}))
         return
     for number, chain in enumerate(found):
@@ -44,9 +43,8 @@ def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
 def _steps(chain: Chain) -> Iterator[str]:
     first = chain[0]
     if first.how == "package":  # which one, its path does not tell
-        names = (name.removeprefix("package:").removesuffix(DOCS) for name in first.wanted_by)
-        yield f"{', '.join(names)} (package)"
-    yield from (f"{step.by} ({'listed' if step.how == 'package' else step.how})" for step in chain)
+        yield f"{', '.join(name.removeprefix('package:') for name in first.wanted_by)} (package)"
+    yield from (f"{step.by} ({'listed' if step.how == 'package' else words_of(step)})" for step in chain)
 
 
 def _listed(manifest: Manifest, box: str, path: str) -> str:

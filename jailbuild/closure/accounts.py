@@ -5,13 +5,14 @@ Ids, home and shell are the source root's; root and nobody are there in any case
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jailbuild.root import Root
 
 PASSWD = "/etc/passwd"
 GROUP = "/etc/group"
+SHADOW = "/etc/shadow"
 
 _MOST = 16 << 20  # bytes
 _LAST_ID = (1 << 32) - 2
@@ -108,16 +109,6 @@ def merged(path: str, old: Table, new: Table) -> dict[str, str]:
             kept = ",".join(sorted({member for member in members if member}))
             lines[name] = f"{new[name].rpartition(':')[0]}:{kept}"
     return lines
-
-
-def kept(path: str, lines: Table, names: Collection[str], users: Collection[str]) -> dict[str, str]:
-    """Return the lines of the names alone; groups with the members alone that are among `users`."""
-    found = {name: line for name, line in lines.items() if name in names}
-    if path == GROUP:
-        for name, line in found.items():
-            head, _, members = line.rpartition(":")
-            found[name] = f"{head}:{','.join(member for member in members.split(',') if member in users)}"
-    return found
 
 
 def to_bytes(lines: Table) -> bytes:

@@ -31,7 +31,7 @@ class Made(NamedTuple):
     content: bytes | None = None
     device: tuple[str, int, int] | None = None
     target: str | None = None
-    table: bool = False  # whether its lines are those of a passwd or group file
+    table: tuple[str, ...] = ()  # the lines that the box's passwd or group file is to have
 
 
 class Brought(NamedTuple):

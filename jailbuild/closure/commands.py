@@ -15,16 +15,19 @@ _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
 NOT_FILES = ("/dev/", "/proc/", "/sys/")  # what is below is the kernel's
 
 UNPLACED = ("recipe", "user", "locale")
-NAMED = (*UNPLACED, "package")  # the types that names of requests begin with: a program may be called as its package is
+RULES = ("exclude", "unmanaged")  # a pattern of paths that never come, a path in the box that is the user's for good
+# The types that names of requests begin with: a program may be called as its package is.
+NAMED = (*UNPLACED, "package", "terminfo", *RULES)
 OPTIONS = {"file": "--file", "directory": "--dir", "recipe": "--with", "user": "--user", "locale": "--locale",
-           "package": "--package"}  # of `add`, that ask for a request of a type
-DOCS = "/docs"  # at the end of a package's name, where documentation was asked for; no package has a "/" in its name
+           "package": "--package", "terminfo": "--terminfo", "exclude": "--exclude",
+           "unmanaged": "--unmanaged"}  # of `add`, that ask for a request of a type
+DOCS = "/docs"  # at the end of a package's name, where documentation is asked for; no package has a "/" in its name
 
 
 class Request(NamedTuple):
-    """What was asked for: a "program", a "file" or "directory" of data, a "recipe", "user" or "locale", a "package".
+    """What was asked for: a "program", a "file" or "directory" of data, or one of NAMED.
 
-    The names of the last four begin with the type and a colon; all but the package have no path.
+    The names of the latter begin with the type and a colon; all but the package have no path.
     """
 
     name: str  # what it is called from now on: a command's name, TYPE:NAME, else its path in the box
@@ -39,7 +42,7 @@ class Request(NamedTuple):
 
 
 def unplaced(type: str, name: str) -> Request:
-    """Return the request for a recipe, a user or a locale."""
+    """Return the request for what has no place in the source root: a recipe, a user, a locale, a rule."""
     return Request(f"{type}:{name}", "", None, type)
 
 

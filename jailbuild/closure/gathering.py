@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.closure.commands import STANDARD_PATH, Request, canonical_place
+from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.explain import Problem, problems, unopened_text
 from jailbuild.closure.lists import Listed, listed
 from jailbuild.closure.programs import Part, Program, Programs
@@ -45,7 +46,7 @@ _FEW = 10  # notes of one kind
 class Node(NamedTuple):
     """One file of a closure, by the path it is opened by: who asks for it and how, for which requests."""
 
-    edges: dict[Edge, set[str]]
+    edges: dict[AnyEdge, set[str]]
 
     @property
     def wanted_by(self) -> set[str]:
@@ -57,14 +58,14 @@ class Held(NamedTuple):
     """One name of the data that was asked for: who brings it, for which requests."""
 
     item: Item
-    edges: dict[Edge, set[str]]
+    edges: dict[AnyEdge, set[str]]
 
 
 class HeldMade(NamedTuple):
     """Something that is made: who brings it, for which requests."""
 
     made: Made
-    edges: dict[Edge, set[str]]
+    edges: dict[AnyEdge, set[str]]
 
 
 class Options(NamedTuple):
@@ -162,7 +163,7 @@ class Gathering:
         self._add_program(path, program, Edge("", "program"), request.name)
         return []
 
-    def _add_program(self, path: str, program: Program, edge: Edge, name: str) -> None:
+    def _add_program(self, path: str, program: Program, edge: AnyEdge, name: str) -> None:
         self._ask(path, program, name)
         self._node(path, edge, name)
         self.meet(name).note("program", path, path)
@@ -177,7 +178,7 @@ class Gathering:
                                 key=LEVELS.index)
         self.notes += [unopened_text(one) for one in program.unopened]
 
-    def bring_program(self, path: str, edge: Edge, name: str) -> None:
+    def bring_program(self, path: str, edge: AnyEdge, name: str) -> None:
         """Add a program that a recipe brings for a request: what is wrong with it is a warning."""
         try:
             program = self._programs_for(name).resolve(path)
@@ -198,7 +199,7 @@ class Gathering:
         if program.error is None:
             self._include(name, program)
 
-    def bring_tree(self, tree: Tree, named: str, top: Edge, name: str) -> None:
+    def bring_tree(self, tree: Tree, named: str, top: AnyEdge, name: str) -> None:
         """Add what a recipe brings for a request, which is `named` by the tree's path or by a link to it; likewise.
 
         A library that misses what is in the tree itself finds it in the program that loads both (a JDK's, which need
@@ -241,15 +242,17 @@ class Gathering:
 
             tree, led, notes = led_out_of(self.root, tree, rules)
             self.notes += notes
-        self._hold(tree, tree.path, Edge("", request.type), request.name)
+        top = canonical_place(self.root, tree.named) if tree.named else tree.path
+        self._hold(tree, top, Edge("", request.type), request.name)
         for part in led:
             self.bring_tree(part.tree, part.named, Edge(part.by, "target"), request.name)
         return self._add_programs_of(request, tree)
 
-    def _hold(self, tree: Tree, named: str, top: Edge, name: str) -> None:
+    def _hold(self, tree: Tree, named: str, top: AnyEdge, name: str) -> None:
         for item in tree.items:
             if item.path == named or tree.led is not None:
-                edge = top if tree.led is None or item.path not in tree.led else Edge(tree.led[item.path], "target")
+                link = tree.led.get(item.path) if tree.led is not None else None
+                edge = top if link is None else Edge(link, "target")
             elif item.path == tree.path:
                 edge = Edge(named, "target")
             else:
@@ -299,7 +302,7 @@ class Gathering:
             self._ask(item.path, program, name)
         return found
 
-    def _node(self, path: str, edge: Edge, wanted_by: str) -> None:
+    def _node(self, path: str, edge: AnyEdge, wanted_by: str) -> None:
         self.nodes.setdefault(path, Node({})).edges.setdefault(edge, set()).add(wanted_by)
 
     def _include(self, name: str, program: Program) -> None:

@@ -1,7 +1,6 @@
 """Recipes applied to requests, again and again until nothing new is met.
 
-Each request has its own: what a recipe brings for it goes when it goes. An edge that a recipe makes reads
-"recipe NAME: WHY", or "recipe NAME > INNER: WHY" where one brings another.
+Each request has its own: what a recipe brings for it goes when it goes. An edge that a recipe makes is a NamedEdge.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
-from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts, to_bytes
+from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts
 from jailbuild.closure.bring import Brought, Made, bring, has_prefix, prefixes_of
 from jailbuild.closure.commands import Request, canonical_place, find_command
+from jailbuild.closure.edges import AnyEdge, NamedEdge
 from jailbuild.closure.gathering import Gathering, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
 from jailbuild.closure.shelf import Shelf, elsewhere
@@ -21,10 +21,11 @@ from jailbuild.closure.trees import Tree
 from jailbuild.elf.symbols import symbols_of
 from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge
+from jailbuild.names import spelled
 from jailbuild.root import Root
 
 _FEW = 10  # names of what is absent
-LINES = {PASSWD: "users", GROUP: "groups"}  # how the edges of these say which lines they are for
+_TABLES = (PASSWD, GROUP)  # as Accounts.of returns them
 
 
 class Matches:
@@ -82,11 +83,11 @@ class Knowing:
         self.matches = Matches(self.shelf.whens())
         self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
-        self.users: dict[Edge, tuple[list[str], set[str]]] = {}  # which, and for which requests
+        self.users: dict[NamedEdge, tuple[list[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
         self.named: set[str] = set()  # likewise by a recipe
         self.lists = frozenset(
-            canonical_place(self.root, f"{path}{end}") for path in LINES for end in ("", "-"))
+            canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
         self._accounts: Accounts | None = None
 
     @property
@@ -106,7 +107,7 @@ class Knowing:
             elif request.type == "locale":
                 self._add_locale(request)
             elif request.type == "recipe":
-                self._use(request.name, request.what, Edge("", f"recipe {request.what}"), set(), True)
+                self._use(request.name, request.what, NamedEdge("", "recipe", request.what), set(), True)
                 self._tell_of_nothing(self.shelf.get(request.what))
             if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
                 self._settle(request)
@@ -132,21 +133,22 @@ class Knowing:
                 if kind == "soname":
                     for recipe in self.matches.of("soname", name):
                         if recipe not in done:
-                            self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: {name}"), done,
-                                      False)
+                            edge = NamedEdge(self._place(path), "recipe", recipe, (), name)
+                            self._use(request.name, recipe, edge, done, False)
                     continue
                 for recipe in self.matches.of_program(self.root, path, by_name=kind == "program"):
                     if recipe not in done:
                         what = os.path.basename(path) if kind == "program" else path
-                        self._use(request.name, recipe, Edge(self._place(path), f"recipe {recipe}: program {what}"),
-                                  done, True, path)
+                        edge = NamedEdge(self._place(path), "recipe", recipe, (), f"program {what}")
+                        self._use(request.name, recipe, edge, done, True, path)
 
     def _use_by_symbols(self, request: str, path: str, done: set[str]) -> None:
         """Apply the recipes for what a requested program imports itself."""
         imported = symbols_of(self.root, path)
         for symbol, name in self.matches.symbols:
             if symbol in imported and name not in done:
-                self._use(request, name, Edge(self._place(path), f"recipe {name}: imports {symbol}"), done, False)
+                edge = NamedEdge(self._place(path), "recipe", name, (), f"imports {symbol}")
+                self._use(request, name, edge, done, False)
 
     def _place(self, path: str) -> str:
         """Return the entry of the box that a path is."""
@@ -154,7 +156,7 @@ class Knowing:
         return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
 
     def _use(
-        self, request: str, name: str, edge: Edge, done: set[str], is_told: bool, program: str | None = None,
+        self, request: str, name: str, edge: NamedEdge, done: set[str], is_told: bool, program: str | None = None,
     ) -> None:
         """Bring what a recipe has for a request, and the recipes that it brings; each once.
 
@@ -183,8 +185,7 @@ class Knowing:
         if users:
             self._want_users(users, edge, request, is_told)
         for inner in recipe.bring.recipes:
-            way, colon, why = edge.how.partition(": ")
-            self._use(request, inner, Edge(edge.by, f"{way} > {inner}{colon}{why}"), done, is_told, program)
+            self._use(request, inner, edge.inner(inner), done, is_told, program)
 
     def _without_lists(self, tree: Tree) -> Tree:
         """Return a tree of a recipe without the source root's users and groups: a box has a list of its own."""
@@ -235,18 +236,18 @@ class Knowing:
         self.gathering.notes.append(
             f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}")
 
-    def _hold(self, path: str, made: Made, edge: Edge, request: str) -> None:
+    def _hold(self, path: str, made: Made, edge: NamedEdge, request: str) -> None:
         known = self.made.setdefault(path, HeldMade(made, {}))
         if known.made != made:
-            self.gathering.notes.append(f"warning: {path} is made by two recipes: {edge.how} is left out")
+            self.gathering.notes.append(f"warning: {path} is made by two recipes: {edge.text} is left out")
         else:
             known.edges.setdefault(edge, set()).add(request)
 
-    def _want_users(self, names: tuple[str, ...], edge: Edge, request: str, is_told: bool) -> None:
+    def _want_users(self, names: tuple[str, ...], edge: NamedEdge, request: str, is_told: bool) -> None:
         absent = [name for name in names if name not in self.accounts.users]
         if absent and is_told:
             self.gathering.notes.append(
-                f"warning: {edge.how.partition(': ')[0]} finds no user {', no '.join(absent)} in the source root")
+                f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root")
         users, requests = self.users.setdefault(edge, ([], set()))
         users += [name for name in names if name not in users and name not in absent]
         requests.add(request)
@@ -255,26 +256,28 @@ class Knowing:
         if request.what not in self.accounts.users:
             raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
                             f"useradd {request.what} makes one")
-        self._use(request.name, "users", Edge("", "recipe users"), set(), True)
-        self._want_users((request.what,), Edge("", f"user {request.what}"), request.name, True)
+        self._use(request.name, "users", NamedEdge("", "recipe", "users"), set(), True)
+        self._want_users((request.what,), NamedEdge("", "user", names=(request.what,)),
+                         request.name, True)
 
     def _add_locale(self, request: Request) -> None:
         tree = locales.find(self.root, request.what, self.knowledge.rules)
-        self.gathering.bring_tree(tree, tree.path, Edge("", f"locale {request.what}"), request.name)
+        self.gathering.bring_tree(tree, tree.path, NamedEdge("", "locale", names=(request.what,)),
+                                  request.name)
 
     def _make_accounts(self) -> None:
         """Make the passwd and group files of all users that are wanted."""
         if not self.users:
             return
         wanted = sorted({name for users, _ in self.users.values() for name in users})
-        tables = dict(zip(LINES, self.accounts.of(wanted), strict=True))
+        tables = dict(zip(_TABLES, self.accounts.of(wanted), strict=True))
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
             if place in self.made:
                 self.gathering.notes.append(f"warning: what a recipe makes at {place} is left out: who is known in the "
                                             "box stands there (--without users, --user)")
-            edges: dict[Edge, set[str]] = {}
+            edges: dict[AnyEdge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
-                names = sorted(dict(zip(LINES, self.accounts.of(users), strict=True))[path])
-                edges[edge._replace(how=f"{edge.how}; {LINES[path]} {' '.join(names)}")] = requests
-            self.made[place] = HeldMade(Made("file", 0o644, content=to_bytes(table), table=True), edges)
+                names = sorted(dict(zip(_TABLES, self.accounts.of(users), strict=True))[path])
+                edges.setdefault(edge._replace(names=tuple(map(spelled, names))), set()).update(requests)
+            self.made[place] = HeldMade(Made("file", 0o644, table=tuple(table.values())), edges)

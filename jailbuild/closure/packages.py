@@ -30,9 +30,9 @@ def find_package(root: Root, word: str, rules: Rules = NO_RULES) -> tuple[Reques
     packages = Dpkg(root)
     package = packages.find(word.removesuffix(DOCS))
     reading = _Reading(root, packages.files(package), word.endswith(DOCS), rules)
-    tree = Tree(package.place, None, tuple(item for _, item in sorted(reading.items.items())),
-                tuple(reading.notes(package.name)), reading.led)
-    return Request(f"package:{word}", package.place, None, "package"), tree
+    items = tuple(item for _, item in sorted(reading.items.items()))
+    tree = Tree(package.place, None, items, tuple(reading.notes(package.name)), led=reading.led)
+    return Request(f"package:{word.removesuffix(DOCS)}", package.place, None, "package"), tree
 
 
 class _Reading:

@@ -24,8 +24,9 @@ _OTHERS = {
 class Place(NamedTuple):
     """Where something is, and where it goes."""
 
+    named: str  # what was asked for: the path that it is to have in the source root, links in it not followed
     source: str  # on the host, no links in it
-    path: str
+    path: str  # canonical
     links: tuple[tuple[str, str], ...]  # of the source root, on the way to `path`
     is_laid: bool
 
@@ -63,7 +64,7 @@ def own_place(root: Root, word: str) -> Place:
         hint = "what is elsewhere is named SRC:DST, and DST begins with /"
         raise JailError(f"cannot add {word}: {reason(error)}", hint) from None
     _refuse(f"cannot add {word}", path, walk.real)
-    return Place(root.host_path(walk.real), walk.real, walk.links, False)
+    return Place(path, root.host_path(walk.real), walk.real, walk.links, False)
 
 
 def laid_place(root: Root, source: str, destination: str, is_directory: bool) -> Place:
@@ -87,7 +88,7 @@ def laid_place(root: Root, source: str, destination: str, is_directory: bool) ->
     if place is None:
         raise JailError(f"cannot put {source} at {path}: that is no directory", "name a place for the directory")
     _refuse(f"cannot put {source} at {path}", place)
-    return Place(real, place, _links_to(root, path if is_directory else os.path.dirname(path)), True)
+    return Place(path, real, place, _links_to(root, path if is_directory else os.path.dirname(path)), True)
 
 
 def merged_place(root: Root, path: str) -> str | None:

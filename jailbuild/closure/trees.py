@@ -63,6 +63,7 @@ class Tree(NamedTuple):
     source: str | None  # the host's path of what is laid over; None for what the source root has itself
     items: tuple[Item, ...]  # by path, each once; the links on the way to `path` too, its parents not
     notes: tuple[str, ...]  # what is left out
+    named: str = ""  # the path that was asked for, which may lead to `path` by links
     led: Mapping[str, str] | None = None  # of a package, by path: the link that leads to what is not the package's own
 
     @property
@@ -384,7 +385,7 @@ class _Reading:
             raise JailError(_few(self.causes, "cannot add {} more names"), hint)
         items = tuple(item for _, item in sorted(self.items.items()))
         source = self.place.source if self.place.is_laid else None
-        return Tree(self.place.path, source, items, tuple(_few_notes(self.notes)))
+        return Tree(self.place.path, source, items, tuple(_few_notes(self.notes)), self.place.named)
 
 
 def _kernels() -> frozenset[int]:

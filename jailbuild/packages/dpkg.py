@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 from jailbuild.errors import JailError, reason
+from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root
 
 _PLACE = "/var/lib/dpkg"
@@ -23,6 +24,7 @@ _USUAL = ("coreutils", "libc6", "libc-bin", "util-linux", "zlib1g", "base-files"
 _ALTERNATIVES = "/etc/alternatives/"
 # Compiled when they are used: few runs need more than the first.
 _LIBRARY = r"(lib.*?)(?:\.so\.(\d+)[^/]*|-([\d.]+)\.so)"
+_VERSION = rb"(?m)^(Version|Architecture|Source):[ \t]*(.*?)[ \t]*$"
 _FIELD = rb"(?m)^(Package|Architecture|Status):[ \t]*(.*?)[ \t]*$"
 _NAME = r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?"  # deb-control(5); with an architecture, dpkg(1)
 
@@ -222,6 +224,28 @@ class Dpkg:
                 is_there = status not in ("not-installed", "config-files")
                 found.append((fields[b"Package"], fields.get(b"Architecture", ""), is_there))
         return found
+
+    def describe(self, words: Collection[str]) -> dict[str, PackageInfo]:
+        """Return what is known of packages, NAME or NAME:ARCHITECTURE, by those words; of an unknown one its name."""
+        found: dict[str, PackageInfo] = {}
+        names = {os.fsencode(word.partition(":")[0]) for word in words}
+        stanzas: list[bytes] = []
+        for place in (f"{_PLACE}/status", *(f"{_PLACE}/status.d/{os.fsdecode(name)}" for name in names)):
+            try:
+                stanzas += self.root.read(place, _MOST).split(b"\n\n") if words else ()
+            except OSError:
+                continue
+        for stanza in stanzas:
+            name = stanza.partition(b"\n")[0].partition(b": ")[2].strip()
+            if name not in names:
+                continue
+            fields = {key: os.fsdecode(value) for key, value in re.findall(_VERSION, stanza)}
+            one = PackageInfo(os.fsdecode(name), fields.get(b"Version"), fields.get(b"Architecture"),
+                              fields.get(b"Source", os.fsdecode(name)).partition(" ")[0])
+            found.setdefault(one.name, one)
+            found[f"{one.name}:{one.architecture}"] = one
+        return {word: found.get(word, PackageInfo(word.partition(":")[0], None, word.partition(":")[2] or None, None))
+                for word in words}
 
     def files(self, package: Package) -> tuple[str, ...]:
         """Return what a package has put into the root, directories too: where it is, diversions considered.

@@ -23,11 +23,13 @@ from jailbuild import syscalls
 from jailbuild.box import apply, faults
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
+from jailbuild.box.records import parse_manifest
 from jailbuild.box.target import Choices
 from jailbuild.cli import COMMANDS, jailbuild, main
 from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError, reason
+from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
 PATIENCE = 60  # seconds
@@ -163,9 +165,9 @@ def objects(done: Done) -> list[dict[str, Any]]:
 
 
 def manifest(box: Path) -> list[dict[str, Any]]:
-    """Return the lines of a box's manifest."""
-    text = (box / ".jailbuild/manifest.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Return the lines of a box's manifest, in full, as `list --json` prints them."""
+    found = parse_manifest((box / ".jailbuild/manifest.jsonl").read_bytes())
+    return [json.loads(jsonlines.line(line)) for line in found.lines()]
 
 
 def entries(box: Path) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ import pytest
 
 from jailbuild import syscalls
 from jailbuild.box import apply
-from jailbuild.box.manifest import read_manifest
+from jailbuild.box.records import read_manifest
 from tests.box import tiny
 from tests.box.running import Answer, dump, everything, here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import json
 import os
 import shutil
@@ -16,8 +17,9 @@ import jsonschema
 import pytest
 
 from jailbuild.box.chains import chains
-from jailbuild.box.manifest import Entry, Manifest, parse_manifest
+from jailbuild.box.manifest import Entry, Manifest, Reason
 from jailbuild.box.plan import Action
+from jailbuild.box.records import encode, parse_manifest
 from jailbuild.check.findings import CODES, Finding, Report
 from jailbuild.cli import COMMANDS
 from jailbuild.closure.programs import Part, Program
@@ -26,6 +28,10 @@ from jailbuild.elf.reader import Elf
 from jailbuild.loader.files import File
 from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
 from jailbuild.report import jsonlines
+
+OPTIONAL = {
+    "for", "through", "cause", "box", "lines", "without", "dlopen", "docs", "depends", "recommends", "state",
+}
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
 SCHEMAS = ("add", "check", "deps", "list", "recipes", "why")
@@ -122,10 +128,8 @@ def test_a_schema_is_one_and_describes_every_object_and_key(name: str) -> None:
     for part in objects:
         assert part["description"]
         assert part["additionalProperties"] is False
-        keys = {
-            key for key in part["properties"]
-            if not key.endswith("_b64") and key not in ("for", "box", "without", "dlopen")
-        }
+        optional = OPTIONAL | ({"source"} if "schema" in part["properties"] else set())
+        keys = {key for key in part["properties"] if not key.endswith("_b64") and key not in optional}
         assert set(part["required"]) == keys
         for key, said in part["properties"].items():
             assert "$ref" in said or "const" in said or "enum" in said or said.get("description") or (
@@ -261,8 +265,11 @@ def test_the_dry_run_and_the_real_run_print_the_same_plan(tmp_path: Path) -> Non
 def test_list_prints_the_manifest_s_own_lines(box: Path) -> None:
     text = jailbuild("list", "--json", box)
     lines = hold("list", text)
-    assert text.encode() == (box / ".jailbuild/manifest.jsonl").read_bytes()
-    assert [one["kind"] for one in lines[:4]] == ["header", "request", "request", "entry"]
+    stored = (box / ".jailbuild/manifest.jsonl").read_bytes()
+    assert b"".join(encode(parse_manifest(stored))) == stored
+    assert len(text.encode()) > len(stored)
+    kinds = [kind for kind, _ in itertools.groupby(lines, lambda one: one["kind"])]
+    assert kinds == ["header", "request", "package", "entry"]
     assert [*lines[0]["root"]] == ["id", "version_id", "machine"]
     paths = [one["path"] for one in lines if one["kind"] == "entry"]
     assert paths == sorted(paths)
@@ -327,14 +334,14 @@ def test_every_name_of_an_entry_may_be_other_bytes_than_utf_8(box: Path) -> None
     requests = {ODD: manifest.requests["ls"]._replace(name=ODD, path=ODD, source=ODD)}
     changed = Manifest(manifest.label._replace(id=None), requests, {entry.path: entry for entry in odd})
     hold("list", "".join(jsonlines.line(line) for line in changed.lines()))
-    hold("add", "".join(jsonlines.line(Action("add", entry).as_json()) for entry in odd))
+    hold("add", "".join(jsonlines.line(Action("add", entry).as_json()) for entry in odd if entry.reasons))
 
 
 def test_an_entry_has_what_its_type_needs_and_no_more(box: Path) -> None:
     manifest = parse_manifest((box / ".jailbuild/manifest.jsonl").read_bytes())
     for entry in manifest.entries.values():
         for wrong in ({"type": "device"}, {"target": "x" if entry.type != "link" else None}, {"wanted_by": None}):
-            assert not is_valid("list", {**entry.as_json(), **wrong})
+            assert not is_valid("list", {**entry.as_json(entry.reasons or (Reason("/x", "parent"),)), **wrong})
 
 
 def test_a_finding_about_other_bytes_than_utf_8_fits() -> None:
