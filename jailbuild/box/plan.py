@@ -69,6 +69,16 @@ class Plan(NamedTuple):
         return self.before is not None and not self.changes and manifest_after(self, {}) == self.before
 
     @property
+    def is_current(self) -> bool:
+        """Whether the box is what the plan says, whatever schema its manifest has."""
+        if self.before is None or self.changes or self.conflicts:
+            return False
+        after = manifest_after(self, {})
+        entries = {path: entry._replace(lines=self.before.entries[path].lines) if path in self.before.entries else entry
+                   for path, entry in after.entries.items()}
+        return (after.label, after.requests, entries) == (self.before.label, self.before.requests, self.before.entries)
+
+    @property
     def conflicts(self) -> dict[str, str]:
         """The paths where something is in the way, with what."""
         return {action.entry.path: action.why for action in self.actions if action.kind == "conflict"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from click import UNPROCESSED
@@ -126,10 +126,10 @@ def show(plan: Plan, how: Manner, *, all_of_it: bool = True, where: str = "", bo
         write("".join(f"{action.kind:8} {shown(where + action.entry.path)}\n" for action in shown_actions))
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], between: str = ", ") -> str:
     """Return some names for a summary."""
     more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"{', '.join(names[:_FEW])}{more}"
+    return f"{between.join(names[:_FEW])}{more}"
 
 
 def counted(plan: Plan, kind: str) -> str:
@@ -148,6 +148,13 @@ def counted(plan: Plan, kind: str) -> str:
 
 def summary(plan: Plan) -> str:
     """Return in words what was done."""
-    parts = [f"{verb} {what}" for kind, verb in (("add", "wrote"), ("replace", "replaced"), ("remove", "removed"))
-             if (what := counted(plan, kind))]
-    return "; ".join(parts) or "nothing to do"
+    return _in_words(plan, {"add": "wrote", "replace": "replaced", "remove": "removed"}) or "nothing to do"
+
+
+def forecast(plan: Plan) -> str:
+    """Return in words what would be done."""
+    return _in_words(plan, {"add": "would write", "replace": "would replace", "remove": "would remove"})
+
+
+def _in_words(plan: Plan, verbs: Mapping[str, str]) -> str:
+    return "; ".join(f"{verb} {what}" for kind, verb in verbs.items() if (what := counted(plan, kind)))

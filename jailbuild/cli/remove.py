@@ -10,6 +10,7 @@ from jailbuild.cli import FAILED, Command, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, few, manner, summary
 from jailbuild.cli.options import option
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 
@@ -27,7 +28,11 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
 
     def make() -> tuple[Plan, None, tuple[str, ...]]:
         manifest = manifest_of(box, "write")
-        return plan_removal(Root(box), box, manifest, programs, replace), None, ()
+        plan = plan_removal(Root(box), box, manifest, programs, replace)
+        lifted = [one.what for name, one in manifest.requests.items()
+                  if one.type == "exclude" and name not in plan.draft.requests]
+        notes = [f"what {pattern} kept out comes with the next jailbuild update {quoted(box)}" for pattern in lifted]
+        return plan, None, tuple(notes)
 
     plan, is_done = carry_out(box, manner, make, all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):

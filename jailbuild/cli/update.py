@@ -13,13 +13,14 @@ from jailbuild.box.target import Choices
 from jailbuild.box.update import plan_update
 from jailbuild.cli import BEHIND, FAILED, Command, complain, say, write
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, manner, summary
+from jailbuild.cli.change import Manner, carry_out, few, forecast, manner, summary
 from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
 from jailbuild.names import shown
+from jailbuild.report.packages import package_lines
 from jailbuild.root import Root
 
 
@@ -96,10 +97,25 @@ def _update(
     plan, is_done = carry_out(
         box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False, where=where, box_in_json=True
     )
-    if not (how.dry_run or how.quiet or how.as_json):
-        if not how.verbose:
-            write("".join(f"{action.kind:8} {shown(where + action.entry.path)}\n" for action in plan.changes))
-        say(f"{box}: {summary(plan)}")
+    if not (how.quiet or how.as_json):
+        if not (how.dry_run or how.verbose or where):
+            write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.changes))
+        _tell(plan, box, how, is_one_of_many=bool(where))
     if how.dry_run:
-        return 0 if plan.is_done else BEHIND
+        return 0 if plan.is_current else BEHIND
     return 0 if is_done else FAILED
+
+
+def _tell(plan: Plan, box: str, how: Manner, *, is_one_of_many: bool) -> None:
+    """Say what became of a box, or would: by package too, in a line where there are several boxes."""
+    lines = package_lines(plan)
+    if how.dry_run:
+        what = "is up to date" if plan.is_current else forecast(plan) or "would record other requests"
+    else:
+        what = summary(plan)
+    if is_one_of_many:
+        say(f"{box}: {what}" + (f" ({few(lines, '; ')})" if lines else ""))
+        return
+    say(f"{box}: {what}")
+    for line in lines:
+        say(f"  {line}")
