@@ -168,12 +168,19 @@ def read_manifest(root: Root, box: str, name: str = NAME) -> Manifest | None:
             return None
         hint = "its record is for its owner" if error.errno == errno.EACCES else "somebody put something else there"
         raise JailError(f"cannot read the manifest of {box}: {reason(error)}", hint) from None
+    try:
+        return read_open_manifest(opened, box)
+    finally:
+        os.close(opened)
+
+
+def read_open_manifest(opened: int, box: str) -> Manifest:
+    """Return the manifest in an open file, which stays open (JailError if it cannot be read or believed)."""
     status = os.fstat(opened)
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
-        os.close(opened)
         why = "it is no regular file of a sensible size"
         raise JailError(f"cannot read the manifest of {box}: {why}", "somebody put something else there")
-    with os.fdopen(opened, "rb") as file:
+    with os.fdopen(opened, "rb", closefd=False) as file:
         data = file.read(_MAX_MANIFEST)
     try:
         return parse_manifest(data)
