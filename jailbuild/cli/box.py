@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from jailbuild.box.manifest import Manifest, read_manifest
-from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 
 def manifest_of(box: str, verb: str) -> Manifest:
     """Return the manifest of a box (JailError "cannot VERB …" if it is no box)."""
-    settle(box)
     try:
         root = Root(box)
     except JailError as error:
