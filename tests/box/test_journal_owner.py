@@ -481,6 +481,33 @@ def test_what_a_stranger_planted_is_not_believed(box_of: Callable[[int], Box], w
             complaint(done)
 
 
+def test_a_journal_that_is_swapped_while_it_is_looked_at_is_not_believed(box_of: Callable[[int], Box]) -> None:
+    """It was root's when its owner was asked for, and is another's when it is opened."""
+    box = box_of(NOBODY)
+    box.cut_short(0)
+    for name in ("journal", "staging"):
+        (box.record / name).rename(box.path.parent / name)
+    _forge(box, EVIL).rename(box.path.parent / "forged")
+    (box.record / "staging").rmdir()
+    for name in ("journal", "staging"):
+        (box.path.parent / name).rename(box.record / name)
+    before = _owners(box.path / "usr")
+
+    def swapping() -> None:
+        open_journal = Record.open_journal
+
+        def late(self: Record) -> bool:
+            (box.path.parent / "forged").replace(box.record / "journal")
+            return open_journal(self)
+
+        Record.open_journal = late  # type: ignore[method-assign]
+
+    done = forked("add", "ls", "--into", box.path, "--sysroot", box.sysroot, prepare=swapping)
+    assert "was cut short" in complaint(done)
+    assert (box.record / "journal").stat().st_uid == NOBODY
+    assert before == _owners(box.path / "usr")
+
+
 def _everything(box: Box) -> tuple[object, ...]:
     return _owners(box.path.parent), dump(box.path, contents=False, record=True), {
         path: path.read_bytes() for path in box.path.parent.rglob("*")
