@@ -14,24 +14,28 @@ from collections.abc import Callable, Iterator
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
-from jailbuild.box.layout import JOURNAL, LOCK, STAGING
+from jailbuild.box.layout import JOURNAL, LOCK
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import (
     NEXT,
     BoxChangedError,
     BusyError,
+    Leftover,
     Record,
+    find_leftover,
     is_blank,
     is_unfinished,
-    names_now,
+    leftover_in,
     open_record,
+    recover_command,
+    refuse_others,
 )
-from jailbuild.box.records import read_manifest
+from jailbuild.box.records import read_manifest, read_open_manifest
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
 from jailbuild.errors import JailError, reason
-from jailbuild.root import Root
+from jailbuild.root import Root, open_beneath
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -114,12 +118,14 @@ def _apply(
             staging.take_back()
             raise
         step("commit")
-        return _replay(record, plan.before, after, writing.sync, fresh=True)
+        return _replay(record, plan.before, after, writing.sync, fresh=True, is_believed=True)
     finally:
         record.close()
 
 
-def _replay(record: Record, before: Manifest | None, after: Manifest, sync: bool, *, fresh: bool) -> list[str]:
+def _replay(
+    record: Record, before: Manifest | None, after: Manifest, sync: bool, *, fresh: bool, is_believed: bool
+) -> list[str]:
     """Finish what was committed.
 
     The journal must be on disk before a path changes, and every path before the journal becomes the manifest.
@@ -127,7 +133,7 @@ def _replay(record: Record, before: Manifest | None, after: Manifest, sync: bool
     try:
         if sync:
             os.fsync(record.directory)
-        reports = Replay(record, before, after, fresh=fresh).run()
+        reports = Replay(record, before, after, fresh=fresh, is_believed=is_believed).run()
         if sync:
             syscalls.syncfs(record.directory)
         record.finish()
@@ -145,52 +151,80 @@ def _replay(record: Record, before: Manifest | None, after: Manifest, sync: bool
 
 
 def recover(box: str, wait: Callable[[str], None] | None) -> list[str]:
-    """Finish or take back what a writer that was killed has left in a box; return what was done, a line each.
+    """Finish or take back what a writer of our own that was killed has left in a box; return what was done, in lines.
 
     Nothing is done to a box that is in order, or that a living writer is at, if `wait` is None; else that one is
-    waited for. JailError where the journal cannot be believed or the box cannot be written.
+    waited for. JailError where another user's change was cut short, where the journal cannot be believed, or where
+    the box cannot be written.
     """
     if not os.path.isdir(box):
         return []
     root = Root(box)
     if not is_unfinished(root) and not is_blank(root):
         return []
+    refuse_others(box)
     with _stoppable() as signals, _as_one_line(box):
-        return _settle(root, box, wait, signals)
+        try:
+            return _settle(root, box, wait, signals)
+        except BusyError:
+            return []
 
 
-def _settle(root: Root, box: str, wait: Callable[[str], None] | None, signals: _Signals) -> list[str]:
+def recover_anyones(box: str, wait: Callable[[str], None] | None) -> list[str]:
+    """Do as `recover`, whoever was killed; BusyError if a living writer is at it and `wait` is None.
+
+    What another user's journal says of owners and modes is that user's word: see Replay.
+    """
+    root = Root(box)
+    try:
+        left = find_leftover(root)
+    except OSError as error:
+        raise JailError(f"cannot recover {box}: its record: {reason(error)}", "its owner may, and root") from None
+    if left is None:
+        return []
+    if os.geteuid() not in (0, left.uid):
+        raise JailError(f"cannot recover {box}: {left.words(box)}, and only uid {left.uid} or root can finish it",
+                        f"sudo {recover_command(box)}")
+    with _stoppable() as signals, _as_one_line(box):
+        return _settle(root, box, wait, signals, anyones=True)
+
+
+def _settle(
+    root: Root, box: str, wait: Callable[[str], None] | None, signals: _Signals, *, anyones: bool = False
+) -> list[str]:
     try:
         record = open_record(root, box, wait)
-    except (BusyError, BoxChangedError):
+    except BoxChangedError:
         return []
     signals.hold()
     try:
-        return _recover(record, root, box)
+        left = leftover_in(record.directory)
+        if left is None or (left.what == LOCK and not (left.is_own or anyones)):  # whoever was at it has ended
+            return []
+        if not (left.is_own or anyones):
+            raise left.refusal(box)
+        return _recover(record, root, box, left)
     finally:
         record.close()
 
 
-def _recover(record: Record, root: Root, box: str) -> list[str]:
-    names = names_now(record.directory)
-    if JOURNAL in names:
-        after = read_manifest(root, box, JOURNAL)
-        if after is None:  # somebody has taken it away
-            return []
-        record.open_staging()
-        reports = _replay(record, read_manifest(root, box), after, True, fresh=False)
-        return [f"{box}: finished a change that was cut short", *reports]
-    cleaned = [f"{box}: cleaned up after a change that was cut short"]
-    if not set(names) - {LOCK}:
+def _recover(record: Record, root: Root, box: str, left: Leftover) -> list[str]:
+    change = "a change" if left.uid == os.geteuid() else f"a change by uid {left.uid}"
+    cleaned = [f"{box}: cleaned up after {change} that was cut short"]
+    if left.what == LOCK:
         record.remove()
         return cleaned
-    if STAGING not in names:  # whoever was at it has ended
-        return []
-    try:
-        following = read_manifest(root, box, f"{STAGING}/{NEXT}")
-    except JailError:  # cut short: no directory was made yet
-        following = None
     before = read_manifest(root, box)
+    if left.what == JOURNAL and not record.open_journal():  # somebody has taken it away
+        return []
+    record.open_staging()
+    if left.is_own and not record.is_own():  # somebody has put something else there meanwhile
+        raise left.refusal(box)
+    if left.what == JOURNAL:
+        after = read_open_manifest(record.journal, box)
+        reports = _replay(record, before, after, True, fresh=False, is_believed=left.is_safe)
+        return [f"{box}: finished {change} that was cut short", *reports]
+    following = _read_next(record, box)
     if following is not None:
         step("undo")
         listed = before.entries if before is not None else {}
@@ -200,6 +234,20 @@ def _recover(record: Record, root: Root, box: str) -> list[str]:
     if before is None:
         record.remove()
     return cleaned
+
+
+def _read_next(record: Record, box: str) -> Manifest | None:
+    """Return the manifest to come in the staging; None if it was cut short: no directory was made yet."""
+    try:
+        opened = open_beneath(record.staging, NEXT, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return read_open_manifest(opened, box)
+    except JailError:
+        return None
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

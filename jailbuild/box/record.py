@@ -1,7 +1,8 @@
 """The record of a box, /.jailbuild, in the hands of the one writer that has its lock.
 
 What is in it: `manifest.jsonl`; `lock`, a file that flock(2) is held on and that says by whom; and while work is under
-way `staging/`, where new files are made and replaced ones go, and `journal`, the manifest to come.
+way `staging/`, where new files are made and replaced ones go, and `journal`, the manifest to come. Both belong to who
+makes the change (st_uid), so that whoever comes after a kill knows whose change it was.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jailbuild.box.faults import step
 from jailbuild.box.layout import DIRECTORY, JOURNAL, LOCK, NAME, STAGING
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.records import TooLargeError, bounds_for, decode, encode
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.root import Root, open_beneath
 
 NEXT = "manifest.next"  # in the staging: the manifest to come before the commit
@@ -35,6 +38,28 @@ class BoxChangedError(JailError):
     """Another writer was faster: the plan no longer fits the box."""
 
 
+class Leftover(NamedTuple):
+    """What is in a record while somebody changes the box, and afterwards if that one was killed."""
+
+    what: str  # JOURNAL, STAGING, or LOCK: a record that holds nothing else
+    uid: int  # of who made it
+    is_own: bool  # it is this process's user's: the next command finishes it or takes it back
+    is_safe: bool  # nobody else can have put it there: what it says of owners and modes is believed
+
+    def words(self, box: str) -> str:
+        """Say whose change of a box was cut short."""
+        return f"a change of {box} by uid {self.uid} was cut short"
+
+    def refusal(self, box: str) -> JailError:
+        """Return the error that others get who would write to the box."""
+        return JailError(f"cannot write {box}: {self.words(box)}", recover_command(box))
+
+
+def recover_command(box: str) -> str:
+    """Return the command that finishes or takes back whoever's change of a box, ready for a shell."""
+    return f"jailbuild update --recover {'-- ' if box.startswith('-') else ''}{quoted(box)}"
+
+
 class Record:
     """The record, open and locked until `close`. Its `directory` and its `staging` are descriptors."""
 
@@ -45,6 +70,29 @@ class Record:
         self.lock = lock
         self.made_box = made_box  # whether the box was no directory before this change
         self.staging = -1
+        self.journal = -1  # the manifest to come, before the commit too
+
+    def open_journal(self) -> bool:
+        """Open the journal that a killed writer left; say whether there is one.
+
+        JailError if it cannot be read, or is not a file of its own: somebody else has put it there.
+        """
+        try:
+            self.journal = open_beneath(self.directory, JOURNAL, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            why = reason(error)
+        else:
+            status = os.fstat(self.journal)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                return True
+            why = "it has other names" if stat.S_ISREG(status.st_mode) else "it is no regular file"
+        raise JailError(f"cannot read the journal of {self.name}: {why}", "somebody put something else there")
+
+    def is_own(self) -> bool:
+        """Say whether what is open of journal and staging belongs to this process's user."""
+        return {os.fstat(opened).st_uid for opened in (self.journal, self.staging) if opened >= 0} == {os.geteuid()}
 
     def open_staging(self) -> None:
         """Open the staging, made if need be."""
@@ -70,7 +118,8 @@ class Record:
         bounds = bounds_for(os.fstat(self.directory).st_uid)
         size = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(NEXT, flags, 0o600, dir_fd=self.staging), "w+b") as file:
+        self.journal = os.open(NEXT, flags, 0o600, dir_fd=self.staging)
+        with os.fdopen(self.journal, "w+b", closefd=False) as file:
             for line in encode(manifest):
                 size += len(line)
                 if size > bounds.size:
@@ -85,16 +134,17 @@ class Record:
                                 "make several boxes of it") from None
             except ValueError as error:
                 raise JailError(f"cannot write the manifest of {self.name}: {error}", "name another place") from None
-            if os.geteuid() == 0:  # the record stays its owner's, who may not be who writes now
-                owner = os.fstat(self.directory)
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
 
     def commit(self) -> None:
-        """Make the manifest to come the journal: from now on the change will be finished, by whomever."""
+        """Make the manifest to come the journal: from now on the change will be finished."""
         os.rename(NEXT, JOURNAL, src_dir_fd=self.staging, dst_dir_fd=self.directory)
 
     def finish(self) -> None:
-        """Make the journal the manifest."""
+        """Make the journal the manifest, which is the record's owner's to read whoever writes."""
+        owner, journal = os.fstat(self.directory), os.fstat(self.journal)
+        if os.geteuid() == 0 and journal.st_uid != owner.st_uid and 0 in (journal.st_uid, owner.st_uid):
+            os.fchown(self.journal, owner.st_uid, owner.st_gid)  # not by name: it may lead to another file by now
+            step("given")
         os.rename(JOURNAL, NAME, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def remove(self) -> None:
@@ -114,9 +164,10 @@ class Record:
 
     def close(self) -> None:
         """Let go of the lock."""
-        if self.staging >= 0:
-            os.close(self.staging)
-            self.staging = -1
+        for opened in (self.staging, self.journal):
+            if opened >= 0:
+                os.close(opened)
+        self.staging = self.journal = -1
         try:
             if os.fstat(self.lock).st_nlink == 1:
                 os.ftruncate(self.lock, 0)
@@ -138,29 +189,70 @@ def names_now(directory: int) -> list[str]:
         os.close(again)
 
 
+def find_leftover(box: Root) -> Leftover | None:
+    """Return what a writer at work, or one that was killed, has in the record of a box; None if it has nothing.
+
+    OSError if the record is not for us to see.
+    """
+    try:
+        record = open_beneath(box.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        return leftover_in(record)
+    finally:
+        os.close(record)
+
+
 def is_unfinished(box: Root) -> bool:
     """Say whether there is a journal or a staging: of a writer at work, or of one that was killed."""
-    return not {JOURNAL, STAGING}.isdisjoint(_names(box) or ())
+    return (left := _seen(box)) is not None and left.what != LOCK
 
 
 def is_blank(box: Root) -> bool:
-    """Say whether there is a record that holds nothing: of the first writer at work, or killed before it wrote."""
-    names = _names(box)
-    return names is not None and not set(names) - {LOCK}
+    """Say whether there is a record of our own that holds nothing: of the first writer at work, or killed before it."""
+    return (left := _seen(box)) is not None and left.what == LOCK and left.is_own
 
 
-def _names(box: Root) -> list[str] | None:
-    """Return what is in the record of a box; None if there is none, or it is not ours to see."""
+def _seen(box: Root) -> Leftover | None:
     try:
-        record = open_beneath(box.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+        return find_leftover(box)
     except OSError:
         return None
-    try:
-        return os.listdir(record)
-    except OSError:
+
+
+def leftover_in(record: int) -> Leftover | None:
+    """Return what a writer at work, or one that was killed, has in an open record (OSError): whose it is too.
+
+    One's own is what is all of it one's own, and where no group and nobody else may write. In a directory of another
+    user's that one may have moved a file of ours to the journal's name, but no directory to the staging's: rename(2)
+    wants to write to a directory that it moves.
+    """
+    names = names_now(record)
+    directory, uid = os.fstat(record), os.geteuid()
+    is_closed = not directory.st_mode & 0o022
+    is_safe = is_closed and directory.st_uid == uid
+    found = [name for name in (JOURNAL, STAGING) if name in names]
+    if not found:
+        return None if set(names) - {LOCK} else Leftover(LOCK, directory.st_uid, is_safe, is_safe)
+    owners = [os.stat(name, dir_fd=record, follow_symlinks=False).st_uid for name in found]
+    others = [owner for owner in owners if owner != uid]
+    is_own = not others and is_closed and (is_safe or STAGING in found)
+    return Leftover(found[0], others[0] if others else uid, is_own, is_own and is_safe)
+
+
+def others_leftover(box: Root) -> Leftover | None:
+    """Return what another user's change that was cut short has left in a box; None while a writer is at work."""
+    left = _seen(box)
+    if left is None or left.what == LOCK or left.is_own or is_being_written(box):
         return None
-    finally:
-        os.close(record)
+    return left
+
+
+def refuse_others(box: str) -> None:
+    """Raise a JailError if another user's change of a box was cut short."""
+    if os.path.isdir(box) and (left := others_leftover(Root(box))) is not None:
+        raise left.refusal(box)
 
 
 def is_being_written(box: Root) -> bool:

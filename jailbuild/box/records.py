@@ -135,12 +135,20 @@ def read_manifest(root: Root, box: str, name: str = NAME) -> Manifest | None:
             return None
         hint = "its record is for its owner" if error.errno == errno.EACCES else "somebody put something else there"
         raise JailError(f"cannot read the manifest of {box}: {reason(error)}", hint) from None
-    with os.fdopen(opened, "rb") as file:
-        status = os.fstat(opened)
-        bounds = bounds_for(status.st_uid)
-        if not stat.S_ISREG(status.st_mode):
-            raise JailError(f"cannot read the manifest of {box}: it is no regular file",
-                            "somebody put something else there")
+    try:
+        return read_open_manifest(opened, box)
+    finally:
+        os.close(opened)
+
+
+def read_open_manifest(opened: int, box: str) -> Manifest:
+    """Return the manifest in an open file, which stays open (JailError if it cannot be read or believed)."""
+    status = os.fstat(opened)
+    bounds = bounds_for(status.st_uid)
+    if not stat.S_ISREG(status.st_mode):
+        why = "it is no regular file"
+        raise JailError(f"cannot read the manifest of {box}: {why}", "somebody put something else there")
+    with os.fdopen(opened, "rb", closefd=False) as file:
         try:
             if status.st_size > bounds.size:
                 raise TooLargeError(f"it has more than {bounds.size >> 20} MiB")

@@ -17,7 +17,7 @@ from jailbuild.box.faults import step
 from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record, names_now
-from jailbuild.box.stage import RENEWED, finish_directory, given_up, staged_name
+from jailbuild.box.stage import RENEWED, finish_directory, given_up, limit_directory, staged_name
 from jailbuild.errors import reason
 
 _SAVED = "jailbuild-saved"
@@ -36,15 +36,21 @@ _WRONG_PLACE = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EX
 class Replay:
     """The bringing of a box from the manifest `before` to the one in its journal.
 
-    `fresh` says that the staging was filled a moment ago, by this process: it need not be read again.
+    `fresh` says that the staging was filled a moment ago, by this process: it need not be read again. A journal that
+    is not believed may be another user's: of the owners that it names none is set, of the modes of directories those
+    that its owner could set, without set-ID bits. (Files were given theirs by whoever staged them.)
     """
 
-    def __init__(self, record: Record, before: Manifest | None, after: Manifest, *, fresh: bool) -> None:
+    def __init__(
+        self, record: Record, before: Manifest | None, after: Manifest, *, fresh: bool, is_believed: bool
+    ) -> None:
         self.record = record
         self.box = record.box
         self.before: Mapping[str, Entry] = before.entries if before is not None else {}
         self.after = after
         self.fresh = fresh
+        self.is_believed = is_believed
+        self.made: set[str] = set()  # directories
         self.given, self.staying = given_up(record)
         self.staged = set(names_now(record.staging))
         self.reports: list[str] = []
@@ -91,12 +97,19 @@ class Replay:
         try:
             with open_parent(self.box, entry.path) as (parent, name):
                 os.mkdir(name, 0o700, dir_fd=parent)
+            self.made.add(entry.path)
         except OSError:  # it is there; or what is in it will say what is wrong
             pass
 
     def _finish_directory(self, entry: Entry) -> None:
         try:
-            finish_directory(self.box, entry)
+            if self.is_believed:
+                finish_directory(self.box, entry)
+                return
+            uid = os.geteuid() if entry.path in self.made else os.fstat(self.record.journal).st_uid
+            if not limit_directory(self.box, entry, uid):
+                self.reports.append(
+                    f"{entry.path} was not given mode {entry.mode or 0:04o}: another user may have asked for that")
         except OSError as error:
             self.reports.append(f"{entry.path} could not be given its mode: {reason(error)}")
 

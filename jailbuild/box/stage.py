@@ -295,6 +295,21 @@ def finish_directory(box: Root, entry: Entry, more: int = 0) -> None:
         os.close(made)
 
 
+def limit_directory(box: Root, entry: Entry, uid: int) -> bool:
+    """Give a directory its mode by the word of user `uid`, and say whether it has that mode then (OSError).
+
+    That word counts for directories of that user's alone, and for no set-ID bit.
+    """
+    made = open_beneath(box.descriptor, entry.path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, one_mount=True)
+    try:
+        status = os.fstat(made)
+        if status.st_uid == uid and stat.S_IMODE(status.st_mode) != entry.mode:
+            os.fchmod(made, (entry.mode or 0) & 0o1777)
+        return stat.S_IMODE(os.fstat(made).st_mode) == entry.mode
+    finally:
+        os.close(made)
+
+
 def remove_directories(box: Root, paths: Iterable[str]) -> None:
     """Remove directories that are empty, deepest first; the others stay."""
     for path in sorted(paths, reverse=True):

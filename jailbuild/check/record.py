@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jailbuild.box.layout import DIRECTORY, JOURNAL, NAME, STAGING
 from jailbuild.box.manifest import Manifest
-from jailbuild.box.record import is_being_written
+from jailbuild.box.record import is_being_written, others_leftover, recover_command
 from jailbuild.box.records import parse_manifest, read_manifest
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.explain import add_command
@@ -121,15 +121,20 @@ def _holds(opened: int, data: bytes) -> bool:
 
 def change_findings(root: Root, manifest: Manifest | None, name: str, settled: bool) -> Iterator[Finding]:
     """Yield what somebody left undone, or is doing still: the box was not `settled` while it was looked at."""
+    others = others_leftover(root)
     journal = f"/{DIRECTORY}/{JOURNAL}"
     if not settled:
         yield Finding("unfinished-change", journal, f"{name} is being changed: what was found may be half of it",
                       journal, hint=f"check again: {shlex.join(['jailbuild', 'check', name])}")
     elif _stamp(root, JOURNAL) is not None:
-        asked = [*manifest.requests][:1] if manifest is not None else []
-        again = mend(manifest, asked, name) if manifest is not None else None
-        yield Finding("unfinished-change", journal, f"a change of {name} was interrupted", journal,
+        by = f" by uid {others.uid}" if others is not None else ""
+        if others is not None:
+            again: str | None = recover_command(name)
+        else:
+            again = mend(manifest, [*manifest.requests][:1], name) if manifest is not None else None
+        yield Finding("unfinished-change", journal, f"a change of {name}{by} was interrupted", journal,
                       hint=f"finish it: {again or add_command(['bash'], name)}")
     elif _stamp(root, STAGING) is not None and not is_being_written(root):
         staging = f"/{DIRECTORY}/{STAGING}"
-        yield Finding("leftover-staging", staging, f"{staging} was left by a change that never came about", staging)
+        yield Finding("leftover-staging", staging, f"{staging} was left by a change that never came about", staging,
+                      hint=f"take it back: {recover_command(name)}" if others is not None else None)

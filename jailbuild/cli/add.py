@@ -9,6 +9,7 @@ import click
 from jailbuild.box.add import Words, plan_addition
 from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
+from jailbuild.box.record import refuse_others
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
@@ -74,6 +75,7 @@ def command(
         return change.plan, change.source, change.notes
 
     if as_shell:
+        refuse_others(box)
         plan, _, notes = make()
         _print_shell(plan, notes, change, box, manner, keep_privileges)
         return 0

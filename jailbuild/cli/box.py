@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.records import read_manifest
-from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 
 def manifest_of(box: str, verb: str) -> Manifest:
     """Return the manifest of a box (JailError "cannot VERB …" if it is no box)."""
-    settle(box)
     try:
         root = Root(box)
     except JailError as error:

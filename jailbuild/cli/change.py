@@ -10,7 +10,7 @@ from click import UNPROCESSED
 from jailbuild.box.apply import Writing, apply_plan, recover
 from jailbuild.box.copy import SourceChangedError
 from jailbuild.box.plan import Plan
-from jailbuild.box.record import BoxChangedError
+from jailbuild.box.record import BoxChangedError, refuse_others
 from jailbuild.cli import say, write
 from jailbuild.cli.options import as_json, option
 from jailbuild.cli.progress import progress
@@ -51,10 +51,15 @@ def manner(command: _Command) -> _Command:
 
 
 def settle(box: str, how: Manner) -> None:
-    """Finish or clean up what a killed writer has left in a box, and say so."""
-    if not how.dry_run:
-        for line in recover(box, None if how.no_wait else say):
-            say(f"note: {line}")
+    """Finish or clean up what a killed writer has left in a box, and say so; JailError if it is another user's.
+
+    A dry run leaves it; a plan beside half of another user's change, which may yet be finished, would be wrong.
+    """
+    if how.dry_run:
+        refuse_others(box)
+        return
+    for line in recover(box, None if how.no_wait else say):
+        say(f"note: {line}")
 
 
 def carry_out(

@@ -9,6 +9,7 @@ import click
 from jailbuild.cli import Command, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json
+from jailbuild.cli.settle import settle
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 
@@ -20,6 +21,7 @@ _AT_ONCE = 1000  # lines
 @as_json
 def command(box: str, as_json: bool) -> None:
     """List what jailbuild put into BOX: the requests, then every path with who wants it."""
+    settle(box)
     manifest = manifest_of(box, "list")
     if as_json:
         objects = manifest.lines()

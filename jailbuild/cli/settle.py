@@ -1,31 +1,29 @@
-"""What every command does first with a box: what a killed writer has left in it is finished or cleaned up."""
+"""What every command that reads does first with a box: what a killed writer has left in it is seen to, or said."""
 
 from __future__ import annotations
 
-import os
-
-from jailbuild.box.layout import DIRECTORY, may_be_unfinished
+from jailbuild.box.layout import JOURNAL, may_be_unfinished
 from jailbuild.cli import say
 from jailbuild.errors import JailError
+from jailbuild.root import Root
 
 
 def settle(box: str) -> None:
-    """Finish or clean up what a killed writer has left in a box, and say so; nothing while a living one is at it.
+    """Finish or clean up what a killed writer of our own has left in a box, and say so; of another user's say so alone.
 
-    Root does so only in boxes of root's: the owners and modes in a journal are its owner's word.
+    Nothing while a living writer is at it.
     """
     if not may_be_unfinished(box):
         return
-    try:
-        owner = os.lstat(os.path.join(box, DIRECTORY)).st_uid
-    except OSError:
-        return
-    if owner != os.geteuid():
-        say(f"warning: a change of {box} was cut short; uid {owner}, whose box it is, can finish it")
-        return
     from jailbuild.box.apply import recover  # only who needs it: it writes
+    from jailbuild.box.record import others_leftover, recover_command
 
     try:
+        left = others_leftover(Root(box))
+        if left is not None:
+            end = "finishes it" if left.what == JOURNAL else "takes it back"
+            say(f"warning: {left.words(box)}: {recover_command(box)} {end}")
+            return
         for line in recover(box, None):
             say(f"note: {line}")
     except JailError as error:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import click
 
+from jailbuild.box.apply import recover_anyones
 from jailbuild.box.manifest import Asked
 from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
@@ -22,6 +23,8 @@ from jailbuild.errors import JailError
 from jailbuild.names import shown
 from jailbuild.report.packages import package_lines
 from jailbuild.root import Root
+
+_RECOVERING = ("boxes", "recover", "no_wait", "quiet")  # the parameters that go with --recover
 
 
 class More(NamedTuple):
@@ -44,18 +47,22 @@ class More(NamedTuple):
 @dlopen
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@option("--recover", is_flag=True, help="Only finish or take back a change that was cut short, whoever made it.")
 @manner
 def command(
     boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
     library_path: str, search_path: str, sysroot: str | None, recipes: tuple[str, ...],
     without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], excludes: tuple[str, ...],
     unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
-    level: str | None, keep_privileges: bool, rebase: bool, replace: tuple[str, ...], **how: bool,
+    level: str | None, keep_privileges: bool, rebase: bool, recover: bool, replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
 
     With --dry-run the exit status is 3 where a box is behind.
     """
+    if recover:
+        _refuse_more(click.get_current_context())
+        return max(_recover(box, Manner(**how)) for box in boxes)
     shelf = Shelf(shelves)
     for name in (*recipes, *without):
         shelf.get(name)
@@ -76,6 +83,29 @@ def command(
         if status == FAILED or (status == BEHIND and not worst):
             worst = status
     return worst
+
+
+def _refuse_more(context: click.Context) -> None:
+    """Raise a UsageError for an option that says nothing of a change that was made before."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _RECOVERING and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            option = max(parameter.opts, key=len)
+            raise click.UsageError(f"--recover takes no {option}: it only ends a change that was begun.")
+
+
+def _recover(box: str, how: Manner) -> int:
+    """Finish or take back what somebody's change that was cut short has left in a box, and say so."""
+    try:
+        done, *reports = recover_anyones(box, None if how.no_wait else say) or [f"{box}: nothing to recover"]
+    except JailError as error:
+        complain([cause.replace("cannot open", "cannot recover", 1) for cause in error.causes], error.hint)
+        return FAILED
+    if not how.quiet:
+        say(done)
+    for report in reports:
+        say(f"warning: {report}")
+    return FAILED if reports else 0
 
 
 def _naming(cause: str, box: str) -> str:

@@ -11,6 +11,7 @@ from jailbuild.box.manifest import Manifest
 from jailbuild.cli import Command, write
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json
+from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
 from jailbuild.names import shown, to_json
 from jailbuild.report import jsonlines
@@ -26,6 +27,7 @@ _FEW = 20
 @click.option("-v", "--verbose", is_flag=True, help="Print every chain.")
 def command(box: str, path: str, as_json: bool, verbose: bool) -> None:
     """Show the chains that lead from a request to PATH, a path in BOX."""
+    settle(box)
     manifest = manifest_of(box, "explain")
     found = chains(manifest, _listed(manifest, box, path))
     if as_json:

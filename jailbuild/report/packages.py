@@ -23,10 +23,9 @@ def package_lines(plan: Plan) -> list[str]:
         others += package is None
     left = {word for action in plan.actions if action.kind != "remove" and action.entry.package is not None
             for word in action.entry.package.split(", ")}
-    lines = [
-        f"{word} {_versions(before.get(word), plan.draft.packages.get(word) if word in left else None)}: {_files(count)}"
-        for word, count in sorted(counts.items())
-    ]
+    after = {word: one for word, one in plan.draft.packages.items() if word in left}
+    lines = [f"{word} {_versions(before.get(word), after.get(word))}: {_files(count)}"
+             for word, count in sorted(counts.items())]
     return [*lines, *([f"of no package: {_files(others)}"] if others and lines else [])]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,8 +120,9 @@ def test_what_was_asked_for_by_path_goes_before_in_every_order(
     box: _Box, root: Path, recipes: Path, mine: Path, what: str
 ) -> None:
     """And the box is the same, record and all, whatever the order."""
-    (recipes / "tool.toml").write_text(RECIPES["tool.toml"] + '[[bring.directory]]\npath = "/opt/tool"\nmode = "0711"\n')
-    tiny.program(mine / "prog", mine / tiny.LIBRARIES, flags=()) if False else tiny.script(mine / "prog", "#!/bin/sh")
+    more = '[[bring.directory]]\npath = "/opt/tool"\nmode = "0711"\n'
+    (recipes / "tool.toml").write_text(RECIPES["tool.toml"] + more)
+    tiny.script(mine / "prog", "#!/bin/sh")
     words = tuple(word.format(mine=mine) for word in WHAT[what][0])
     seen = set()
     for number, order in enumerate(ORDERS.values()):
@@ -246,20 +246,22 @@ def test_directories_and_destinations_too_are_known_by_what_was_asked_for(box: _
 # by hand: a conflict only where the plan wants other bytes than before
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "other bytes": lambda path: path.write_text("by hand"),
-    "a mode": lambda path: path.chmod(0o600),
-    "a link": lambda path: (path.unlink(), path.symlink_to("elsewhere")),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
-}
+def _change(path: Path, how: str) -> None:
+    if how == "other bytes":
+        path.write_text("by hand")
+    elif how == "a mode":
+        path.chmod(0o600)
+    else:
+        path.unlink()
+        path.mkdir() if how == "a directory" else path.symlink_to("elsewhere")
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["other bytes", "a mode", "a link", "a directory"])
 @pytest.mark.parametrize("command", ["add", "add more", "update", "update --with"])
 def test_what_was_changed_by_hand_stays_where_the_source_did_not(box: _Box, change: str, command: str) -> None:
     box.add("tool")
     path = box / "etc/tool/tool.conf"
-    CHANGES[change](path)
+    _change(path, change)
     before = dump(box.place, contents=True)
     if command.startswith("add"):
         done = box.add("ls" if command == "add more" else "tool")
