@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.layout import JOURNAL, LOCK, STAGING
+from jailbuild.box.location import refuse_own
 from jailbuild.box.manifest import Manifest, read_manifest
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import (
@@ -55,8 +56,6 @@ def make_box_directory(box: str) -> bool:
     except FileExistsError:
         if not os.path.isdir(box):
             raise JailError(f"cannot make a box at {box}: it is no directory", "name another place") from None
-        if os.path.samefile(box, "/"):
-            raise JailError("cannot make a box of /: it is the host's own root", "name a directory") from None
         return False
     except OSError as error:
         hint = "make its parent directory first" if error.errno == errno.ENOENT else ""
@@ -76,20 +75,29 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
     with _stoppable() as signals:
         signals.hold()
         made = make_box_directory(box)
+        root = None
         try:
             step("box")
             signals.release()
             with _as_one_line(box):
-                return _apply(plan, Root(box), box, source, writing, signals, made)
+                root = _open_directory(box)
+                return _apply(plan, root, box, source, writing, signals, made)
         except BaseException:
             signals.hold()
             with contextlib.suppress(OSError, JailError):
-                if is_blank(root := Root(box)):
+                if root is not None and is_blank(root):
                     _settle(root, box, None, signals)
             if made:
                 with contextlib.suppress(OSError):  # somebody else has begun to use it
                     os.rmdir(box)
             raise
+
+
+def _open_directory(box: str) -> Root:
+    """Open the directory of a box to write to it (JailError if it is the running system's own)."""
+    root = Root(box)
+    refuse_own(root, box)
+    return root
 
 
 def _apply(

@@ -138,6 +138,21 @@ def is_blank(box: Root) -> bool:
     return names is not None and not set(names) - {LOCK}
 
 
+def is_record(box: Root) -> bool:
+    """Say whether there is a record with a manifest, now or to come, or one that holds nothing yet.
+
+    What is in its place and not ours to see counts too: who wants to use it is told.
+    """
+    names = _names(box)
+    if names is None:
+        try:
+            os.stat(DIRECTORY, dir_fd=box.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+    return not set(names) - {LOCK} or not {NAME, JOURNAL, STAGING}.isdisjoint(names)
+
+
 def _names(box: Root) -> list[str] | None:
     """Return what is in the record of a box; None if there is none, or it is not ours to see."""
     try:
