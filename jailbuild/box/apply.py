@@ -30,6 +30,7 @@ from jailbuild.box.record import (
 )
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
+from jailbuild.closure.trees import identity
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -80,7 +81,7 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
             step("box")
             signals.release()
             with _as_one_line(box):
-                root = _open_directory(box)
+                root = _open_planned(plan, box, made)
                 return _apply(plan, root, box, source, writing, signals, made)
         except BaseException:
             signals.hold()
@@ -93,10 +94,12 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
             raise
 
 
-def _open_directory(box: str) -> Root:
-    """Open the directory of a box to write to it (JailError if it is the running system's own)."""
+def _open_planned(plan: Plan, box: str, made: bool) -> Root:
+    """Open the directory that a plan is for (BoxChangedError if a link on the way leads to another one by now)."""
     root = Root(box)
     refuse_own(root, box)
+    if not made and plan.place != identity(os.fstat(root.descriptor)):
+        raise BoxChangedError(f"cannot write {box}: it is another directory than a moment ago", "try again")
     return root
 
 

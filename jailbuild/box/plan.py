@@ -13,6 +13,7 @@ from jailbuild.box.draft import CACHE, Draft
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
+from jailbuild.closure.trees import Identity, identity
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     actions: tuple[Action, ...]
     before: Manifest | None
     notes: tuple[str, ...] = ()
+    place: Identity | None = None  # the directory that was looked at; None if there was none
 
     @property
     def changes(self) -> list[Action]:
@@ -123,7 +125,7 @@ def make_plan(
         actions = deciding.renewed(actions)
         actions += deciding.removals(before)
         actions.sort(key=lambda action: action.entry.path)
-    return Plan(draft, tuple(actions), before, tuple(deciding.notes))
+    return Plan(draft, tuple(actions), before, tuple(deciding.notes), identity(os.fstat(box.descriptor)))
 
 
 class _Deciding:

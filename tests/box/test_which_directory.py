@@ -16,6 +16,12 @@ from pathlib import Path
 import pytest
 
 from jailbuild import syscalls
+from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.apply import Writing, apply_plan
+from jailbuild.box.record import BoxChangedError
+from jailbuild.box.target import Choices
+from jailbuild.errors import JailError
+from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import (
     NOBODY,
@@ -242,17 +248,69 @@ def test_a_link_that_leads_nowhere_is_refused(made: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "nowhere").exists()
 
 
+def swap_link(link: Path, full: Path) -> None:
+    link.unlink()
+    link.symlink_to(full)
+
+
+def swap_directory(link: Path, full: Path) -> None:
+    target = link.resolve()
+    target.rename(target.with_name("aside"))
+    full.rename(target)
+
+
+@pytest.mark.parametrize("swap", [swap_link, swap_directory])
+def test_a_directory_that_was_swapped_since_it_was_looked_at_is_not_written_to(
+    made: Path, full: Path, tmp_path: Path, swap: Callable[[Path, Path], None]
+) -> None:
+    """The command looks again, and refuses the other one."""
+    (tmp_path / "empty").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("empty")
+    addition = plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+    swap(link, full)
+    before = state(tmp_path)
+    with pytest.raises(BoxChangedError):
+        apply_plan(addition.plan, str(link), addition.source, Writing(sync=False))
+    assert state(tmp_path) == before
+    with pytest.raises(JailError, match="it is not empty and no box"):
+        plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+
+
+def test_a_directory_that_was_made_since_there_was_none_is_not_written_to(made: Path, full: Path, box: Path) -> None:
+    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    full.rename(box)
+    before = state(box)
+    with pytest.raises(BoxChangedError):
+        apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
+    assert state(box) == before
+
+
+def test_a_parent_that_was_swapped_leads_no_box_into_dev(made: Path, tmp_path: Path) -> None:
+    """What was made there is removed again."""
+    (tmp_path / "empty").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("empty")
+    box = link / f"box of {tmp_path.name}"
+    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    swap_link(link, Path("/dev/shm"))
+    try:
+        with pytest.raises(JailError, match="it is in the running system's own /dev"):
+            apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
+        assert not os.path.lexists(box)
+    finally:
+        shutil.rmtree(box, ignore_errors=True)
+
+
 # the running system's own
 
 
-@pytest.mark.parametrize("path", [*SHARED, *SYSTEMS])
+@pytest.mark.parametrize("path", [path for path in (*SHARED, *SYSTEMS) if os.path.isdir(path)])
 @pytest.mark.parametrize("option", ["--no-sync", "--adopt"])
 def test_the_running_systems_own_directories_are_refused(
     made: Path, tmp_path: Path, path: str, option: str
 ) -> None:
     """By whatever name: also one with a slash behind it, a link, /proc/self/root."""
-    if not os.path.isdir(path):
-        pytest.skip(f"there is no {path} here")
     assert refusal(path, option, sysroot=made) == "it is the running system's own"
     (tmp_path / "link").symlink_to(path)
     for name in (f"{path}/", f"/.{path}/.", tmp_path / "link", f"/proc/self/root{path}"):
@@ -272,12 +330,11 @@ def test_the_hint_names_a_directory_below_where_that_makes_sense(made: Path, pat
         ]
 
 
-@pytest.mark.parametrize("path", ["/lib32", "/libx32", "/usr/lib32", "/usr/libx32", "/efi"])
-def test_a_place_for_one_of_them_is_refused_where_there_is_none(made: Path, path: str) -> None:
-    if os.path.lexists(path):
-        pytest.skip(f"there is {path} here")
-    assert refusal(path, sysroot=made) == "it is the running system's own"
-    assert refusal(f"/proc/self/root{path}/", sysroot=made) == f"it is the running system's own {path}"
+def test_a_place_for_one_of_them_is_refused_where_there_is_none(made: Path) -> None:
+    for path in ("/efi", "/lib32", "/libx32", "/usr/lib32", "/usr/libx32"):
+        if not os.path.lexists(path):
+            assert refusal(path, sysroot=made) == "it is the running system's own"
+            assert refusal(f"/proc/self/root{path}/", sysroot=made) == f"it is the running system's own {path}"
 
 
 def test_nothing_in_dev_proc_and_sys_becomes_a_box(made: Path, tmp_path: Path) -> None:
@@ -324,6 +381,17 @@ def mounting() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run_mounting
+
+
+def test_what_the_administrator_filled_below_usr_local_is_adopted(
+    made: Path, mounting: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    script = (
+        'mount -t tmpfs none /usr/local/src; mkdir /usr/local/src/box; touch /usr/local/src/box/notes; '
+        'exec "$1" -m jailbuild add bash --sysroot "$2" --into /usr/local/src/box $3'
+    )
+    assert "not empty" in mounting(script, sys.executable, made, "").stderr
+    assert mounting(script, sys.executable, made, "--adopt").returncode == 0
 
 
 @pytest.mark.parametrize("path", ["/srv", "/usr", "/var/lib"])
