@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
+from jailbuild.box.location import open_box
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.ownership import rules
 from jailbuild.box.records import read_manifest
@@ -25,7 +25,7 @@ from jailbuild.closure.commands import (
 from jailbuild.closure.gather import gather
 from jailbuild.closure.trees import Rules, Tree, identity, lay_over, read_directory, read_file
 from jailbuild.elf.priorities import DEFAULT
-from jailbuild.errors import JailError, reason
+from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 
@@ -45,18 +45,17 @@ class Words(NamedTuple):
 
 def plan_addition(
     root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, without: tuple[str, ...] = (),
-    rebase: bool = False, dlopen: str | None = None, is_named: bool = True,
+    rebase: bool = False, dlopen: str | None = None, is_named: bool = True, adopt: bool = False,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
     No recipe applies by itself to what is `bare`, and those named in `without` do not. `dlopen` is one of LEVELS; None
-    leaves it as it was for what is in the box. Unless the user named the source root, a box from another is refused.
+    leaves it as it was for what is in the box. Unless the user named the source root, a box from another is refused. A
+    directory that holds something else becomes a box only to `adopt`.
 
     Where the source root has changed since the box was made, all its requests are planned anew.
     """
-    there = _open_box(box)
-    if there is not None and os.path.samestat(os.fstat(there.descriptor), os.fstat(root.descriptor)):
-        raise JailError(f"cannot make a box at {box}: it is the source root itself", "name another directory")
+    there = open_box(box, root, adopt=adopt)
     before = read_manifest(there, box) if there is not None else None
     if not is_named:
         refuse_unnamed_source(before, box, "add to")
@@ -159,23 +158,3 @@ def _refuse_other_source(request: Request, known: Asked) -> None:
             f"and now it would come from {request.source or request.path}",
             "build a new box",
         )
-
-
-def _open_box(box: str) -> Root | None:
-    """Return the directory of a box, None if there is nothing yet (JailError if there cannot be a box)."""
-    if not os.path.lexists(box):
-        parent = os.path.dirname(os.path.abspath(box))
-        if not os.path.isdir(parent):
-            raise JailError(f"cannot make a box at {box}: there is no directory {parent}", f"mkdir -p {parent}")
-        return None
-    try:
-        os.stat(box)
-    except OSError as error:
-        why = "it is a link that leads nowhere" if error.errno == errno.ENOENT else reason(error)
-        raise JailError(f"cannot make a box at {box}: {why}", "name a directory") from None
-    if not os.path.isdir(box):
-        raise JailError(f"cannot make a box at {box}: it is no directory", "name a directory")
-    there = Root(box)
-    if there.is_host:
-        raise JailError(f"cannot make a box at {box}: it is the host's own root", "name a directory below it")
-    return there

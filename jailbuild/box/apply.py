@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.layout import JOURNAL, LOCK
+from jailbuild.box.location import refuse_own
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import (
@@ -34,6 +35,7 @@ from jailbuild.box.record import (
 from jailbuild.box.records import read_manifest, read_open_manifest
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories
+from jailbuild.closure.trees import identity
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root, open_beneath
 
@@ -60,8 +62,6 @@ def make_box_directory(box: str) -> bool:
     except FileExistsError:
         if not os.path.isdir(box):
             raise JailError(f"cannot make a box at {box}: it is no directory", "name another place") from None
-        if os.path.samefile(box, "/"):
-            raise JailError("cannot make a box of /: it is the host's own root", "name a directory") from None
         return False
     except OSError as error:
         hint = "make its parent directory first" if error.errno == errno.ENOENT else ""
@@ -81,20 +81,31 @@ def apply_plan(plan: Plan, box: str, source: Root | None, writing: Writing) -> l
     with _stoppable() as signals:
         signals.hold()
         made = make_box_directory(box)
+        root = None
         try:
             step("box")
             signals.release()
             with _as_one_line(box):
-                return _apply(plan, Root(box), box, source, writing, signals, made)
+                root = _open_planned(plan, box, made)
+                return _apply(plan, root, box, source, writing, signals, made)
         except BaseException:
             signals.hold()
             with contextlib.suppress(OSError, JailError):
-                if is_blank(root := Root(box)):
+                if root is not None and is_blank(root):
                     _settle(root, box, None, signals)
             if made:
                 with contextlib.suppress(OSError):  # somebody else has begun to use it
                     os.rmdir(box)
             raise
+
+
+def _open_planned(plan: Plan, box: str, made: bool) -> Root:
+    """Open the directory that a plan is for (BoxChangedError if a link on the way leads to another one by now)."""
+    root = Root(box)
+    refuse_own(root, box)
+    if not made and plan.place != identity(os.fstat(root.descriptor)):
+        raise BoxChangedError(f"cannot write {box}: it is another directory than a moment ago", "try again")
+    return root
 
 
 def _apply(

@@ -16,6 +16,7 @@ from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, 
 from jailbuild.box.manifest import Entry, Manifest, Reason, children, edges_of
 from jailbuild.box.ownership import Unmanaged
 from jailbuild.box.records import OWN
+from jailbuild.closure.trees import Identity, identity
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     actions: tuple[Action, ...]
     before: Manifest | None
     notes: tuple[str, ...] = ()
+    place: Identity | None = None  # the directory that was looked at; None if there was none
 
     @property
     def changes(self) -> list[Action]:
@@ -149,7 +151,8 @@ def make_plan(
         actions = deciding.renewed(actions)
         actions += deciding.removals(before)
         actions.sort(key=lambda action: action.entry.path)
-    return Plan(draft, tuple(actions), before, (*_preferred(draft), *deciding.notes))
+    notes = *_preferred(draft), *deciding.notes
+    return Plan(draft, tuple(actions), before, notes, identity(os.fstat(box.descriptor)))
 
 
 def _preferred(draft: Draft) -> tuple[str, ...]:

@@ -214,7 +214,26 @@ def is_blank(box: Root) -> bool:
     return (left := _seen(box)) is not None and left.what == LOCK and left.is_own
 
 
+def is_record(box: Root) -> bool:
+    """Say whether there is a record with a manifest, now or to come, or one that holds nothing yet.
+
+    What is in its place and not ours to see counts too: who wants to use it is told.
+    """
+    try:
+        record = open_beneath(box.descriptor, DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        names = set(os.listdir(record))
+    finally:
+        os.close(record)
+    return not names - {LOCK} or not {NAME, JOURNAL, STAGING}.isdisjoint(names)
+
+
 def _seen(box: Root) -> Leftover | None:
+    """Return what there is of a leftover in the record of a box; None where that is not ours to see."""
     try:
         return find_leftover(box)
     except OSError:

@@ -36,6 +36,7 @@ from jailbuild.root import Root
 @option("--bare", is_flag=True, help="Programs, libraries and the links on their way: no recipes, no names beside.")
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
 @option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@option("--adopt", is_flag=True, help="Take a directory that holds something else: what is in it stays as it is.")
 @option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
 def command(
@@ -43,8 +44,8 @@ def command(
     packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str | None,
     recipes: tuple[str, ...], without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...],
     excludes: tuple[str, ...], unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
-    level: str | None, bare: bool,
-    keep_privileges: bool, rebase: bool, as_shell: bool, replace: tuple[str, ...], **how: bool,
+    level: str | None, bare: bool, keep_privileges: bool, rebase: bool, adopt: bool, as_shell: bool,
+    replace: tuple[str, ...], **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
 
@@ -71,7 +72,7 @@ def command(
         nonlocal change
         with naming_source():
             change = plan_addition(Root(sysroot or "/"), words, box, choices, bare=bare, without=without,
-                                   rebase=rebase, dlopen=level, is_named=sysroot is not None)
+                                   rebase=rebase, dlopen=level, is_named=sysroot is not None, adopt=adopt)
         return change.plan, change.source, change.notes
 
     if as_shell:

@@ -131,7 +131,7 @@ def add(box: Path, *arguments: str | Path, sysroot: Path | None = None, status: 
     return done
 
 
-def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") -> None:
+def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "", adopt: bool = False) -> None:
     """Add without a process of its own (JailError; AssertionError if it waits for what never comes)."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
@@ -141,7 +141,7 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "") 
     signal.setitimer(signal.ITIMER_REAL, QUICKLY)
     try:
         choices = Choices(Options(library_path=library_path), shelf=Shelf())
-        addition = plan_addition(Root(str(root)), Words(words), str(box), choices)
+        addition = plan_addition(Root(str(root)), Words(words), str(box), choices, adopt=adopt)
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
     finally:

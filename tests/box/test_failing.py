@@ -75,7 +75,7 @@ def test_what_cannot_be_added_is_said_and_nothing_is_written(
     if change is not None:
         change(sysroot)
     before = _seen(target)
-    done = add(target, *words, sysroot=sysroot, status=1)
+    done = add(target, *words, "--adopt", sysroot=sysroot, status=1)
     assert said in complaint(done)
     assert before == _seen(target)
 
@@ -155,11 +155,11 @@ def test_what_differs_is_a_conflict(made: Path, box: Path, what: str, options: t
         CONFLICTS[what](box)
     before = state(box)
     path = next(path for path in ("/usr/bin/ls", "/proc", "/tmp", "/bin", "/lib64") if os.path.lexists(f"{box}{path}"))
-    done = add(box, "ls", *options, sysroot=made, status=1)
+    done = add(box, "ls", "--adopt", *options, sysroot=made, status=1)
     assert f" {path}: " in complaint(done)
     assert done.stdout == "" or "--dry-run" in options  # the plan, conflicts and all
     assert before == state(box)
-    lines = objects(add(box, "ls", "--json", *options, sysroot=made, status=1))
+    lines = objects(add(box, "ls", "--adopt", "--json", *options, sysroot=made, status=1))
     assert [path] == [line["path"] for line in lines if line["kind"] == "conflict"]
     assert before == state(box)
 

@@ -162,7 +162,7 @@ def _with_listings_as_old_as_descriptors() -> None:
 TINFO = f"/{tiny.LIBRARIES}/libtinfo.so.6.4"
 CHANGES = {
     "a first add": Change(_nothing, ("add", "bash", "ls")),
-    "a first add into a directory": Change(_directory, ("add", "bash", "ls")),
+    "a first add into a directory": Change(_directory, ("add", "bash", "ls", "--adopt")),
     "an add": Change(_box("bash"), ("add", "editor")),
     "an add to a family": Change(_family, ("add", "git", "git-show")),
     "an add that plans all anew": Change(_bumped("editor"), ("add", "ls")),

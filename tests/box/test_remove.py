@@ -96,7 +96,7 @@ def test_the_source_root_is_not_looked_at(sysroot: Path, box: Path) -> None:
 def test_the_users_files_stay_with_their_directories(made: Path, box: Path) -> None:
     """Also in directories that we made, and what was there before us."""
     (box / "etc").mkdir(parents=True)
-    put(box, "bash", "editor", root=made)
+    put(box, "bash", "editor", root=made, adopt=True)
     mine = {"etc/alternatives/mine": "1", "usr/bin/mine": "2", "root/.profile": "3"}
     for name, text in mine.items():
         (box / name).parent.mkdir(exist_ok=True)

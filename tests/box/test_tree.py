@@ -273,7 +273,7 @@ def test_what_is_there_and_identical_satisfies_and_stays_unlisted(made: Path, bo
     os.utime(box / "usr/bin/bash", (5, 5))
     theirs = [box / path for path in ("usr/bin/bash", "bin", "etc/mine")]
     before = [(path.lstat().st_ino, path.lstat().st_ctime_ns) for path in theirs]
-    add(box, "bash", sysroot=made)
+    add(box, "bash", "--adopt", sysroot=made)
     assert before == [(path.lstat().st_ino, path.lstat().st_ctime_ns) for path in theirs]
     listed = entries(box)
     assert {"/usr/bin/bash", "/bin", "/usr", "/usr/bin", "/etc"}.isdisjoint(listed)

@@ -412,7 +412,7 @@ def test_what_is_the_user_s_own_in_a_box_stays(tmp_path: Path) -> None:
     box = tmp_path / "box"
     (box / "etc").mkdir(parents=True)
     (box / "etc/passwd").write_text("me:x:7:7::/:/bin/sh\n")
-    done = add(box, "ls")
+    done = add(box, "ls", "--adopt")
     assert "note: /etc/passwd is yours in the box, and stays as it is" in done.stderr
     assert (box / "etc/passwd").read_text() == "me:x:7:7::/:/bin/sh\n"
     assert "/etc/passwd" not in entries(box)
