@@ -29,7 +29,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         manifest = manifest_of(box, "write")
         return plan_removal(Root(box), box, manifest, programs, replace), None, ()
 
-    plan, is_done = carry_out(box, manner, make, all_of_it=False)
+    plan, is_done = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):
         say(f"{box}: {few(programs)}: {summary(plan)}")
     return 0 if is_done else FAILED

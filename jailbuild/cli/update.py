@@ -16,8 +16,9 @@ from jailbuild.cli.options import absolute, dlopen, knowing, option, resolving
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
-from jailbuild.errors import JailError
+from jailbuild.errors import JailError, UnsettledError
 from jailbuild.names import shown
+from jailbuild.packages.activity import watched, worker
 from jailbuild.root import Root
 
 
@@ -82,13 +83,17 @@ def _update(
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
-        change, found = plan_update(Root(sysroot), box, Root(box), manifest, files, directories, choices,
-                                    more=more.requests, without=more.without, rebase=rebase,
-                                    dlopen=more.dlopen)
+        with watched(Root(sysroot)) as root:
+            change, found = plan_update(root, box, Root(box), manifest, files, directories, choices,
+                                        more=more.requests, without=more.without, rebase=rebase, dlopen=more.dlopen)
+            if found.vanished and worker(root) is not None:  # it may be about to put them back
+                gone = ", ".join(found.vanished)
+                raise UnsettledError(f"cannot update {box}: the source root has no {gone} at the moment")
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(
-        box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False, where=where, box_in_json=True
+        box, how, make, what=f"update {box}", sysroot=sysroot, keep_privileges=choices.keep_privileges,
+        all_of_it=False, where=where, box_in_json=True,
     )
     if not (how.dry_run or how.quiet or how.as_json):
         if not how.verbose:
