@@ -26,6 +26,14 @@ class OtherSourceError(JailError):
         self.source = source  # the path that the record has
 
 
+class SourceChangedError(JailError):
+    """A source is not what it was when it was looked at, or does not hold still: it may when it is looked at anew."""
+
+
+class UnsettledError(SourceChangedError):
+    """What failed while a package manager was at work in the source root, whose doing it may be."""
+
+
 def reason(error: OSError) -> str:
     """Return what the system said, without number and path: "Permission denied"."""
     return error.strerror or type(error).__name__

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jailbuild.errors import JailError, reason
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO or a terminal must not hold us up
 _MAX_LINKS = 40  # path_resolution(7)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Walk(NamedTuple):
@@ -24,6 +25,17 @@ class Walk(NamedTuple):
     real: str
     links: tuple[tuple[str, str], ...]  # each link and its text
     through: tuple[str, ...]  # each directory, also those that a ".." left again; without the root itself
+
+
+Mark = tuple[int, ...]  # what tells a file from the one that was there before, by stat(2)
+
+
+def mark_of(status: os.stat_result) -> Mark:
+    """Return what changes when a file is replaced or written to; of what is no regular file only its type."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        return (kind,)
+    return kind, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _error(number: int, path: str) -> OSError:
@@ -67,7 +79,7 @@ class Root:
     """A directory seen as "/".
 
     What was seen once is remembered: a Root serves one command. A tree that changes meanwhile, or is changed on
-    purpose, gives an OSError or the older answer, never a path outside.
+    purpose, gives an OSError or the older answer, never a path outside; `changed` says so.
     """
 
     def __init__(self, path: str) -> None:
@@ -80,6 +92,9 @@ class Root:
         self.is_host = os.path.samestat(os.fstat(self.descriptor), os.stat("/"))
         self._seen: dict[str, str | bool] = {}
         self._walks: dict[str, Walk] = {}
+        self._marks: dict[str, Mark] = {}
+        self._absent: set[str] = set()
+        self._lists: dict[tuple[str, Callable[[str], bool]], int] = {}
 
     def __del__(self) -> None:
         descriptor = getattr(self, "descriptor", -1)
@@ -89,6 +104,48 @@ class Root:
     def learn(self, seen: Mapping[str, str | bool]) -> None:
         """Take what was seen of the root already: a link's text, or whether it is a directory, by canonical path."""
         self._seen.update(seen)
+
+    def saw(self, path: str, status: os.stat_result) -> None:
+        """Take what stat(2) said of what was opened or looked at, for `changed`."""
+        self._marks[path] = mark_of(status)
+
+    def saw_names(self, canonical: str, fits: Callable[[str], bool], names: Sequence[str]) -> None:
+        """Take the names that a directory has, sorted, of those that `fits` accepts, for `changed`."""
+        self._lists[canonical, fits] = hash(tuple(names))
+
+    def changed(self) -> str | None:
+        """Return a path that is no longer as it was seen, or has come since it was looked for; None if there is none.
+
+        What is laid over is not looked at.
+        """
+        for path, seen in self._seen.items():
+            try:
+                if self._look_on_disk(path) != seen:
+                    return path
+            except OSError:
+                return path
+        for path, mark in self._marks.items():
+            try:
+                if mark_of(self._stat(path)) != mark:
+                    return path
+            except OSError:
+                return path
+        for path in tuple(self._absent):
+            try:
+                self._stat(path)
+            except OSError:
+                continue
+            return path
+        listed: dict[str, list[str]] = {}
+        for (path, fits), names in self._lists.items():
+            try:
+                if path not in listed:
+                    listed[path] = self._names(path)
+            except OSError:
+                return path
+            if hash(tuple(filter(fits, listed[path]))) != names:
+                return path
+        return None
 
     def host_path(self, path: str) -> str:
         """Return a canonical path as the host names it."""
@@ -136,8 +193,16 @@ class Root:
         """Return the text of the link at `here` (its parent is canonical), else whether it is a directory."""
         seen = self._seen.get(here)
         if seen is None:
-            seen = self._seen[here] = self._look_on_disk(here)
+            try:
+                seen = self._seen[here] = self._look_on_disk(here)
+            except OSError as error:
+                self._missed(here, error)
+                raise
         return seen
+
+    def _missed(self, path: str, error: OSError) -> None:
+        if error.errno in _ABSENT:
+            self._absent.add(path)
 
     def _look_on_disk(self, here: str) -> str | bool:
         if self.is_host:
@@ -155,9 +220,13 @@ class Root:
 
     def open(self, path: str) -> int:
         """Open the file at `path` for reading and return a descriptor; links are followed inside the root."""
-        if self.is_host:
+        if not self.is_host:
+            return self._beneath(self.walk(path).real, _READ)
+        try:
             return os.open(path, _READ)
-        return self._beneath(self.walk(path).real, _READ)
+        except OSError as error:
+            self._missed(path, error)
+            raise
 
     def open_directory(self, canonical: str) -> int:
         """Return a descriptor of a directory, as the disk has it, for names below; no link is followed."""
@@ -169,22 +238,44 @@ class Root:
 
     def stat(self, path: str) -> os.stat_result:
         """Return what stat(2) says of `path`, links followed inside the root."""
-        if self.is_host:
-            return os.stat(path)
-        return self.lstat(self.walk(path).real)
+        try:
+            status = self._stat(path)
+        except OSError as error:
+            self._missed(path, error)
+            raise
+        self.saw(path, status)
+        return status
+
+    def _stat(self, path: str) -> os.stat_result:
+        return os.stat(path) if self.is_host else self.lstat(self.walk(path).real)
 
     def lstat(self, canonical: str) -> os.stat_result:
         """Return what lstat(2) says of a path whose parent is canonical."""
-        if self.is_host:
-            return os.lstat(canonical)
-        found = self._beneath(canonical, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            if self.is_host:
+                return os.lstat(canonical)
+            found = self._beneath(canonical, os.O_PATH | os.O_NOFOLLOW)
+        except OSError as error:
+            self._missed(canonical, error)
+            raise
         try:
             return os.fstat(found)
         finally:
             os.close(found)
 
-    def listdir(self, path: str) -> list[str]:
-        """Return the names in the directory `path`, sorted."""
+    def listdir(self, path: str, fits: Callable[[str], bool] | None = None) -> list[str]:
+        """Return the names in the directory `path`, sorted; those that `fits` accepts, and `changed` tells of these."""
+        try:
+            names = self._names(path)
+        except OSError as error:
+            self._missed(path, error)
+            raise
+        if fits is not None:
+            names = list(filter(fits, names))
+            self.saw_names(path, fits, names)
+        return names
+
+    def _names(self, path: str) -> list[str]:
         if self.is_host:
             return sorted(os.listdir(path))
         found = self._beneath(self.walk(path).real, os.O_RDONLY | os.O_DIRECTORY)
@@ -201,11 +292,16 @@ class Root:
         except OSError:
             return False
 
-    def read(self, path: str, most: int) -> bytes:
-        """Return the bytes of the regular file at `path` (OSError; EFBIG beyond `most` bytes, EINVAL if special)."""
+    def read(self, path: str, most: int, *, volatile: bool = False) -> bytes:
+        """Return the bytes of the regular file at `path` (OSError; EFBIG beyond `most` bytes, EINVAL if special).
+
+        Of what is `volatile`, and written to all the time, `changed` does not tell.
+        """
         opened = self.open(path)
         try:
             status = os.fstat(opened)
+            if not volatile:
+                self.saw(path, status)
             if not stat.S_ISREG(status.st_mode):
                 raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, path)
             parts = []
@@ -246,6 +342,7 @@ class Overlay(Root):
         self.gone = gone
         self.statuses = dict(statuses or {})
         self._walks = {}
+        self._absent = set()
         self._seen = dict.fromkeys(self.files, False)
         self._seen.update(links or {})
         self._seen.update(dict.fromkeys(directories, True))
@@ -265,6 +362,20 @@ class Overlay(Root):
         if self.base is None or canonical in self.gone:
             raise _error(errno.ENOENT, canonical)
         return self.base._beneath(canonical, flags)
+
+    def saw(self, path: str, status: os.stat_result) -> None:
+        """Take what stat(2) said, for `changed`, unless it is of what is laid over."""
+        if self.base is not None and (real := self.walk(path).real) not in self.files and real not in self.statuses:
+            self.base.saw(real, status)
+
+    def saw_names(self, canonical: str, fits: Callable[[str], bool], names: Sequence[str]) -> None:
+        """Take the names that a directory of the root below has, for `changed`: none are laid into it."""
+        if self.base is not None:
+            self.base.saw_names(self.walk(canonical).real, fits, names)
+
+    def changed(self) -> str | None:
+        """Return a path of the root below that is no longer as it was seen; None if there is none."""
+        return None if self.base is None else self.base.changed()
 
     def is_laid(self, canonical: str) -> bool:
         """Say whether something is laid over the path, or was further below."""

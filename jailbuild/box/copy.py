@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from jailbuild.box.manifest import Entry
-from jailbuild.errors import JailError, reason
+from jailbuild.errors import JailError, SourceChangedError, reason
 
 _BLOCK = 256 << 10  # bytes: what was read is still in the processor's cache when it is hashed and written
 _ZEROS = bytes(_BLOCK)
@@ -31,11 +31,9 @@ _CAPABILITY = "security.capability"
 # Where an attribute cannot be set, or not so large: cp -a passes over it too. ENODATA: taken away since it was listed.
 _UNSUPPORTED = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ENOSPC, errno.ERANGE, errno.ENODATA)
 
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # of a source that was there when it was planned
+
 Step = Callable[[int], None]  # told how many bytes were done since the last call; 0 for what is read once more
-
-
-class SourceChangedError(JailError):
-    """A source is not what the plan was made from, or would not hold still: who plans again may have more luck."""
 
 
 class Job(NamedTuple):
@@ -82,7 +80,8 @@ def finish(target: int, entry: Entry) -> None:
 
 
 def _unread(entry: Entry, error: OSError) -> JailError:
-    return JailError(f"cannot read {entry.source or entry.path}: {reason(error)}")
+    cause = f"cannot read {entry.source or entry.path}: {reason(error)}"
+    return SourceChangedError(cause, "try again") if error.errno in _GONE else JailError(cause)
 
 
 def _copy_bytes(source: int, target: int, entry: Entry, told: Step) -> str:
@@ -95,7 +94,7 @@ def _copy_bytes(source: int, target: int, entry: Entry, told: Step) -> str:
     for attempt in range(_ATTEMPTS):
         before = _look(source, entry)
         if not stat.S_ISREG(before.st_mode):
-            raise JailError(f"cannot copy {name}: it is not a regular file")
+            raise SourceChangedError(f"cannot copy {name}: it is not a regular file", "try again")
         if entry.source is not None and entry.sha256 is None and _differs(entry, before):
             why = "it changed while it was copied" if attempt else "it changed since the plan was made"
             raise SourceChangedError(f"cannot copy {name}: {why}", "try again")

@@ -21,7 +21,7 @@ from jailbuild.box.look import can_make_devices, digest_in, fingerprint, identit
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import Action, Plan, manifest_after
 from jailbuild.box.record import Record
-from jailbuild.errors import JailError, reason
+from jailbuild.errors import JailError, SourceChangedError, reason
 from jailbuild.names import from_json, to_json
 from jailbuild.root import Root, open_beneath
 
@@ -69,6 +69,7 @@ class Staging:
             ):
                 with _saying(action.entry):
                     self._name_again(action.entry)
+        self._refuse_changed()
         self._note_given()
         after = manifest_after(self.plan, self.digests)
         self.record.write_next(after)
@@ -184,6 +185,24 @@ class Staging:
         for job in jobs:
             with _saying(job.entry):
                 yield job, do_job(job, self.keep_privileges, self.progress)
+
+    def _refuse_changed(self) -> None:
+        """Refuse a plan by which a file of the box stays that is another one in the source root by now.
+
+        Of what was copied and of all else that was looked at that is known.
+        """
+        for action in self.plan.actions:
+            entry = action.entry
+            if action.kind == "keep" and entry.type == "file" and entry.source == entry.path and (
+                self.source is not None and entry.path not in self.plan.draft.carried
+            ):
+                try:
+                    status = self.source.lstat(entry.path)
+                except OSError as error:
+                    raise SourceChangedError(f"cannot read {entry.path}: {reason(error)}", "try again") from None
+                if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+                    why = "it changed since the plan was made"
+                    raise SourceChangedError(f"cannot keep {entry.path}: {why}", "try again")
 
     def _source_of(self, entry: Entry) -> Callable[[], int] | bytes:
         made = self.plan.draft.made.get(entry.path)

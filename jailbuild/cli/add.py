@@ -12,10 +12,11 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.record import refuse_others
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say, write
-from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary
+from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary, until_at_rest
 from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gathering import Options
+from jailbuild.packages.activity import watched
 from jailbuild.root import Root
 
 
@@ -70,17 +71,18 @@ def command(
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
-        with naming_source():
-            change = plan_addition(Root(sysroot or "/"), words, box, choices, bare=bare, without=without,
-                                   rebase=rebase, dlopen=level, is_named=sysroot is not None, adopt=adopt)
+        with naming_source(), watched(Root(sysroot or "/")) as root:
+            change = plan_addition(root, words, box, choices, bare=bare, without=without, rebase=rebase, dlopen=level,
+                                   is_named=sysroot is not None, adopt=adopt)
         return change.plan, change.source, change.notes
 
+    what = f"add {few([name for some in words for name in some])}"
     if as_shell:
         refuse_others(box)
-        plan, _, notes = make()
+        plan, _, notes = until_at_rest(what, sysroot, make)
         _print_shell(plan, notes, change, box, manner, keep_privileges)
         return 0
-    plan, is_done = carry_out(box, manner, make, keep_privileges=keep_privileges)
+    plan, is_done = carry_out(box, manner, make, what=what, sysroot=sysroot, keep_privileges=keep_privileges)
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
         names = [request.name.replace(":", " ", 1) if request.type in NAMED else request.name
                  for request in change.closure.requests if request.name in plan.draft.requests]

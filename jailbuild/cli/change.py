@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from click import UNPROCESSED
 
 from jailbuild.box.apply import Writing, apply_plan, recover
-from jailbuild.box.copy import SourceChangedError
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError, refuse_others
 from jailbuild.cli import say, write
 from jailbuild.cli.options import as_json, option
 from jailbuild.cli.progress import progress
+from jailbuild.errors import JailError, SourceChangedError, UnsettledError
 from jailbuild.names import shown, to_json
+from jailbuild.packages.activity import worker, written
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
 _FEW = 8  # names in a summary
-_ATTEMPTS = 10  # at a box that others write to at the same time
+# seconds between attempts at a source root that changes, some 5 in all; as often at a box that others write to
+_PAUSES = tuple(0.01 * 2**number for number in range(9))
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
 
 
 class Manner(NamedTuple):
@@ -62,33 +66,74 @@ def settle(box: str, how: Manner) -> None:
         say(f"note: {line}")
 
 
+def until_at_rest(what: str, sysroot: str | None, work: Callable[[], _Result]) -> _Result:
+    """Return what `work` gives; where box or source root change under it, it is done anew, a bounded number of times.
+
+    JailError where the source root does not come to rest: cannot do `what`, with who is at work there. What fails all
+    the time while nothing is written there is told as it is: a package manager may wait for an answer.
+    """
+    who = before = None
+    is_moving = False
+    for pause in (*_PAUSES, None):
+        try:
+            return work()
+        except BoxChangedError:
+            if pause is None:
+                raise
+        except SourceChangedError as error:
+            root = Root(sysroot or "/")
+            who = worker(root) or who
+            now = written(root)
+            before = before or now
+            is_moving = is_moving or not isinstance(error, UnsettledError) or now != before
+            if pause is None:
+                raise _unsettled(what, error, f"{who or ''}", is_moving) from None
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _unsettled(what: str, error: SourceChangedError, who: str, is_moving: bool) -> JailError:
+    if not is_moving:
+        return JailError(error.causes, f"{who or 'a package manager'} is at work in the source root: try again later")
+    if who:
+        return JailError(f"cannot {what}: the source root keeps changing: {who} is at work there",
+                         "try again when it has ended")
+    _, _, last = error.causes[0].removeprefix("cannot ").partition(" ")  # which path, and why
+    return JailError(f"cannot {what}: the source root keeps changing: {last}", "try again when it is at rest")
+
+
 def carry_out(
-    box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *,
-    keep_privileges: bool = False, all_of_it: bool = True, where: str = "", box_in_json: bool = False,
+    box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *, what: str,
+    sysroot: str | None = None, keep_privileges: bool = False, all_of_it: bool = True, where: str = "",
+    box_in_json: bool = False,
 ) -> tuple[Plan, bool]:
     """Make a plan, show it and carry it out; return it, and whether all is as planned.
 
-    `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since.
+    `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since;
+    `what` is to be done from which source root, errors say in words.
     What stays as it is is shown to persons only if `all_of_it`, or if they want to see more. `where` goes before each
     path that is shown, `box_in_json` puts the box into each object, for commands that take several.
     """
-    reports: list[str] = []
-    for attempt in range(_ATTEMPTS):
+    def attempt() -> tuple[Plan, tuple[str, ...], list[str]]:
         settle(box, how)
         plan, source, notes = make()
         if how.dry_run or plan.conflicts:
-            break
-        try:
-            with progress("writing", how.quiet) as tell:
-                writing = Writing(
-                    keep_privileges=keep_privileges, sync=not how.no_sync, wait=None if how.no_wait else say,
-                    progress=_counting(plan, tell),
-                )
-                reports = apply_plan(plan, box, source, writing)
-            break
-        except (BoxChangedError, SourceChangedError):
-            if attempt == _ATTEMPTS - 1:
+            return plan, notes, []
+        with progress("writing", how.quiet) as tell:
+            writing = Writing(
+                keep_privileges=keep_privileges, sync=not how.no_sync, wait=None if how.no_wait else say,
+                progress=_counting(plan, tell),
+            )
+            try:
+                return plan, notes, apply_plan(plan, box, source, writing)
+            except (BoxChangedError, SourceChangedError):
                 raise
+            except JailError as error:
+                if source is not None and source.changed() is not None:
+                    raise SourceChangedError(error.causes, error.hint) from error
+                raise
+
+    plan, notes, reports = until_at_rest(what, sysroot, attempt)
     say_notes(notes, how.quiet)
     show(plan, how, all_of_it=all_of_it, where=where, box=box if box_in_json else None)
     plan.refuse_conflicts()

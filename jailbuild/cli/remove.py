@@ -34,7 +34,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         notes = [f"what {pattern} kept out comes with the next jailbuild update {quoted(box)}" for pattern in lifted]
         return plan, None, tuple(notes)
 
-    plan, is_done = carry_out(box, manner, make, all_of_it=False)
+    plan, is_done = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):
         say(f"{box}: {few(programs)}: {summary(plan)}")
     return 0 if is_done else FAILED

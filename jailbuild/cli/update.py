@@ -19,8 +19,9 @@ from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, opti
 from jailbuild.closure.commands import UNPLACED, Request, unplaced
 from jailbuild.closure.gathering import Options
 from jailbuild.closure.shelf import Shelf
-from jailbuild.errors import JailError
+from jailbuild.errors import JailError, UnsettledError
 from jailbuild.names import shown
+from jailbuild.packages.activity import watched, worker
 from jailbuild.report.packages import package_lines
 from jailbuild.root import Root
 
@@ -119,13 +120,18 @@ def _update(
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
-        change, found = plan_update(Root(sysroot or "/"), box, Root(box), manifest, files, directories, choices,
-                                    more=more.requests, rules=more.rules, without=more.without, rebase=rebase,
-                                    dlopen=more.dlopen, is_named=sysroot is not None)
+        with watched(Root(sysroot or "/")) as root:
+            change, found = plan_update(root, box, Root(box), manifest, files, directories, choices,
+                                        more=more.requests, rules=more.rules, without=more.without, rebase=rebase,
+                                        dlopen=more.dlopen, is_named=sysroot is not None)
+            if found.vanished and worker(root) is not None:  # it may be about to put them back
+                gone = ", ".join(found.vanished)
+                raise UnsettledError(f"cannot update {box}: the source root has no {gone} at the moment")
         return change.plan, change.source, (*found.notes, *change.notes)
 
     plan, is_done = carry_out(
-        box, how, make, keep_privileges=choices.keep_privileges, all_of_it=False, where=where, box_in_json=True
+        box, how, make, what=f"update {box}", sysroot=sysroot, keep_privileges=choices.keep_privileges,
+        all_of_it=False, where=where, box_in_json=True,
     )
     if not (how.quiet or how.as_json):
         if not (how.dry_run or how.verbose or where):

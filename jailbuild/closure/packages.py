@@ -14,6 +14,7 @@ from jailbuild.errors import JailError, reason
 from jailbuild.names import quoted
 from jailbuild.packages.documentation import is_documentation
 from jailbuild.packages.dpkg import Dpkg
+from jailbuild.packages.leftovers import is_proper
 from jailbuild.root import Root
 
 _FEW = 10
@@ -50,7 +51,7 @@ class _Reading:
             while (path := path.rpartition("/")[0]) and path not in above:
                 above.add(path)
         for path in listed:
-            if (docs or not is_documentation(path)) and path not in above:
+            if (docs or not is_documentation(path)) and path not in above and is_proper(path.rpartition("/")[2]):
                 self._add(path)
 
     def _add(self, path: str) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from jailbuild.closure.places import Place, laid_place, merged_place, own_place, split, why_not
 from jailbuild.elf.reader import MAGIC
-from jailbuild.errors import JailError, reason
+from jailbuild.errors import JailError, SourceChangedError, reason
 from jailbuild.names import quoted
+from jailbuild.packages.leftovers import is_proper
 from jailbuild.root import Overlay, Root, open_beneath
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,8 +117,9 @@ def read_directory(
 
     A directory that the source root has there too is as that has it, mode and owner included; where that has a link
     (/lib in a merged /usr), it goes where the link leads. FIFOs, sockets, devices, what the kernel makes up (/proc),
-    the directories of `left_out` (the box) and secrets are left out with a note. JailError, a line for each name, where
-    something cannot be read; if SRC is no directory or inside one of `left_out`, or cannot be DST.
+    the directories of `left_out` (the box) and secrets are left out with a note; leftovers of package managers without,
+    in what the source root has itself. JailError, a line for each name, where something cannot be read; if SRC is no
+    directory or inside one of `left_out`, or cannot be DST.
     """
     source, destination = split(root, word)
     place = own_place(root, source) if destination is None else laid_place(root, source, destination, True)
@@ -135,8 +137,8 @@ def read_directory(
 def lay_over(root: Root, trees: Iterable[Tree]) -> Root:
     """Return `root` with the trees at their places: there programs among them are resolved, and read for the box.
 
-    A file that is another one by then is a JailError when it is opened. JailError, a line for each path, where two
-    trees have different files or links for one path.
+    A file that is another one by then is a SourceChangedError when it is opened. JailError, a line for each path, where
+    two trees have different files or links for one path.
     """
     laid: dict[str, Item] = {}
     causes = []
@@ -170,13 +172,13 @@ def _is_same(one: Item, other: Item) -> bool:
 
 
 def opener(item: Item) -> Callable[[], int]:
-    """Return what opens a file of a tree (OSError; JailError if another file has come to its place)."""
+    """Return what opens a file of a tree (OSError; SourceChangedError if another file has come to its place)."""
 
     def opened() -> int:
         found = os.open(item.source, _READ)
         if identity(os.fstat(found)) != identity(item.status):
             os.close(found)
-            raise JailError(f"cannot read {item.source}: another file has come to its place", "try again")
+            raise SourceChangedError(f"cannot read {item.source}: another file has come to its place", "try again")
         return found
 
     return opened
@@ -238,11 +240,12 @@ class _Reading:
             finally:
                 os.close(opened)
         except OSError as error:
-            self.causes.append(f"cannot read {source}: {reason(error)}")
+            if self.is_named or not isinstance(error, FileNotFoundError):  # gone since the directory was read
+                self.causes.append(f"cannot read {source}: {reason(error)}")
             return
         if not stat.S_ISREG(status.st_mode):
-            self.causes.append(f"cannot read {source}: it was a file just now")
-        elif why := self._unwanted(status):
+            raise SourceChangedError(f"cannot read {source}: it was a file just now", "try again")
+        if why := self._unwanted(status):
             self.causes.append(f"cannot add {source}: {why}")
         elif (what := secret(source, head) or secret(path)) and not self.rules.is_allowed(source, path):
             self._refuse_secret(source, path, what)
@@ -339,6 +342,9 @@ class _Reading:
         """Add what an open directory has, and yield the names of directories in it."""
         with os.scandir(directory) as names:
             found = sorted(names, key=lambda name: name.name)
+        if not self.place.is_laid:
+            found = [entry for entry in found if is_proper(entry.name)]
+            self.root.saw_names(path, is_proper, [entry.name for entry in found])
         for entry in found:
             if self.rules.exclude and self.rules.excludes(f"{below}/{entry.name}".lstrip("/"), entry.name):
                 continue
@@ -354,7 +360,10 @@ class _Reading:
                 elif why := why_not(there) or _SPECIAL.get(kind):
                     self.notes.append(f"{here} is left out: {why if why_not(there) else f'it is {why}'}")
                 elif kind == stat.S_IFLNK:
-                    self._add(Item(here, there, "link", status, os.readlink(entry.name, dir_fd=directory)))
+                    target = os.readlink(entry.name, dir_fd=directory)
+                    self._add(Item(here, there, "link", status, target))
+                    if not self.place.is_laid:
+                        self.root.learn({there: target})
                 else:
                     self.add_file(directory, entry.name, here, there, is_beside)
             except FileNotFoundError:  # gone since the directory was read

@@ -73,6 +73,7 @@ class Files:
             return errno.ENOENT
         try:
             status = os.fstat(opened)
+            self.root.saw(path, status)
             device, inode = identity = status.st_dev, status.st_ino
             file = self._known.get(identity)
             if file is None:

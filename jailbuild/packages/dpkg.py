@@ -160,12 +160,12 @@ class Dpkg:
 
     def _listed(self, key: str) -> list[bytes]:
         try:
-            return self._read(self._lists[key])
+            return self._read(self._lists[key], volatile=True)  # most are of packages that nobody asks for
         except OSError:
             return []
 
-    def _read(self, place: str) -> list[bytes]:
-        data = self.root.read(place, _MOST)
+    def _read(self, place: str, *, volatile: bool = False) -> list[bytes]:
+        data = self.root.read(place, _MOST, volatile=volatile)
         if place.endswith(".list"):
             return data.split(b"\n")
         names = (line.partition(b"  ")[2] for line in data.split(b"\n"))
@@ -211,7 +211,7 @@ class Dpkg:
                    if not name.endswith(".md5sums")]
         for place in places:
             try:
-                stanzas += self.root.read(place, _MOST).split(b"\n\n")
+                stanzas += self.root.read(place, _MOST, volatile=True).split(b"\n\n")  # of all packages
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                     raise JailError(f"cannot read {place}: {reason(error)}") from None

@@ -18,9 +18,9 @@ from types import FrameType
 
 import pytest
 
-from jailbuild.box.copy import Job, SourceChangedError, copy_all, copy_file
+from jailbuild.box.copy import Job, copy_all, copy_file
 from jailbuild.box.manifest import Entry
-from jailbuild.errors import JailError
+from jailbuild.errors import JailError, SourceChangedError
 from tests.box.running import NOBODY
 
 BIG = 3 << 20  # bytes: several blocks
