@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box import lists, tables
@@ -68,6 +68,7 @@ def draft(
         drafting.add_file(path, node.edges)
     for path, held in closure.data.items():
         drafting.add_data(path, held.item, held.edges)
+    drafting.add_laid()
     made = dict(carried.made)
     for path, brought in closure.made.items():
         content = drafting.add_made(path, brought.made, brought.edges, carried)
@@ -123,6 +124,7 @@ class _Drafting:
         self.packages: dict[str, PackageInfo] = {}
         self.own = own_items(closure)
         self.kept_own = carried.own - self.own  # of requests that are carried over
+        self.replaced: dict[str, Entry] = {}  # what would have come where the user named something
         self.preferred: set[str] = set()
         self.excluded: set[str] = set()
 
@@ -182,6 +184,12 @@ class _Drafting:
                 self.entries[path] = entry
         for edge, names in edges.items():
             self._want_by(path, names, edge.by, edge)
+
+    def add_laid(self) -> None:
+        """Add the edges from recipes to what the user named."""
+        for path, edges in self.closure.laid.items():
+            for edge, names in edges.items() if path in self.entries else ():
+                self._want_by(path, names, edge.by, edge)
 
     def _link(self, path: str, target: str) -> Entry:
         status = self.root.lstat(path)
@@ -347,8 +355,8 @@ class _Drafting:
         """
         for path, entry in carried.entries.items():
             is_own = path in self.kept_own
-            if is_own and path in self.entries and entry.type != "directory":
-                self.preferred.add(path)
+            if is_own and path in self.entries and _facts(self.entries[path]) != _facts(entry):
+                self.replaced[path] = self.entries[path]
             if path not in self.entries or is_own:
                 self.entries[path] = entry
                 if path in carried.carried:
@@ -358,14 +366,18 @@ class _Drafting:
                 self._want_for(path, why.wanted_by, why._replace(wanted_by=()))
 
     def prefer_own(self) -> None:
-        """Drop what cannot stand beside what the user named: what is below a file or link of theirs, or in the way."""
+        """Drop what cannot stand beside what the user named: what is below a file or link of theirs, or in the way.
+
+        And what a link of the source root leads to in whose place they have something else.
+        """
         blocked, wrong = yielding(self.entries, self.own | self.kept_own)
-        for path in blocked:
-            self._drop(path)
-        self.preferred.update(blocked.values())
         for path in wrong:
             self.entries[path] = Entry(path, "directory", 0o755)
             self.carried.discard(path)
+        links = {path for path, entry in self.replaced.items() if entry.type == "link"}
+        self.preferred = {*self.replaced, *blocked.values(), *(self.closure.laid.keys() & self.entries.keys())}
+        if blocked or links:
+            self._cut(blocked, lambda why: why.by in links and why.how == "target")
 
     def exclude(self, exclusions: Exclusions) -> None:
         """Leave out what never comes, and what only that leads to (JailError: the user named it)."""
@@ -381,12 +393,19 @@ class _Drafting:
                     gone[why.by] = ""
                     waiting.append(why.by)
         self.excluded.update(gone)
+        self._cut(gone)
+
+    def _cut(self, paths: Iterable[str], is_cut: Callable[[Reason], bool] = lambda _: False) -> None:
+        """Drop paths, edges, and what no request leads to any more."""
+        gone = set(paths)
         for path in gone:
             self._drop(path)
+        for path, edges in self.reasons.items():
+            self.reasons[path] = {why: names for why, names in edges.items() if not is_cut(why)}
         kept = reachable(self.entries, self.reasons, gone)
         for path in self.entries.keys() - kept:
             self._drop(path)
-            gone[path] = ""
+            gone.add(path)
         for path in kept:
             self.reasons[path] = {why: names for why, names in self.reasons.get(path, {}).items() if why.by not in gone}
             self.wanted[path] = set().union(*self.reasons[path].values())
@@ -443,3 +462,6 @@ class _Drafting:
                 wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ()))
         return found
 
+
+def _facts(entry: Entry) -> tuple[object, ...]:
+    return entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns, entry.target

@@ -32,7 +32,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         lifted = [one.what for name, one in manifest.requests.items()
                   if one.type == "exclude" and name not in plan.draft.requests]
         notes = [f"what {pattern} kept out comes with the next jailbuild update {quoted(box)}" for pattern in lifted]
-        return plan, None, tuple(notes)
+        return plan, None, (*plan.notes, *notes)
 
     plan, is_done = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)
     if not (manner.dry_run or manner.quiet or manner.as_json):

@@ -44,6 +44,7 @@ class Brought(NamedTuple):
     optional: tuple[str, ...]  # likewise, and need not be
     notes: tuple[str, ...]
     named: frozenset[str] = frozenset()  # files that are named in full, by no pattern; canonical
+    laid: tuple[str, ...] = ()  # paths that it would bring, and for which the user named something of their own
 
     def is_nothing(self, bring: Bring) -> bool:
         """Whether the recipe has something to bring, and the root nothing of it."""
@@ -117,7 +118,8 @@ class _Bringing:
                         self.named.add(canonical_place(self.root, path))
         parts = tuple(self.following.whole())
         return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
-                       tuple(self.optional), tuple(self.notes), frozenset(self.named))
+                       tuple(self.optional), tuple(self.notes), frozenset(self.named),
+                       tuple(dict.fromkeys(self.following.laid)))
 
     def _programs(self, words: tuple[str, ...], if_there: bool) -> Iterator[str]:
         for word in words:

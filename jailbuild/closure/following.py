@@ -60,6 +60,7 @@ class Following:
         self.parts: dict[str, Part] = {}  # by what was named
         self.roots: list[str] = []  # of trees, canonical
         self.notes: list[str] = []
+        self.laid: list[str] = []  # what is the user's own there
         self.lost: list[str] = []  # links that lead nowhere
         self.refused: list[str] = []  # links to what does not come
 
@@ -73,7 +74,10 @@ class Following:
     def read(self, path: str, by: str = "", exclude: tuple[str, ...] = ()) -> None:
         """Read what is at a path, unless it was read before."""
         real = real_path(self.root, path)
-        if path in self.parts or real is None or (not by and real in self.roots) or self.root.is_laid(real):
+        if path in self.parts or real is None or (not by and real in self.roots):
+            return
+        if self.root.is_laid(real):
+            self.laid.append(real)
             return
         if why := why_not(real):
             self.notes.append(f"{path} is left out: {why}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jailbuild.closure.commands import UNPLACED, Request, canonical_place
+from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gathering import NO_KNOWLEDGE, Gathering, Held, HeldMade, Knowledge, Node, Options
 from jailbuild.closure.lists import Listed
 from jailbuild.closure.programs import Program
@@ -15,8 +16,6 @@ from jailbuild.loader.cache import CacheEntry
 from jailbuild.loader.files import Files
 from jailbuild.root import Root
 
-if TYPE_CHECKING:
-    pass
 
 class Closure(NamedTuple):
     """Everything that requests need in their source root."""
@@ -34,6 +33,7 @@ class Closure(NamedTuple):
     sources: dict[str, str]  # of what comes from elsewhere on the host, by canonical path
     made: Mapping[str, HeldMade] = {}  # by canonical path
     inert: frozenset[str] = frozenset()  # scripts that go in without execute permission, by canonical path
+    laid: Mapping[str, Mapping[AnyEdge, set[str]]] = {}  # who else wants what the user named, by canonical path
     dlopen: Mapping[str, str] = {}  # of the programs, by path: which libraries came that they open (LEVELS)
 
     def source_of(self, path: str) -> str:
@@ -72,5 +72,5 @@ def gather(
     return Closure(
         root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
         gathering.listed, tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
-        gathering.dlopen,
+        gathering.laid, gathering.dlopen,
     )

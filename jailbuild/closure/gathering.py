@@ -118,6 +118,7 @@ class Gathering:
         self.listed: dict[Listed, set[str]] = {}
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
+        self.laid: dict[str, dict[AnyEdge, set[str]]] = {}  # what recipes want of what the user named
         self.met: dict[str, Met] = {}
         self.inert: set[str] = set()
         self.hint = ""  # for what failed last
@@ -220,6 +221,10 @@ class Gathering:
                 one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
             )]
         self.notes += [f"warning: {text}" for text in _first(wrong)]
+
+    def want_laid(self, path: str, edge: AnyEdge, name: str) -> None:
+        """Note that a recipe wants what the user named for a canonical path."""
+        self.laid.setdefault(path, {}).setdefault(edge, set()).add(name)
 
     def _make_inert(self, path: str, problem: Problem) -> None:
         """Have a script go in to be read: what it would be run by is not in the source root either."""
