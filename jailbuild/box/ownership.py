@@ -137,13 +137,24 @@ class Exclusions:
     @staticmethod
     def refuse_named(reasons: Mapping[str, Iterable[Reason]], gone: Mapping[str, str]) -> None:
         """Raise JailError where what never comes is what the user named."""
-        causes = []
-        named = {path for path, edges in reasons.items() for why in edges if not why.by and why.how in _NAMED}
-        for path in sorted(gone):
-            # a program is what a link leads to
-            if path in named or any(why.how == "target" and why.by in named for why in reasons.get(path, ())):
-                causes.append(f"cannot add {path}: it is asked for, and --exclude {quoted(gone[path])} says that it "
-                              "never comes")
+        leading: dict[str, list[str]] = {}  # a program is what its links lead to
+        named: set[str] = set()
+        todo = []
+        for path, edges in reasons.items():
+            for why in edges:
+                if why.how == "target":
+                    leading.setdefault(why.by, []).append(path)
+                elif not why.by and why.how in _NAMED:
+                    todo.append(path)
+        while todo:
+            path = todo.pop()
+            if path not in named:
+                named.add(path)
+                todo += leading.get(path, ())
+        causes = [
+            f"cannot add {path}: it is asked for, and --exclude {quoted(gone[path])} says that it never comes"
+            for path in sorted(named & gone.keys())
+        ]
         if causes:
             raise JailError(causes, "leave out one of both; jailbuild remove takes back what the box has: "
                                     f"exclude:{gone[min(gone)]}")
