@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # typing's own takes longer, and until below Ctrl-C is a 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _INTERRUPTED = 130
 
