@@ -82,19 +82,16 @@ class Knowing:
         self.matches = Matches(self.shelf.whens())
         self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
-        self.users: dict[Edge, tuple[list[str], set[str]]] = {}  # which, and for which requests
+        self.users: dict[Edge, tuple[set[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
         self.named: set[str] = set()  # likewise by a recipe
         self.lists = frozenset(
             canonical_place(self.root, f"{path}{end}") for path in LINES for end in ("", "-"))
-        self._accounts: Accounts | None = None
 
     @property
     def accounts(self) -> Accounts:
         """The users and groups of the source root."""
-        if self._accounts is None:
-            self._accounts = read_accounts(self.root)
-        return self._accounts
+        return self.root.once(read_accounts)
 
     def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
         """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""
@@ -247,8 +244,8 @@ class Knowing:
         if absent and is_told:
             self.gathering.notes.append(
                 f"warning: {edge.how.partition(': ')[0]} finds no user {', no '.join(absent)} in the source root")
-        users, requests = self.users.setdefault(edge, ([], set()))
-        users += [name for name in names if name not in users and name not in absent]
+        users, requests = self.users.setdefault(edge, (set(), set()))
+        users.update(name for name in names if name in self.accounts.users)
         requests.add(request)
 
     def _add_user(self, request: Request) -> None:
@@ -268,6 +265,7 @@ class Knowing:
             return
         wanted = sorted({name for users, _ in self.users.values() for name in users})
         tables = dict(zip(LINES, self.accounts.of(wanted), strict=True))
+        groups = self.accounts.groups_by_user()
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
             if place in self.made:
@@ -275,6 +273,6 @@ class Knowing:
                                             "box stands there (--without users, --user)")
             edges: dict[Edge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
-                names = sorted(dict(zip(LINES, self.accounts.of(users), strict=True))[path])
+                names = sorted(users if path == PASSWD else {group for user in users for group in groups[user]})
                 edges[edge._replace(how=f"{edge.how}; {LINES[path]} {' '.join(names)}")] = requests
             self.made[place] = HeldMade(Made("file", 0o644, content=to_bytes(table), table=True), edges)
