@@ -25,6 +25,7 @@ SCHEMA = 1
 _MAX_MANIFEST = 256 << 20  # bytes; 100 000 entries have some 50 MB
 _TYPES = ("file", "link", "directory", "device")
 _ASKED = ("program", "file", "directory", *NAMED)
+_ODD = frozenset(("", ".", ".."))  # no components of a canonical path
 _WHAT = TypeVar("_WHAT")
 
 
@@ -329,6 +330,6 @@ def _number(record: dict[str, Any], key: str) -> int:
 
 def _path(record: dict[str, Any], key: str) -> str:
     path = from_json(record, key)
-    if not path or not path.startswith("/") or any(part in ("", ".", "..") for part in path[1:].split("/")):
+    if not path or not path.startswith("/") or not _ODD.isdisjoint(path[1:].split("/")):
         raise ValueError(f"{key} is not a canonical path")
     return path
