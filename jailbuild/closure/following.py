@@ -115,7 +115,7 @@ class Following:
         if real is None:
             self.lost.append(link)
             return False
-        if any(above in self.roots for above in upwards(real)):
+        if real.startswith(f"{tree.path}/") or any(above in self.roots for above in upwards(real)):
             return True
         if why_not(real) or real.startswith(_GONE):
             return True  # there when the box is entered
