@@ -387,6 +387,37 @@ def test_findings_that_are_ignored_one_by_one(tmp_path: Path) -> None:
     assert_linear(tmp_path, make, within="check/findings.py")
 
 
+def test_symbols_that_nothing_has(made: Path, tmp_path: Path) -> None:
+    """A symbol is not looked for in each library that a program loads."""
+    library = tiny.compile_c("__attribute__((weak)) int absent(void); int here(void) { return absent ? 1 : 2; }",
+                             tmp_path / "library", "-shared", "-fPIC")
+
+    def make(count: int, place: Path) -> Iterator[Command]:
+        root = tiny.clone(made, place / "root")
+        libraries = [root / tiny.LIBRARIES / f"libown{number}.so" for number in range(count)]
+        for one in libraries:
+            shutil.copy(library, one)
+        tiny.compile_c("int here(void); void _start(void) { here(); }", root / "usr/bin/own", "-pie", "-fPIE",
+                       f"-Wl,--dynamic-linker={tiny.LOADER}", "-Wl,--no-as-needed", f"-L{root / tiny.LIBRARIES}",
+                       *(f"-l:{one.name}" for one in libraries))
+        yield ("check", "--symbols", root)
+
+    assert_linear(tmp_path, make, within="loader/lookup.py")
+
+
+def test_binds(made: Path, tmp_path: Path) -> None:
+    """Which mount lies in which other one is not asked of each pair."""
+
+    def make(count: int, place: Path) -> Iterator[Command]:
+        root = tiny.clone(made, place / "root")
+        for number in range(count):
+            (root / f"opt/{number}").mkdir(parents=True)
+        binds = [word for number in range(count) for word in ("--bind", f"{place}:/opt/{number}")]
+        yield ("enter", "--explain", *binds, root, "/bin/ls")
+
+    assert_linear(tmp_path, make)
+
+
 class _ComparedEdge(Edge):
     """An edge that counts how often it is compared."""
 
