@@ -7,7 +7,7 @@ Each request has its own: what a recipe brings for it goes when it goes. An edge
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
@@ -31,12 +31,14 @@ class Matches:
     """Which recipes a program, a file or a library calls for."""
 
     def __init__(self, whens: Mapping[str, When]) -> None:
-        self.symbols: list[tuple[str, str]] = []  # with the recipe, in its order
+        self.count = 0  # of all, which keeps their order
+        self.symbols: dict[str, list[tuple[int, str]]] = {}  # the recipes, by symbol
         self.exact: dict[tuple[str, str], list[str]] = {}
-        self.patterns: dict[str, list[tuple[str, str, str]]] = {"program": [], "path": [], "soname": []}
+        self.patterns: dict[tuple[str, str], list[tuple[int, str, str]]] = {}  # by kind and what they begin with
         for name, when in whens.items():
             for symbol in when.symbol:
-                self.symbols.append((symbol, name))
+                self.count += 1
+                self.symbols.setdefault(symbol, []).append((self.count, name))
             for pattern in when.program:
                 self._add("path" if "/" in pattern else "program", pattern, name)
             for pattern in when.soname:
@@ -45,16 +47,23 @@ class Matches:
     def _add(self, kind: str, pattern: str, name: str) -> None:
         places = [place for place in map(pattern.find, "*?[") if place >= 0]
         if places:
-            self.patterns[kind].append((pattern[: min(places)], pattern, name))
+            self.count += 1
+            self.patterns.setdefault((kind, pattern[: min(places)]), []).append((self.count, pattern, name))
         else:
             self.exact.setdefault((kind, pattern), []).append(name)
 
     def of(self, kind: str, text: str) -> Iterator[str]:
         """Yield the recipes with a pattern of a kind ("program", "path", "soname") that fits."""
         yield from self.exact.get((kind, text), ())
-        for start, pattern, name in self.patterns[kind]:
-            if text.startswith(start) and fnmatchcase(text, pattern):
+        begun = [one for end in range(len(text) + 1) for one in self.patterns.get((kind, text[:end]), ())]
+        for _, pattern, name in sorted(begun):
+            if fnmatchcase(text, pattern):
                 yield name
+
+    def of_symbols(self, imported: Set[str]) -> list[tuple[str, str]]:
+        """Return the symbols among those imported that recipes are for, each with a recipe, in the order of these."""
+        found = sorted((*one, symbol) for symbol in self.symbols.keys() & imported for one in self.symbols[symbol])
+        return [(symbol, name) for _, name, symbol in found]
 
     def of_program(self, root: Root, path: str, *, by_name: bool = True) -> Iterator[str]:
         """Yield the recipes for the program at a path: by that, by where its links lead, and by those names."""
@@ -140,9 +149,8 @@ class Knowing:
 
     def _use_by_symbols(self, request: str, path: str, done: set[str]) -> None:
         """Apply the recipes for what a requested program imports itself."""
-        imported = symbols_of(self.root, path)
-        for symbol, name in self.matches.symbols:
-            if symbol in imported and name not in done:
+        for symbol, name in self.matches.of_symbols(symbols_of(self.root, path)):
+            if name not in done:
                 self._use(request, name, Edge(self._place(path), f"recipe {name}: imports {symbol}"), done, False)
 
     def _place(self, path: str) -> str:

@@ -244,6 +244,23 @@ def test_recipes_that_say_where_commands_are(made: Path, tmp_path: Path) -> None
     assert_linear(tmp_path, make, within="closure/shelf.py")
 
 
+def test_programs_beside_recipes_for_others(made: Path, tmp_path: Path) -> None:
+    """Whether a recipe is for a program is not asked of each recipe."""
+
+    def make(count: int, place: Path) -> Iterator[Command]:
+        root = tiny.clone(made, place / "root")
+        (place / "recipes").mkdir()
+        for number in range(count):
+            shutil.copy(root / "usr/bin/ls", root / f"usr/bin/ls{number}")
+            (place / f"recipes/own{number}.toml").write_text(
+                f'title = "{number}"\n[when]\nprogram = ["x{number}*"]\nsoname = ["y{number}*"]\n'
+                f'symbol = ["z{number}"]\n[bring]\nfiles-if-there = ["/absent"]\n')
+        names = [f"ls{number}" for number in range(count)]
+        yield ("add", *names, "--recipes", place / "recipes", "--sysroot", root, "--into", place / "box", "--no-sync")
+
+    assert_linear(tmp_path, make, within="closure/knowing.py")
+
+
 def test_users(made: Path, tmp_path: Path) -> None:
     """The users and groups of a root are read once, and not gone through for each user."""
 
