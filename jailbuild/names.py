@@ -6,7 +6,7 @@ Names are str as os.fsdecode gives them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 _LONGEST = 1000  # characters
 
@@ -83,3 +83,19 @@ def quoted(name: str) -> str:
     import shlex
 
     return shlex.quote(name)
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return what says whether one of some patterns of fnmatch(3) fits a name: in one look, however many they are."""
+    import fnmatch
+    import re
+
+    names = set()
+    others = []
+    for pattern in dict.fromkeys(patterns):
+        if any(character in pattern for character in "*?["):
+            others.append(fnmatch.translate(pattern))
+        else:
+            names.add(pattern)
+    fits = re.compile("|".join(others)).match if others else None
+    return lambda name: name in names or (fits is not None and fits(name) is not None)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from jailbuild.errors import JailError, reason
 
@@ -18,13 +18,14 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO or a 
 _MAX_LINKS = 40  # path_resolution(7)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
+_Answer = TypeVar("_Answer")
+
 
 class Walk(NamedTuple):
-    """Where a path leads, and what is on the way, in the order it was met; all by canonical paths."""
+    """Where a path leads, and the links on the way, in the order they were met; all by canonical paths."""
 
     real: str
     links: tuple[tuple[str, str], ...]  # each link and its text
-    through: tuple[str, ...]  # each directory, also those that a ".." left again; without the root itself
 
 
 Mark = tuple[int, ...]  # what tells a file from the one that was there before, by stat(2)
@@ -40,6 +41,14 @@ def mark_of(status: os.stat_result) -> Mark:
 
 def _error(number: int, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
+
+
+def upwards(path: str) -> Iterator[str]:
+    """Yield an absolute path and every directory above it, "/" last."""
+    while path.strip("/"):
+        yield path
+        path = path.rpartition("/")[0]
+    yield "/"
 
 
 def open_beneath(directory: int, path: str, flags: int, mode: int = 0, *, one_mount: bool = False) -> int:
@@ -95,6 +104,7 @@ class Root:
         self._marks: dict[str, Mark] = {}
         self._absent: set[str] = set()
         self._lists: dict[tuple[str, Callable[[str], bool]], int] = {}
+        self._answers: dict[Callable[[Any], object], object] = {}
 
     def __del__(self) -> None:
         descriptor = getattr(self, "descriptor", -1)
@@ -147,6 +157,18 @@ class Root:
                 return path
         return None
 
+    def once(self, ask: Callable[[Root], _Answer]) -> _Answer:
+        """Return what `ask` says of the root; a function is called once, as often as its answer is wanted."""
+        if ask not in self._answers:
+            self._answers[ask] = ask(self)
+        answer: Any = self._answers[ask]
+        return answer  # type: ignore[no-any-return]
+
+    @property
+    def lowest(self) -> Root:
+        """The root itself, below all that is laid over it."""
+        return self
+
     def host_path(self, path: str) -> str:
         """Return a canonical path as the host names it."""
         return path if self.path == "/" else self.path + path
@@ -155,14 +177,26 @@ class Root:
         """Follow `path` as the kernel would after a chroot (OSError: ENOENT, ENOTDIR, ELOOP, EACCES)."""
         walk = self._walks.get(path)
         if walk is None:
-            walk = self._walks[path] = self._follow(path)
+            walk = self._walks[path] = self._walk(path)
         return walk
 
-    def _follow(self, path: str) -> Walk:
-        real = ""
-        links: list[tuple[str, str]] = []
+    def through(self, path: str) -> tuple[str, ...]:
+        """Return each directory on the way of `path`, also those that a ".." left again; without the root (OSError)."""
         through: list[str] = []
-        todo = path.split("/")[::-1]
+        self._follow(path, "", path.split("/"), through)
+        return tuple(dict.fromkeys(through))
+
+    def _walk(self, path: str) -> Walk:
+        # What was seen has a canonical path: below such a directory only the rest is new, however deep it is.
+        above = path.rpartition("/")[0]
+        while above and self._seen.get(above) is not True:
+            above = above.rpartition("/")[0]
+        return self._follow(path, above, path[len(above) :].split("/"), [])
+
+    def _follow(self, path: str, real: str, names: list[str], through: list[str]) -> Walk:
+        """Follow `names` from the canonical directory `real` on; what is passed is added to `through`."""
+        links: list[tuple[str, str]] = []
+        todo = names[::-1]
         while todo:
             name = todo.pop()
             if name in ("", ".", ".."):
@@ -187,7 +221,7 @@ class Root:
             if seen.startswith("/"):
                 real = ""
             todo.extend(seen.split("/")[::-1])
-        return Walk(real or "/", tuple(links), tuple(dict.fromkeys(through)))
+        return Walk(real or "/", tuple(links))
 
     def _look(self, here: str) -> str | bool:
         """Return the text of the link at `here` (its parent is canonical), else whether it is a directory."""
@@ -343,12 +377,18 @@ class Overlay(Root):
         self.statuses = dict(statuses or {})
         self._walks = {}
         self._absent = set()
+        self._answers = {}
         self._seen = dict.fromkeys(self.files, False)
         self._seen.update(links or {})
         self._seen.update(dict.fromkeys(directories, True))
         for path in list(self._seen):
-            while path := path.rpartition("/")[0]:
-                self._seen.setdefault(path, True)
+            while (path := path.rpartition("/")[0]) and path not in self._seen:  # which has what is above it too
+                self._seen[path] = True
+
+    @property
+    def lowest(self) -> Root:
+        """The root below all that is laid over it; an Overlay itself where it lies over nothing."""
+        return self if self.base is None else self.base.lowest
 
     def _look_on_disk(self, here: str) -> str | bool:
         if self.base is None or here in self.gone:

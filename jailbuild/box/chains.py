@@ -17,7 +17,7 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
     All chains would be more than anybody can read: a C library is needed by every other library.
     """
     entry = manifest.entries[path]
-    ways = _Ways(manifest)
+    ways = _Ways(manifest, frozenset(entry.wanted_by))
     seen: set[Chain] = set()  # requests may share their chains
     held = children(manifest.entries).get(path, [])
     for reason in edges_of(manifest.entries, entry, held):
@@ -44,16 +44,29 @@ def words_of(step: Reason) -> str:
 
 
 class _Ways:
-    """The shortest chains of each request, found when they are asked for."""
+    """The shortest chains of some requests, found when they are asked for."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest, names: frozenset[str]) -> None:
         self.found: dict[str, _Steps] = {}
+        self.first: dict[str, list[Reason]] = {name: [] for name in names}  # the steps of requests themselves
+        self.below: dict[str, dict[str, list[Reason]]] = {name: {} for name in names}  # the others, by where from
+        for path, entry in manifest.entries.items():
+            wanted_by = names.intersection(entry.wanted_by)
+            directory = path.rpartition("/")[0]
+            for name in wanted_by if directory else ():
+                self.below[name].setdefault(path, []).append(Reason(directory, PARENT))
+            for reason in entry.reasons if wanted_by else ():
+                step = reason._replace(by=path, wanted_by=())
+                for name in wanted_by.intersection(reason.wanted_by):
+                    if reason.by:
+                        self.below[name].setdefault(reason.by, []).append(step)
+                    else:
+                        self.first[name].append(step._replace(wanted_by=(name,)))
 
     def from_request(self, name: str, path: str) -> Chain:
         """Return the shortest chain from one request to a path; () if there is none."""
         if name not in self.found:
-            self.found[name] = _shortest(self.manifest, name)
+            self.found[name] = _shortest(self.first.get(name, []), self.below.get(name, {}))
         steps = self.found[name]
         chain = []
         above: str | None = path
@@ -63,25 +76,12 @@ class _Ways:
         return tuple(reversed(chain))
 
 
-def _shortest(manifest: Manifest, name: str) -> _Steps:
+def _shortest(first: list[Reason], below: dict[str, list[Reason]]) -> _Steps:
     """Return the last step of the shortest chain from one request to every path that it wants.
 
     Not the chains: a manifest that somebody wrote may have one so long that all of them fill any memory.
     """
-    below: dict[str, list[Reason]] = {}
-    todo: deque[tuple[str | None, Reason]] = deque()  # where from, and the step
-    for path, entry in manifest.entries.items():
-        if name not in entry.wanted_by:
-            continue
-        if directory := path.rpartition("/")[0]:
-            below.setdefault(path, []).append(Reason(directory, PARENT))
-        for reason in entry.reasons:
-            if name not in reason.wanted_by:
-                continue
-            if not reason.by:
-                todo.append((None, reason._replace(by=path, wanted_by=(name,))))
-            else:
-                below.setdefault(reason.by, []).append(reason._replace(by=path, wanted_by=()))
+    todo: deque[tuple[str | None, Reason]] = deque((None, step) for step in first)  # where from, and the step
     found: _Steps = {}
     while todo:
         above, step = todo.popleft()

@@ -169,7 +169,7 @@ class _Drafting:
             self._want(walk.real, wanted_by, last, "target")
         if walk.real not in self.entries:
             self.entries[walk.real] = self._file(walk.real)
-        for directory in walk.through:
+        for directory in self.root.through(absolute):
             self._want(directory, wanted_by, named, "path")
 
     def add_data(self, path: str, item: Item, edges: Mapping[AnyEdge, set[str]]) -> None:
@@ -326,19 +326,16 @@ class _Drafting:
 
     def add_parents(self) -> None:
         """Add the directories above all entries, and those that are only walked through; who wants them is told."""
-        todo = sorted(self.wanted, key=lambda path: path.count("/"))
-        while todo:  # the deepest first: what is above comes after all that is in it
-            depth = todo[-1].count("/")
-            above: dict[str, None] = {}
-            while todo and todo[-1].count("/") == depth:
-                path = todo.pop()
+        by_depth: dict[int, dict[str, None]] = {}
+        for path in self.wanted:
+            by_depth.setdefault(path.count("/"), {})[path] = None
+        for depth in range(max(by_depth, default=0), 0, -1):  # deepest first: each hands up all that it was handed
+            for path in by_depth.get(depth, ()):
                 if path not in self.entries:
                     self.entries[path] = self._directory(path)
                 if parent := path.rpartition("/")[0]:
-                    if parent not in self.wanted:
-                        above[parent] = None
                     self.wanted.setdefault(parent, set()).update(self.wanted[path])
-            todo += above
+                    by_depth.setdefault(depth - 1, {})[parent] = None
 
     def _directory(self, path: str) -> Entry:
         try:
@@ -431,8 +428,9 @@ class _Drafting:
                 is_ours = self.entries[path].source == path
                 families.setdefault(() if is_ours else tuple(sorted(self.wanted[path])), []).append(path)
             for family in families.values():
+                first = min(family)
                 for path in family if len(family) > 1 else ():
-                    self.entries[path] = self.entries[path]._replace(hardlink=min(family))
+                    self.entries[path] = self.entries[path]._replace(hardlink=first)
 
     def name_packages(self) -> None:
         """Note which packages the files and links are from that the source root has itself."""

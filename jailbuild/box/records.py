@@ -40,6 +40,7 @@ from jailbuild.names import from_json, spelled, to_json
 from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root, open_beneath
 
+_ODD = frozenset(("", ".", ".."))  # no components of a canonical path
 _WHAT = TypeVar("_WHAT")
 _Why = tuple[tuple[str, ...], tuple[Reason, ...]]  # who wants an entry, and its edges
 
@@ -470,6 +471,6 @@ def _number(record: Mapping[str, Any], key: str) -> int:
 
 def _path(record: Mapping[str, Any], key: str) -> str:
     path = from_json(record, key)
-    if not path or not path.startswith("/") or any(part in ("", ".", "..") for part in path[1:].split("/")):
+    if not path or not path.startswith("/") or not _ODD.isdisjoint(path[1:].split("/")):
         raise ValueError(f"{key} is not a canonical path")
     return path

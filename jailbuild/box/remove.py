@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 from jailbuild.box.carry import carry
 from jailbuild.box.draft import named_in
@@ -18,8 +19,9 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     names = set()
     failures = []
     hint = f"jailbuild list {box}"
+    requests = _Requests(root, before)
     for word in words:
-        found = _meant(root, before, word)
+        found = requests.meant(word)
         if not found:
             import difflib  # only to word an error
 
@@ -34,30 +36,50 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     return make_plan(draft, None, before, root, replace=replace)
 
 
-def _meant(root: Root, before: Manifest, word: str) -> list[str]:
-    """Return the requests that a word names: by its name, its path in the box, or as SRC:DEST.
+class _Requests:
+    """The requests of a box, by all that a word may call them; where several are called alike, the first."""
 
-    A recipe, a user, a locale or a package is named so where nothing else is, or with its type: "recipe:zones"; a rule
-    always with its type: "exclude:/etc/inputrc".
-    """
-    if word in before.requests:
-        return [word]
-    word = word.removesuffix(DOCS) if word.startswith("package:") else word
-    if found := [name for name, asked in before.requests.items()
-                 if word == name or (asked.type in NAMED and asked.type not in RULES and asked.what == word)]:
-        return found
-    path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
-    for name, asked in before.requests.items():
-        if path == asked.path or (asked.source is not None and word == f"{asked.source}:{asked.path}"):
-            return [name]
-    for name, asked in before.requests.items():
-        if word.startswith("/") and _place(root, path) == _place(root, asked.path):
-            return [name]
-    source, _, destination = word.rpartition(":")
-    for name, asked in before.requests.items():
-        if source and asked.source == os.path.realpath(source) and destination == asked.path:
-            return [name]
-    return []
+    def __init__(self, root: Root, before: Manifest) -> None:
+        self.root = root
+        self.before = before
+        self.by_what: dict[str, list[str]] = {}
+        self.by_path: dict[str, str] = {}
+        self.by_source: dict[tuple[str, str], str] = {}
+        for name, asked in before.requests.items():
+            if asked.type in RULES:
+                continue
+            if asked.type in NAMED:
+                self.by_what.setdefault(asked.what, []).append(name)
+            self.by_path.setdefault(asked.path, name)
+            if asked.source is not None:
+                self.by_path.setdefault(f"{asked.source}:{asked.path}", name)
+                self.by_source.setdefault((asked.source, asked.path), name)
+
+    @cached_property
+    def by_place(self) -> dict[str, str]:
+        """The requests by their entries in the box."""
+        return {_place(self.root, asked.path): name for name, asked in reversed([*self.before.requests.items()])
+                if asked.path}
+
+    def meant(self, word: str) -> list[str]:
+        """Return the requests that a word names: by its name, its path in the box, or as SRC:DEST.
+
+        A recipe, a user, a locale or a package is named so where nothing else is, or with its type: "recipe:zones"; a
+        rule always with its type: "exclude:/etc/inputrc".
+        """
+        for one in (word, word.removesuffix(DOCS)):
+            if one in self.before.requests:
+                return [one]
+            if found := self.by_what.get(one):
+                return found
+        path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
+        name = self.by_path.get(path) or self.by_path.get(word)
+        if name is None and word.startswith("/"):
+            name = self.by_place.get(_place(self.root, path))
+        if name is None:
+            source, _, destination = word.rpartition(":")
+            name = self.by_source.get((os.path.realpath(source), destination)) if source else None
+        return [] if name is None else [name]
 
 
 def _place(root: Root, path: str) -> str:

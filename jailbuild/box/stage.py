@@ -13,6 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 from jailbuild import syscalls
 from jailbuild.box.copy import Job, copy_all, do_job, finish
@@ -218,22 +219,31 @@ class Staging:
 
     def _link_to_kept(self, entry: Entry) -> bool:
         """Make a file that is one with another that stays in the box a link to it, if there is such a one."""
-        for action in self.plan.actions:
-            other = action.entry
-            if action.kind != "keep" or other.hardlink != entry.hardlink or self.plan.before is None:
-                continue
-            listed = self.plan.before.entries.get(other.path)
-            if listed is not None and listed.sha256 is not None:
-                if self.source is None or digest_in(self.source, entry.path) != listed.sha256:
-                    continue  # the manifest may call anything one with it
-                with _saying(entry), open_parent(self.box, other.path) as (parent, other_name):
-                    if fingerprint(parent, other_name) != f"file {listed.sha256}":
-                        continue
+        kept = self._kept.get(entry.hardlink or "")
+        if kept is None or self.source is None:
+            return False
+        digest = digest_in(self.source, entry.path)  # the manifest may call anything one with it
+        others = kept.get(digest, [])
+        while others:
+            with _saying(entry), open_parent(self.box, others[-1]) as (parent, other_name):
+                if fingerprint(parent, other_name) == f"file {digest}":
                     os.link(other_name, staged_name(entry.path), src_dir_fd=parent, dst_dir_fd=self.record.staging,
                             follow_symlinks=False)
-                self.digests[entry.path] = listed.sha256
-                return True
+                    self.digests[entry.path] = digest
+                    return True
+            others.pop()  # it is not as listed: for the next one neither
         return False
+
+    @cached_property
+    def _kept(self) -> dict[str, dict[str, list[str]]]:
+        """What stays of families of hard links: the paths by family and by the listed digest, the last one first."""
+        found: dict[str, dict[str, list[str]]] = {}
+        before = self.plan.before.entries if self.plan.before is not None else {}
+        for action in reversed(self.plan.actions):
+            path, family = action.entry.path, action.entry.hardlink
+            if action.kind == "keep" and family is not None and path in before:
+                found.setdefault(family, {}).setdefault(before[path].sha256 or "", []).append(path)
+        return found
 
     def _note_given(self) -> None:
         """Write down what the user gives up, as it is now: nothing else of his may go after the commit.

@@ -42,7 +42,7 @@ class Choices(NamedTuple):
     keep_privileges: bool = False
     replace: tuple[str, ...] = ()  # paths of the user's that may go
     shelf: Shelf | None = None  # the recipes that may apply
-    allowed: tuple[str, ...] = ()  # paths of secrets that may go in
+    allowed: Collection[str] = ()  # paths of secrets that may go in
 
     def find(self, root: Root, word: str) -> Request:
         """Find the program that a word means (JailError), also where a recipe says that such a command stands."""

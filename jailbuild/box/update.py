@@ -79,7 +79,7 @@ def _is_known(root: Root, known: Asked, choices: Choices) -> bool:
     if known.type == "recipe":
         return choices.shelf is not None and known.what in choices.shelf.names
     if known.type == "user":
-        return known.what in read_accounts(root).users
+        return known.what in root.once(read_accounts).users
     return locales.is_there(root, known.what)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jailbuild.box.manifest import Manifest
 from jailbuild.closure.commands import DOCS, OPTIONS
 from jailbuild.closure.explain import add_command
-from jailbuild.names import shown, to_json
+from jailbuild.names import matcher, shown, to_json
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -224,12 +224,6 @@ class Ignored(NamedTuple):
     code: str
     paths: str = "*"
 
-    def fits(self, finding: Finding) -> bool:
-        """Say whether a finding is meant."""
-        from fnmatch import fnmatchcase
-
-        return finding.code == self.code and fnmatchcase(finding.path, self.paths)
-
 
 class Report(NamedTuple):
     """All findings, by path, and how much was looked at."""
@@ -244,8 +238,12 @@ class Report(NamedTuple):
 
     def without(self, ignored: Sequence[Ignored]) -> Report:
         """Return the report without findings that are not wanted."""
+        patterns: dict[str, list[str]] = {}
+        for one in ignored:
+            patterns.setdefault(one.code, []).append(one.paths)
+        fits = {code: matcher(some) for code, some in patterns.items()}
         return self._replace(
-            findings=tuple(one for one in self.findings if not any(some.fits(one) for some in ignored))
+            findings=tuple(one for one in self.findings if one.code not in fits or not fits[one.code](one.path))
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jailbuild.check.findings import Finding, command_on
 from jailbuild.errors import reason
-from jailbuild.root import Root
+from jailbuild.root import Root, upwards
 
 USES = ("sshd",)  # what a root may be checked for beside
 
@@ -36,7 +36,7 @@ def place_of(root: Root) -> Place:
 
 def _is_open_to_all(root: Root) -> bool:
     try:
-        return all(os.stat(path).st_mode & 0o001 for path in _upwards(root.path))
+        return all(os.stat(path).st_mode & 0o001 for path in upwards(root.path))
     except OSError:
         return False
 
@@ -64,7 +64,7 @@ def _sshd(root: Root, name: str) -> Iterator[Finding]:
     sshd_config(5), ChrootDirectory: all components of the path are root's and writable for nobody else. Links in the
     path are followed; the directories above where they lead are held to the same.
     """
-    paths = dict.fromkeys([*_upwards(os.path.abspath(name)), *_upwards(root.path)])
+    paths = dict.fromkeys([*upwards(os.path.abspath(name)), *upwards(root.path)])
     known = set()
     for path in reversed(paths):
         try:
@@ -87,12 +87,3 @@ def _sshd(root: Root, name: str) -> Iterator[Finding]:
         if wrong:
             yield Finding("sshd-refuses", "/", f"sshd refuses {name}: {path} {' and '.join(wrong)}", path,
                           hint=" && ".join(hints))
-
-
-def _upwards(path: str) -> list[str]:
-    """Return an absolute path and every directory above it."""
-    paths = [path]
-    while path != "/":
-        path = os.path.dirname(path)
-        paths.append(path)
-    return paths

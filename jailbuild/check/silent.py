@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from jailbuild.box.look import can_make_devices
 from jailbuild.box.manifest import Manifest
@@ -21,7 +21,9 @@ def silent_findings(
 ) -> Iterator[Finding]:
     """Yield what the programs miss: of a box those that were asked for, of another root the first that misses it."""
     asked = list(programs)
+    covered: Collection[str] = ()
     if manifest is not None:
+        covered = _covered(manifest)
         own = {one.path for one in manifest.requests.values() if one.type == "program"}
         asked = [program for program in asked if program.path in own]
     wants = [want for want in absent(root) if not _is_intended(manifest, want)]
@@ -35,7 +37,7 @@ def silent_findings(
             if (why := reason_for(root, program, want, symbols)) is not None:
                 told.setdefault(want.code, []).append((program.path, why))
         if manifest is not None and (found := sorted(DLOPEN & symbols)) and not (
-            _tells(files, program) or _is_covered(manifest, program.path)
+            _tells(files, program) or program.path in covered
         ):
             yield Finding("uncovered-dlopen", program.path, f"{program.path} imports {found[0]}, and no recipe knows "
                           "what it opens", found[0], requested_by=_requested_by(manifest, program.path),
@@ -84,15 +86,15 @@ def _requested_by(manifest: Manifest, path: str) -> tuple[str, ...]:
     return entry.wanted_by if entry is not None else ()
 
 
-def _is_covered(manifest: Manifest, path: str) -> bool:
-    """Say whether a recipe is for the program at a path, or whoever asked for it wanted none."""
-    requests = [one for one in manifest.requests.values() if one.path == path]
-    if all(one.bare for one in requests):
-        return True
-    return any(
-        step.by == path and step.recipe != "" and step.cause.startswith("program ")
-        for entry in manifest.entries.values() for step in entry.reasons
-    )
+def _covered(manifest: Manifest) -> frozenset[str]:
+    """Return the paths of programs that a recipe is for, and of those for which nobody who asked wanted one."""
+    wanted = {one.path for one in manifest.requests.values() if not one.bare}
+    bare = {one.path for one in manifest.requests.values()} - wanted
+    told = {
+        step.by for entry in manifest.entries.values() for step in entry.reasons
+        if step.recipe and step.cause.startswith("program ")
+    }
+    return frozenset(bare | told)
 
 
 def _tells(files: Files, program: Program) -> bool:

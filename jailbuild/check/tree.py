@@ -99,7 +99,7 @@ class _Walk:
         self.tree = Tree({}, {}, set(), set(), [])
         self.known: dict[tuple[int, int], File] = {}
         self.todo = [""]
-        self.above = ("", root.descriptor)  # the directory that deeper ones are opened from
+        self.above = [("", root.descriptor)]  # directories that deeper ones are opened from, each below the one before
 
     def look_into(self, directory: str) -> None:
         """Look at each name in a directory; its directories are put on the list."""
@@ -126,32 +126,19 @@ class _Walk:
         """Open a directory, however long its path is: from one above it that is kept open if need be."""
         parts = directory.split("/")[1:]
         whole = (len(parts) - 1) // _AT_ONCE * _AT_ONCE if parts else 0
-        above = "".join(f"/{part}" for part in parts[:whole])
-        if above != self.above[0]:
-            self._go_to(above, parts[:whole])
-        return open_beneath(self.above[1], "/".join(parts[whole:]) or ".", _DIRECTORY)
-
-    def _go_to(self, above: str, parts: list[str]) -> None:
-        if not parts:
-            self.close()
-            return
-        here = os.dup(self.root.descriptor)
-        try:
-            for start in range(0, len(parts), _AT_ONCE):
-                below = open_beneath(here, "/".join(parts[start : start + _AT_ONCE]), _DIRECTORY)
-                os.close(here)
-                here = below
-        except OSError:
-            os.close(here)
-            raise
-        self.close()
-        self.above = (above, here)
+        while not directory.startswith(f"{self.above[-1][0]}/") and len(self.above) > 1:
+            os.close(self.above.pop()[1])
+        for first in range(self.above[-1][0].count("/"), whole, _AT_ONCE):
+            path, opened = self.above[-1]
+            below = "/".join(parts[first : first + _AT_ONCE])
+            self.above.append((f"{path}/{below}", open_beneath(opened, below, _DIRECTORY)))
+        path, opened = self.above[-1]
+        return open_beneath(opened, directory[len(path) + 1 :] or ".", _DIRECTORY)
 
     def close(self) -> None:
         """Keep no directory open."""
-        if self.above[0]:
-            os.close(self.above[1])
-        self.above = ("", self.root.descriptor)
+        while len(self.above) > 1:
+            os.close(self.above.pop()[1])
 
     def _look_at(self, path: str, entry: os.DirEntry[str], directory: int) -> None:
         try:

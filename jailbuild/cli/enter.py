@@ -122,8 +122,9 @@ def _isolated(
     _refuse(refusal.limits(wanted.limits, rootless), box)
     mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
     _refuse(refusal.twice(mounts), box)
+    targets = frozenset(one.target for one in mounts)
     for bind in wanted.binds:
-        _refuse(refusal.bind(root, box, bind, mounts), box)
+        _refuse(refusal.bind(root, box, bind, targets), box)
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:

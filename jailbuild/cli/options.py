@@ -63,9 +63,9 @@ dlopen = option(
 )
 
 
-def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+def absolute(paths: tuple[str, ...]) -> frozenset[str]:
     """Return paths that the user typed, from "/" on."""
-    return tuple(os.path.abspath(path) for path in paths)
+    return frozenset(os.path.abspath(path) for path in paths)
 
 
 def knowing(command: _Command) -> _Command:

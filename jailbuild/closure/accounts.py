@@ -60,6 +60,20 @@ class Accounts(NamedTuple):
                 groups[name] = f"{name}:{password}:{gid}:{','.join(inside)}"
         return users, groups
 
+    def groups_by_user(self) -> dict[str, list[str]]:
+        """Return the names of the groups that each user is in."""
+        by_gid: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {name: [] for name in self.users}
+        for name, line in self.groups.items():
+            _, _, gid, members = line.split(":", 3)
+            by_gid.setdefault(gid, []).append(name)
+            for member in members.split(","):
+                if member in found:
+                    found[member].append(name)
+        for name, line in self.users.items():
+            found[name] += by_gid.get(line.split(":")[3], ())
+        return found
+
 
 def read_accounts(root: Root) -> Accounts:
     """Return the users and groups of a root; lines that are none are passed over, and so is a file that is absent."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jailbuild.closure.places import why_not
 from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
 from jailbuild.errors import JailError
-from jailbuild.root import Root
+from jailbuild.root import Root, upwards
 
 _FEW = 3
 # a link to one of these leads to half a system
@@ -58,18 +58,18 @@ class Following:
         self.rules = rules._replace(is_lenient=True)
         self.keep_lost = keep_lost
         self.parts: dict[str, Part] = {}  # by what was named
-        self.roots: list[str] = []  # of trees, canonical
+        self.roots: set[str] = set()  # of trees, canonical
         self.notes: list[str] = []
         self.laid: list[str] = []  # what is the user's own there
         self.lost: list[str] = []  # links that lead nowhere
-        self.refused: list[str] = []  # links to what does not come
+        self.refused: set[str] = set()  # links to what does not come
 
     def take(self, tree: Tree, path: str, by: str = "") -> None:
         """Take what was read at a path."""
         parent, _, name = path.rpartition("/")
         self.parts[path] = Part(tree, f"{(real_path(self.root, parent or '/') or '').rstrip('/')}/{name}", by)
         if any(item.type == "directory" and item.path == tree.path for item in tree.items):
-            self.roots.append(tree.path)
+            self.roots.add(tree.path)
 
     def read(self, path: str, by: str = "", exclude: tuple[str, ...] = ()) -> None:
         """Read what is at a path, unless it was read before."""
@@ -119,7 +119,7 @@ class Following:
         if real is None:
             self.lost.append(link)
             return False
-        if any(real.startswith(f"{root}/") or real == root for root in self.roots):
+        if real.startswith(f"{tree.path}/") or any(above in self.roots for above in upwards(real)):
             return True
         if why_not(real) or real.startswith(_GONE):
             return True  # there when the box is entered
@@ -128,6 +128,6 @@ class Following:
             return True
         self.read(link, link)
         if link in self.parts and not any(item.path == real for item in self.parts[link].tree.items):
-            self.refused.append(link)  # what it leads to is left out as a secret, with a note
+            self.refused.add(link)  # what it leads to is left out as a secret, with a note
             return False
         return True

@@ -6,7 +6,7 @@ Each request has its own: what a recipe brings for it goes when it goes. An edge
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
@@ -32,12 +32,14 @@ class Matches:
     """Which recipes a program, a file or a library calls for."""
 
     def __init__(self, whens: Mapping[str, When]) -> None:
-        self.symbols: list[tuple[str, str]] = []  # with the recipe, in its order
+        self.count = 0  # of all, which keeps their order
+        self.symbols: dict[str, list[tuple[int, str]]] = {}  # the recipes, by symbol
         self.exact: dict[tuple[str, str], list[str]] = {}
-        self.patterns: dict[str, list[tuple[str, str, str]]] = {"program": [], "path": [], "soname": []}
+        self.patterns: dict[tuple[str, str], list[tuple[int, str, str]]] = {}  # by kind and what they begin with
         for name, when in whens.items():
             for symbol in when.symbol:
-                self.symbols.append((symbol, name))
+                self.count += 1
+                self.symbols.setdefault(symbol, []).append((self.count, name))
             for pattern in when.program:
                 self._add("path" if "/" in pattern else "program", pattern, name)
             for pattern in when.soname:
@@ -46,16 +48,23 @@ class Matches:
     def _add(self, kind: str, pattern: str, name: str) -> None:
         places = [place for place in map(pattern.find, "*?[") if place >= 0]
         if places:
-            self.patterns[kind].append((pattern[: min(places)], pattern, name))
+            self.count += 1
+            self.patterns.setdefault((kind, pattern[: min(places)]), []).append((self.count, pattern, name))
         else:
             self.exact.setdefault((kind, pattern), []).append(name)
 
     def of(self, kind: str, text: str) -> Iterator[str]:
         """Yield the recipes with a pattern of a kind ("program", "path", "soname") that fits."""
         yield from self.exact.get((kind, text), ())
-        for start, pattern, name in self.patterns[kind]:
-            if text.startswith(start) and fnmatchcase(text, pattern):
+        begun = [one for end in range(len(text) + 1) for one in self.patterns.get((kind, text[:end]), ())]
+        for _, pattern, name in sorted(begun):
+            if fnmatchcase(text, pattern):
                 yield name
+
+    def of_symbols(self, imported: Set[str]) -> list[tuple[str, str]]:
+        """Return the symbols among those imported that recipes are for, each with a recipe, in the order of these."""
+        found = sorted((*one, symbol) for symbol in self.symbols.keys() & imported for one in self.symbols[symbol])
+        return [(symbol, name) for _, name, symbol in found]
 
     def of_program(self, root: Root, path: str, *, by_name: bool = True) -> Iterator[str]:
         """Yield the recipes for the program at a path: by that, by where its links lead, and by those names."""
@@ -83,19 +92,16 @@ class Knowing:
         self.matches = Matches(self.shelf.whens())
         self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
-        self.users: dict[NamedEdge, tuple[list[str], set[str]]] = {}  # which, and for which requests
+        self.users: dict[NamedEdge, tuple[set[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
         self.named: set[str] = set()  # likewise by a recipe
         self.lists = frozenset(
             canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
-        self._accounts: Accounts | None = None
 
     @property
     def accounts(self) -> Accounts:
         """The users and groups of the source root."""
-        if self._accounts is None:
-            self._accounts = read_accounts(self.root)
-        return self._accounts
+        return self.root.once(read_accounts)
 
     def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
         """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""
@@ -144,9 +150,8 @@ class Knowing:
 
     def _use_by_symbols(self, request: str, path: str, done: set[str]) -> None:
         """Apply the recipes for what a requested program imports itself."""
-        imported = symbols_of(self.root, path)
-        for symbol, name in self.matches.symbols:
-            if symbol in imported and name not in done:
+        for symbol, name in self.matches.of_symbols(symbols_of(self.root, path)):
+            if name not in done:
                 edge = NamedEdge(self._place(path), "recipe", name, (), f"imports {symbol}")
                 self._use(request, name, edge, done, False)
 
@@ -250,8 +255,8 @@ class Knowing:
         if absent and is_told:
             self.gathering.notes.append(
                 f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root")
-        users, requests = self.users.setdefault(edge, ([], set()))
-        users += [name for name in names if name not in users and name not in absent]
+        users, requests = self.users.setdefault(edge, (set(), set()))
+        users.update(name for name in names if name in self.accounts.users)
         requests.add(request)
 
     def _add_user(self, request: Request) -> None:
@@ -273,6 +278,7 @@ class Knowing:
             return
         wanted = sorted({name for users, _ in self.users.values() for name in users})
         tables = dict(zip(_TABLES, self.accounts.of(wanted), strict=True))
+        groups = self.accounts.groups_by_user()
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
             if place in self.made:
@@ -280,6 +286,6 @@ class Knowing:
                                             "box stands there (--without users, --user)")
             edges: dict[AnyEdge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
-                names = sorted(dict(zip(_TABLES, self.accounts.of(users), strict=True))[path])
+                names = sorted(users if path == PASSWD else {group for user in users for group in groups[user]})
                 edges.setdefault(edge._replace(names=tuple(map(spelled, names))), set()).update(requests)
             self.made[place] = HeldMade(Made("file", 0o644, table=tuple(table.values())), edges)

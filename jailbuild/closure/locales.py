@@ -70,19 +70,25 @@ def _has(root: Root, path: str) -> bool:
 
 
 def _in_archive(root: Root, name: str) -> bool:
-    """Say whether the archive has a locale: glibc locale/locarchive.h, struct locarhead."""
+    """Say whether the archive has a locale."""
+    names = root.once(_archived)
+    return any(spelling.encode("utf-8", "surrogateescape") in names for spelling in spellings(name))
+
+
+def _archived(root: Root) -> frozenset[bytes]:
+    """Return the names of the locales in the archive: glibc locale/locarchive.h, struct locarhead."""
     try:
         opened = root.open(_ARCHIVE)
     except OSError:
-        return False
+        return frozenset()
     try:
         head = os.pread(opened, _HEAD.size, 0)
         if len(head) < _HEAD.size:
-            return False
+            return frozenset()
         magic, _, _, _, _, place, used, _ = _HEAD.unpack(head)
         names = os.pread(opened, min(used, _MOST_NAMES), place) if magic == _MAGIC else b""
     except OSError:
-        return False
+        return frozenset()
     finally:
         os.close(opened)
-    return any(spelling.encode("utf-8", "surrogateescape") in names.split(b"\0") for spelling in spellings(name))
+    return frozenset(names.split(b"\0"))

@@ -123,8 +123,12 @@ class _Reading:
 
     def notes(self, name: str) -> list[str]:
         """Return what is left out, in words."""
+        full: set[str] = set()  # directories with something in them
+        for path in self.items if self.led else ():
+            while (path := path.rpartition("/")[0]) and path not in full:
+                full.add(path)
         for path, link in self.led.items():
-            if self.items[path].type == "directory" and not any(one.startswith(f"{path}/") for one in self.items):
+            if self.items[path].type == "directory" and path not in full:
                 self.left_out.append(f"{link} leads to {path}, which is left empty: what is in it is not of {name}")
         notes = [*self.secrets, *self.left_out[:_FEW]]
         if len(self.left_out) > _FEW:

@@ -60,7 +60,8 @@ class Program(NamedTuple):
                 if known is None:
                     found[library.path] = library
                 else:
-                    new = [request for request in library.requests if request not in known.requests]
+                    before = set(known.requests)
+                    new = [request for request in library.requests if request not in before]
                     if new:
                         found[library.path] = known.asked_by([*known.requests, *new])
         return tuple(found.values())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 
 from jailbuild.closure.commands import Request, find_program, is_executable_file
 from jailbuild.closure.patterns import expand
@@ -39,13 +40,13 @@ class Shelf:
             for directory in (SYSTEM, *self.directories):
                 if directory in self.directories or os.path.isdir(directory):
                     found.update(_texts_in(directory))
-            self._texts = found
+            self._texts = dict(sorted(found.items()))
         return self._texts
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Collection[str]:
         """The names of all recipes, sorted."""
-        return tuple(sorted(self._all()))
+        return self._all().keys()
 
     def get(self, name: str) -> Recipe:
         """Return the recipe of that name (JailError if there is none, or if its file is wrong)."""
@@ -62,18 +63,39 @@ class Shelf:
 
     def places(self, command: str) -> Iterator[str]:
         """Yield where a command may stand that no search path has: paths and patterns."""
-        for name, (_, text) in sorted(self._all().items()):
-            if "find" in text and command in text:
+        for name in self._own_finders:
+            if command in self._all()[name][1]:
                 yield from self.get(name).find.get(command, ())
+        yield from self._found_by_users.get(command, ())
+
+    @cached_property
+    def _own_finders(self) -> list[str]:
+        """The recipes of the package that may say where a command stands."""
+        return [name for name, (file, text) in self._all().items() if "find" in text and _is_own(file)]
+
+    @cached_property
+    def _found_by_users(self) -> dict[str, list[str]]:
+        """What users' own recipes say of where a command stands: they may be many."""
+        found: dict[str, list[str]] = {}
+        for name, (file, text) in self._all().items():
+            if "find" in text and not _is_own(file):
+                for command, places in self.get(name).find.items():
+                    found.setdefault(command, []).extend(places)
+        return found
 
     def whens(self) -> Mapping[str, When]:
         """Return when each recipe applies, by name; users' own files are read in full, so that a mistake is met."""
         if self._whens is None:
             self._whens = {}
-            for name, (file, text) in sorted(self._all().items()):
-                quick = quick_when(text) if os.path.dirname(file) == OWN else None
+            for name, (file, text) in self._all().items():
+                quick = quick_when(text) if _is_own(file) else None
                 self._whens[name] = self.get(name).when if quick is None else quick
         return self._whens
+
+
+def _is_own(file: str) -> bool:
+    """Say whether a recipe's file is the package's."""
+    return os.path.dirname(file) == OWN
 
 
 def _texts_in(directory: str) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import JailError, SourceChangedError, reason
 from jailbuild.names import quoted
 from jailbuild.packages.leftovers import is_proper
-from jailbuild.root import Overlay, Root, open_beneath
+from jailbuild.root import Overlay, Root, open_beneath, upwards
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST = 400_000  # items, for which a manifest has some 200 MB
@@ -44,13 +44,13 @@ class Rules(NamedTuple):
     """What of a directory is not to go into a box."""
 
     left_out: frozenset[Identity] = frozenset()  # directories: the box
-    allowed: tuple[str, ...] = ()  # paths of files, or of directories with files, that may be secrets
+    allowed: Collection[str] = ()  # paths of files, or of directories with files, that may be secrets
     exclude: tuple[str, ...] = ()  # patterns: of paths below the directory, without a "/" of names
     is_lenient: bool = False  # what cannot be read is left out with a note
 
     def is_allowed(self, *paths: str) -> bool:
         """Say whether one of the paths may be a secret's."""
-        return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.allowed for path in paths)
+        return any(above in self.allowed for path in paths for above in upwards(path))
 
     def excludes(self, below: str, name: str) -> bool:
         """Say whether a path below the directory, with this last name, is not wanted."""
@@ -202,7 +202,7 @@ class _Reading:
         self.rules = rules
         self.is_named = is_named  # a file by itself: what cannot go in is no file of many
         self.left_out = rules.left_out
-        self.kernels = _kernels()
+        self.kernels = root.lowest.once(_kernels)
         self.items: dict[str, Item] = {}
         self.causes: list[str] = []
         self.notes: list[str] = []
@@ -373,11 +373,15 @@ class _Reading:
 
     def _drop_links_to_secrets(self) -> None:
         """Leave out the links that would lead nowhere, as what they lead to is left out."""
-        links = [item for item in self.items.values() if item.target is not None] if self.refused else []
-        while gone := [item for item in links if self._target(item) in self.refused]:
-            links = [item for item in links if item not in gone]
-            for item in gone:
+        links: dict[str, list[Item]] = {}  # by where they lead
+        for item in self.items.values() if self.refused else ():
+            if item.target is not None:
+                links.setdefault(self._target(item), []).append(item)
+        todo = sorted(self.refused)
+        for path in todo:  # which grows meanwhile
+            for item in links.pop(path, ()):
                 self.refused.add(item.path)
+                todo.append(item.path)
                 del self.items[item.path]
                 self.notes.append(f"{item.source} is left out: it leads to a secret that is")
 
@@ -397,7 +401,7 @@ class _Reading:
         return Tree(self.place.path, source, items, tuple(_few_notes(self.notes)), self.place.named)
 
 
-def _kernels() -> frozenset[int]:
+def _kernels(_root: Root) -> frozenset[int]:
     """Return the devices of file systems that the kernel makes up, wherever they are mounted: proc(5), mountinfo."""
     found = set()
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as lines:
@@ -411,8 +415,11 @@ def _kernels() -> frozenset[int]:
 
 def _few_notes(notes: list[str]) -> list[str]:
     """Return the warnings, each of which somebody has to know of, and some of the other notes."""
-    warnings = [note for note in notes if note.startswith("warning: ")]
-    return [*warnings, *_few([note for note in notes if note not in warnings], "{} more notes of this kind")]
+    others: list[str] = []
+    warnings: list[str] = []
+    for note in notes:
+        (warnings if note.startswith("warning: ") else others).append(note)
+    return [*warnings, *_few(others, "{} more notes of this kind")]
 
 
 def _few(lines: list[str], more: str) -> list[str]:

@@ -15,6 +15,7 @@ import stat
 from typing import NamedTuple, Protocol
 
 from jailbuild import syscalls
+from jailbuild.root import upwards
 from jailbuild.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 
 _HERE = -100  # AT_FDCWD
@@ -279,10 +280,11 @@ def in_order(binds: tuple[Bind, ...], tmpfs: tuple[Tmpfs, ...]) -> list[Bind | T
     """
     every: list[Bind | Tmpfs] = [*binds, *tmpfs]
     found: list[Bind | Tmpfs] = []
+    by_target: dict[str, Bind | Tmpfs] = {}
     for one in sorted(every, key=lambda one: one.target.count("/")):
-        around = [other for other in found if one.target.startswith(f"{other.target}/")]
-        # The deepest of those around it is the last that was mounted.
-        found.append(one._replace(within=around[-1].target) if around and isinstance(around[-1], Tmpfs) else one)
+        around = next((by_target[above] for above in upwards(one.target) if above in by_target), None)
+        by_target[one.target] = one
+        found.append(one._replace(within=around.target) if isinstance(around, Tmpfs) else one)
     return found
 
 

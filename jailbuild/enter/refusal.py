@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from jailbuild import syscalls
@@ -17,7 +17,7 @@ from jailbuild.enter.settings import Limit, is_above
 from jailbuild.enter.start import StepError
 from jailbuild.errors import reason
 from jailbuild.names import quoted
-from jailbuild.root import Root
+from jailbuild.root import Root, upwards
 
 _DENIED = (errno.EPERM, errno.EACCES)
 _MOST_GROUPS = 1 << 16  # NGROUPS_MAX, linux/limits.h
@@ -97,14 +97,17 @@ def twice(wanted: Iterable[Bind | Tmpfs]) -> Refusal | None:
     return None
 
 
-def bind(root: Root, box: str, wanted: Bind, others: Iterable[Bind | Tmpfs]) -> Refusal | None:
-    """Return what keeps a file or directory from being shown in a root, as far as the root alone tells."""
+def bind(root: Root, box: str, wanted: Bind, targets: Collection[str]) -> Refusal | None:
+    """Return what keeps a file or directory from being shown in a root, as far as the root alone tells.
+
+    `targets` are the places of all mounts, each once.
+    """
     try:
         source = stat.S_ISDIR(os.stat(wanted.source).st_mode)
     except OSError as error:
         return Refusal(f"--bind {wanted.source}: {reason(error)}", "")
-    within = [*(other.target for other in others if other is not wanted), "/dev", "/proc"]
-    if any(f"{wanted.target}/".startswith(f"{place}/") for place in within):
+    around = [above for above in upwards(wanted.target) if above != wanted.target]
+    if f"{wanted.target}/".startswith(("/dev/", "/proc/")) or any(above in targets for above in around):
         return None  # what is there is not the root's
     try:
         target = stat.S_ISDIR(root.stat(wanted.target).st_mode)

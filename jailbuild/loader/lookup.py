@@ -8,7 +8,7 @@ libraries that it asks for, it finds there for every program that loads them, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jailbuild.elf.addresses import DamagedError
@@ -18,7 +18,11 @@ from jailbuild.loader.files import File, Files
 from jailbuild.loader.resolution import Library, Resolution
 
 _MOVABLE_SINCE = (2, 30)  # glibc that takes a versioned symbol from another file than the one named for it
+_MANY = 16  # files with a symbol of one name
 _VERSIONED_FROM = 3  # the numbers of versions from here on are no good for who asks for none (check_match)
+
+
+Identity = tuple[int, int]  # device and inode
 
 
 class Object(NamedTuple):
@@ -26,7 +30,7 @@ class Object(NamedTuple):
 
     path: str
     names: frozenset[str]
-    identity: tuple[int, int]
+    identity: Identity
     linkage: Linkage
 
 
@@ -38,11 +42,41 @@ class Unfound(NamedTuple):
     why: str
 
 
+class _Scope:
+    """What a program loads, in the order in which a symbol is looked up."""
+
+    def __init__(self, objects: Sequence[Object], definers: Mapping[str, Sequence[Identity]]) -> None:
+        self.objects = objects
+        self.definers = definers  # which files have a symbol of a name, loaded or not
+        self.identities = frozenset(one.identity for one in objects)
+        self.by_name: dict[str, Object] = {}
+        self._places: dict[Identity, list[int]] = {}
+        self._named: dict[str, list[int]] = {}
+        for place, one in enumerate(objects):
+            self._places.setdefault(one.identity, []).append(place)
+            for name in one.names:
+                self.by_name.setdefault(name, one)
+                self._named.setdefault(name, []).append(place)
+
+    def asked(self, reference: Reference) -> Sequence[Object]:
+        """Return the objects that can have a say: with a symbol of that name, or named for its version.
+
+        All, where so many files have the symbol that one of the first will.
+        """
+        definers = self.definers.get(reference.name, ())
+        if len(definers) > _MANY:
+            return self.objects
+        places = {place for identity in definers for place in self._places.get(identity, ())}
+        if reference.file is not None:
+            places.update(self._named.get(reference.file, ()))
+        return [self.objects[place] for place in sorted(places)]
+
+
 class _Memory(NamedTuple):
     """What an object found in others: by what it called them, by identity; and what it has to look up anew."""
 
-    named: tuple[tuple[str, tuple[int, int]], ...]
-    others: frozenset[tuple[int, int]]
+    named: tuple[tuple[str, Identity], ...]
+    others: frozenset[Identity]
     left: tuple[Reference, ...]
 
 
@@ -53,8 +87,9 @@ class Symbols:
         """`read` gives what the file at a path offers and wants by the rules of that (OSError, DamagedError)."""
         self.files = files
         self._read = read
-        self._linkages: dict[tuple[int, int], Linkage] = {}
-        self._memories: dict[tuple[int, int], list[_Memory]] = {}
+        self._linkages: dict[Identity, Linkage] = {}
+        self._definers: dict[str, list[Identity]] = {}
+        self._memories: dict[Identity, list[_Memory]] = {}
 
     def unfound(self, path: str, resolution: Resolution) -> list[Unfound]:
         """Return what the program at `path` and its libraries want in vain, each once."""
@@ -65,18 +100,14 @@ class Symbols:
         movable = isinstance(built_in, BuiltIn) and built_in.version >= _MOVABLE_SINCE
         main = self._object(path, file, frozenset(("",)))
         objects = [main, *[self._object(one.path, one.file, _names(one)) for one in resolution.started]]
-        by_name: dict[str, Object] = {}
-        for one in objects:
-            for name in one.names:
-                by_name.setdefault(name, one)
-        identities = frozenset(one.identity for one in objects)
+        scope = _Scope(objects, self._definers)
         found = []
         for one in objects:
             if one.path in (resolution.interpreter, built_in.name) or one.linkage is NO_LINKAGE:
                 continue  # the loader has done it for itself
-            for reference in self._left(one, main, objects, by_name, identities):
-                scope = [one, *objects] if one.linkage.symbolic else objects
-                why = _why_not(reference, scope, main, movable=movable)
+            for reference in self._left(one, main, scope):
+                asked = scope.asked(reference)
+                why = _why_not(reference, [one, *asked] if one.linkage.symbolic else asked, main, movable=movable)
                 if why is not None:
                     found.append(Unfound(one.path, reference, why))
         return found
@@ -90,20 +121,19 @@ class Symbols:
             except (OSError, DamagedError):  # that is said elsewhere, or the loader would crash
                 linkage = NO_LINKAGE
             self._linkages[identity] = linkage
+            for name in linkage.definitions:
+                self._definers.setdefault(name, []).append(identity)
         return Object(path, names, identity, linkage)
 
-    def _left(
-        self, one: Object, main: Object, objects: Sequence[Object], by_name: dict[str, Object],
-        identities: frozenset[tuple[int, int]],
-    ) -> tuple[Reference, ...]:
+    def _left(self, one: Object, main: Object, scope: _Scope) -> tuple[Reference, ...]:
         """Return what an object wants, without what it surely finds in these objects."""
         memories = self._memories.setdefault(one.identity, [])
         for memory in memories:
-            if memory.others <= identities and all(
-                name in by_name and by_name[name].identity == identity for name, identity in memory.named
+            if memory.others <= scope.identities and all(
+                name in scope.by_name and scope.by_name[name].identity == identity for name, identity in memory.named
             ):
                 return memory.left
-        memories.append(_remember(one, main, objects, by_name))
+        memories.append(_remember(one, main, scope))
         return memories[-1].left
 
 
@@ -112,19 +142,20 @@ def _names(library: Library) -> frozenset[str]:
     return frozenset((library.name, library.path, *([soname] if soname else [])))
 
 
-def _remember(one: Object, main: Object, objects: Sequence[Object], by_name: dict[str, Object]) -> _Memory:
+def _remember(one: Object, main: Object, scope: _Scope) -> _Memory:
     """Return what an object finds wherever those that have it now are loaded, and what is left to be asked."""
-    named: dict[str, tuple[int, int]] = {}
-    others: set[tuple[int, int]] = set()
+    named: dict[str, Identity] = {}
+    others: set[Identity] = set()
     left = []
     for reference in one.linkage.references:
         if reference.file is not None:
-            holder = by_name.get(reference.file)
+            holder = scope.by_name.get(reference.file)
             if holder is not None and holder.linkage.versioned and _offers(holder, reference, main):
                 named[reference.file] = holder.identity
                 continue
         elif reference.version is None:
-            giver = next((other for other in objects if other is not main and _offers(other, reference, main)), None)
+            giver = next((other for other in scope.asked(reference)
+                          if other is not main and _offers(other, reference, main)), None)
             if giver is not None:
                 others.add(giver.identity)
                 continue

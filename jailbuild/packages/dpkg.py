@@ -43,21 +43,10 @@ class Dpkg:
     def __init__(self, root: Root) -> None:
         self.root = root
 
-    @cached_property
+    @property
     def _lists(self) -> dict[str, str]:
         """The lists of files by package: NAME, or NAME:ARCHITECTURE of what can be there for several."""
-        found = {}
-        for place, suffix in ((f"{_PLACE}/status.d", ".md5sums"), (f"{_PLACE}/info", ".list")):
-            for name in self._names(place):
-                if name.endswith(suffix):
-                    found[name[: -len(suffix)]] = f"{place}/{name}"
-        return found
-
-    def _names(self, place: str) -> list[str]:
-        try:
-            return self.root.listdir(place)
-        except OSError:
-            return []
+        return self.root.once(_lists)
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
@@ -70,15 +59,7 @@ class Dpkg:
     @cached_property
     def _aliases(self) -> dict[str, str]:
         """The links of a merged /usr, with where they lead: lists name files by either."""
-        found = {}
-        for name in self._names("/"):
-            try:
-                walk = self.root.walk(f"/{name}")
-            except OSError:
-                continue
-            if walk.links and walk.real != "/" and self.root.is_directory(walk.real):
-                found[f"/{name}"] = walk.real
-        return found
+        return self.root.once(_aliases)
 
     def _merged(self, path: str) -> str:
         top, slash, rest = path[1:].partition("/")
@@ -87,13 +68,7 @@ class Dpkg:
     @cached_property
     def _diversions(self) -> dict[str, tuple[str, str]]:
         """By path, where it goes instead, and the package that has the path for itself (":" for the administrator)."""
-        try:
-            data = self.root.read(f"{_PLACE}/diversions", _MOST)
-        except OSError:
-            return {}
-        lines = os.fsdecode(data).split("\n")
-        return {self._merged(lines[at]): (self._merged(lines[at + 1]), lines[at + 2])
-                for at in range(0, len(lines) - 2, 3)}
+        return {self._merged(path): (self._merged(to), by) for path, to, by in self.root.once(_diversions)}
 
     @cached_property
     def _diverted(self) -> dict[str, str]:
@@ -176,7 +151,7 @@ class Dpkg:
         if not re.fullmatch(_NAME, word):
             raise JailError(f"cannot find the package {word}: that is no name of a package", "dpkg -l")
         name, _, architecture = word.partition(":")
-        known = [one for one in self._installed() if one[0] == name]
+        known = self.root.once(_installed).get(name, [])
         there = [one for one in known if one[2] and architecture in ("", one[1])]
         if len(there) > 1:
             some = " and ".join(f"{name}:{one[1]}" for one in there)
@@ -197,33 +172,11 @@ class Dpkg:
             return f"{cause}it is there for {', '.join(sorted(one for _, one, is_there in known if is_there))}", ""
         if known:
             return f"{cause}it was removed, and only its configuration is left", "install it again"
-        names = sorted({one for one, _, is_installed in self._installed() if is_installed})
+        names = sorted(name for name, some in self.root.once(_installed).items() if any(one[2] for one in some))
         if not names:
             return f"{cause}{self.root.path} has no packages that dpkg knows of", "name programs, --file or --dir"
         near = difflib.get_close_matches(name, names, 3)
         return f"{cause}it is not installed" + (f"; near: {', '.join(near)}" if near else ""), "install it first"
-
-    def _installed(self) -> list[tuple[str, str, bool]]:
-        """Return name, architecture and whether it is installed of all packages that there is a stanza for."""
-        stanzas = []
-        places = [f"{_PLACE}/status"]
-        places += [f"{_PLACE}/status.d/{name}" for name in self._names(f"{_PLACE}/status.d")
-                   if not name.endswith(".md5sums")]
-        for place in places:
-            try:
-                stanzas += self.root.read(place, _MOST, volatile=True).split(b"\n\n")  # of all packages
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-                    raise JailError(f"cannot read {place}: {reason(error)}") from None
-        found = []
-        for stanza in stanzas:
-            fields = {key: os.fsdecode(value) for key, value in re.findall(_FIELD, stanza)}
-            if b"Package" in fields:
-                # "want flag status", dpkg-query(1); an image's stanza has none
-                status = fields.get(b"Status", "install ok installed").split(" ")[-1]
-                is_there = status not in ("not-installed", "config-files")
-                found.append((fields[b"Package"], fields.get(b"Architecture", ""), is_there))
-        return found
 
     def describe(self, words: Collection[str]) -> dict[str, PackageInfo]:
         """Return what is known of packages, NAME or NAME:ARCHITECTURE, by those words; of an unknown one its name."""
@@ -232,7 +185,7 @@ class Dpkg:
         stanzas: list[bytes] = []
         for place in (f"{_PLACE}/status", *(f"{_PLACE}/status.d/{os.fsdecode(name)}" for name in names)):
             try:
-                stanzas += self.root.read(place, _MOST).split(b"\n\n") if words else ()
+                stanzas += self.root.read(place, _MOST, volatile=True).split(b"\n\n") if words else ()
             except OSError:
                 continue
         for stanza in stanzas:
@@ -264,6 +217,69 @@ class Dpkg:
             to, by = self._diversions.get(self._merged(path), (path, package.name))
             found.append(path if by == package.name else to)
         return tuple(found)
+
+
+
+def _names(root: Root, place: str) -> list[str]:
+    try:
+        return root.listdir(place)
+    except OSError:
+        return []
+
+
+def _lists(root: Root) -> dict[str, str]:
+    found = {}
+    for place, suffix in ((f"{_PLACE}/status.d", ".md5sums"), (f"{_PLACE}/info", ".list")):
+        for name in _names(root, place):
+            if name.endswith(suffix):
+                found[name[: -len(suffix)]] = f"{place}/{name}"
+    return found
+
+
+def _aliases(root: Root) -> dict[str, str]:
+    found = {}
+    for name in _names(root, "/"):
+        try:
+            walk = root.walk(f"/{name}")
+        except OSError:
+            continue
+        if walk.links and walk.real != "/" and root.is_directory(walk.real):
+            found[f"/{name}"] = walk.real
+    return found
+
+
+def _diversions(root: Root) -> list[tuple[str, str, str]]:
+    """Return what is diverted: its path, where it goes instead, and the package that has the path for itself."""
+    try:
+        data = root.read(f"{_PLACE}/diversions", _MOST)
+    except OSError:
+        return []
+    lines = os.fsdecode(data).split("\n")
+    return list(zip(lines[::3], lines[1::3], lines[2::3], strict=False))
+
+
+def _installed(root: Root) -> dict[str, list[tuple[str, str, bool]]]:
+    """Return name, architecture and whether it is installed of all packages that there is a stanza for, by name."""
+    stanzas = []
+    places = [f"{_PLACE}/status"]
+    places += [f"{_PLACE}/status.d/{name}" for name in _names(root, f"{_PLACE}/status.d")
+               if not name.endswith(".md5sums")]
+    for place in places:
+        try:
+            stanzas += root.read(place, _MOST, volatile=True).split(b"\n\n")  # of all packages
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+                raise JailError(f"cannot read {place}: {reason(error)}") from None
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    for stanza in stanzas:
+        fields = {key: os.fsdecode(value) for key, value in re.findall(_FIELD, stanza)}
+        if b"Package" in fields:
+            # "want flag status", dpkg-query(1); an image's stanza has none
+            status = fields.get(b"Status", "install ok installed").split(" ")[-1]
+            is_there = status not in ("not-installed", "config-files")
+            name = fields[b"Package"]
+            found.setdefault(name, []).append((name, fields.get(b"Architecture", ""), is_there))
+    return found
 
 
 def _guesses(path: str) -> Iterator[str]:
