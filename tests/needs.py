@@ -100,6 +100,10 @@ def may_mount() -> None:
 
 
 namespaces = pytest.mark.skipif(not has_namespaces(), reason=_NO_NAMESPACES)
+isolation = pytest.mark.skipif(
+    not (has_namespaces() if os.geteuid() == 0 else has_user_namespaces()),
+    reason="neither the isolated nor the rootless mode is to be had here",
+)
 user_namespaces = pytest.mark.skipif(not has_user_namespaces(), reason="user namespaces are not to be had here")
 tracing = pytest.mark.skipif(not has_tracing(), reason="strace is not here, or may not trace")
 loop_devices = pytest.mark.skipif(not has_loop_devices(), reason="loop devices are not to be had here")

@@ -212,15 +212,84 @@ class World:
         return forked(self.box, die_at=die_at, call="recover", prepare=self.change.prepare)
 
 
+class Layered(World):
+    """The same where the box is in the lower layer of an overlayfs, as that of an image is for a container.
+
+    What is changed is copied up first: with other inode numbers where the layers are of two file systems, and apart
+    from its hard links.
+    """
+
+    def __init__(self, change: Change, sysroot: Path, place: Path, layers: Path) -> None:
+        super().__init__(change, sysroot, place)
+        self.layers = layers
+        assert self.run().returncode == 0
+        self.after = settled(self.box)  # where there are no layers
+        super().restore()
+        self.mount()
+
+    def mount(self) -> None:
+        for name in ("upper", "work"):
+            shutil.rmtree(self.layers / name, ignore_errors=True)
+            (self.layers / name).mkdir()
+        options = f"lowerdir={self.kept},upperdir={self.layers / 'upper'},workdir={self.layers / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", self.place], check=True)
+
+    def restore(self) -> None:
+        subprocess.run(["umount", self.place], check=True)
+        self.mount()
+
+
+@pytest.fixture(params=["one file system", "two"])
+def layered(
+    request: pytest.FixtureRequest, made: Path, memory: Path, tmp_path: Path,
+) -> Iterator[Callable[[str], Layered]]:
+    """Return what gives the world of a change of CHANGES, its box in a lower layer."""
+    needs.may_mount()
+    if not needs.has_file_system("overlay"):
+        pytest.skip("this kernel has no overlay")
+    layers, worlds = memory, list[Layered]()
+    if request.param == "two":
+        layers = tmp_path / "layers"
+        layers.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", layers], check=True)
+
+    def make(name: str) -> Layered:
+        worlds.append(Layered(CHANGES[name], tiny.clone(made, memory / "sysroot"), memory, layers))
+        return worlds[0]
+
+    try:
+        yield make
+    finally:
+        for one in worlds:
+            subprocess.run(["umount", one.place], check=True)
+        if layers != memory:
+            subprocess.run(["umount", layers], check=True)
+
+
 @pytest.fixture
 def world(request: pytest.FixtureRequest, made: Path, memory: Path) -> World:
     """The world of a change of CHANGES."""
     return World(CHANGES[request.param], tiny.clone(made, memory / "sysroot"), memory)
 
 
+@pytest.mark.parametrize("name", [name for name, change in CHANGES.items() if change.before is not _nothing])
+def test_a_box_of_a_lower_layer_is_changed_as_any_other(layered: Callable[[str], Layered], name: str) -> None:
+    """What comes of it is what comes of it elsewhere; with JAILBUILD_ALL killed at any step, too."""
+    world = layered(name)
+    assert world.run().returncode == 0
+    assert settled(world.box) == world.after
+    if ALL:
+        world.restore()
+        _kill_at_every_step(world)
+
+
 @pytest.mark.parametrize("world", CHANGES, indirect=True)
 def test_a_kill_at_any_step_leaves_the_box_as_it_was_or_as_it_should_be(world: World) -> None:
     """Once somebody has looked at it; and until then it says so. Doing it again makes it as it should be."""
+    _kill_at_every_step(world)
+
+
+def _kill_at_every_step(world: World) -> None:
     assert world.run().returncode == 0
     after = settled(world.box)
     assert after != world.before
