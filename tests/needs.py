@@ -27,6 +27,11 @@ def has_capability(name: str) -> bool:
     return effective is not None and bool(int(effective[1], 16) >> NUMBERS[name] & 1)
 
 
+def has_filter() -> bool:
+    """Say whether a filter for system calls is on this process already (proc_pid_status(5))."""
+    return re.search(r"^Seccomp:\s*2$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE) is not None
+
+
 @functools.cache
 def has_namespaces() -> bool:
     """Say whether the namespaces of the isolated mode can be made here, and mounts in them."""
@@ -105,5 +110,6 @@ isolation = pytest.mark.skipif(
     reason="neither the isolated nor the rootless mode is to be had here",
 )
 user_namespaces = pytest.mark.skipif(not has_user_namespaces(), reason="user namespaces are not to be had here")
+no_filter = pytest.mark.skipif(has_filter(), reason="a filter for system calls is on already")
 tracing = pytest.mark.skipif(not has_tracing(), reason="strace is not here, or may not trace")
 loop_devices = pytest.mark.skipif(not has_loop_devices(), reason="loop devices are not to be had here")

@@ -272,12 +272,18 @@ def world(request: pytest.FixtureRequest, made: Path, memory: Path) -> World:
     return World(CHANGES[request.param], tiny.clone(made, memory / "sysroot"), memory)
 
 
+def _without_link_counts(found: dict[str, str] | None) -> dict[str, str]:
+    """Leave out how many names a file has: of one in a lower layer it is what it was there."""
+    assert found is not None
+    return {path: what.rpartition(" ")[0] if what.startswith("file") else what for path, what in found.items()}
+
+
 @pytest.mark.parametrize("name", [name for name, change in CHANGES.items() if change.before is not _nothing])
 def test_a_box_of_a_lower_layer_is_changed_as_any_other(layered: Callable[[str], Layered], name: str) -> None:
     """What comes of it is what comes of it elsewhere; with JAILBUILD_ALL killed at any step, too."""
     world = layered(name)
     assert world.run().returncode == 0
-    assert settled(world.box) == world.after
+    assert _without_link_counts(settled(world.box)) == _without_link_counts(world.after)
     if ALL:
         world.restore()
         _kill_at_every_step(world)
