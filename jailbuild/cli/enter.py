@@ -35,6 +35,7 @@ _BY_DEFAULT = click.core.ParameterSource.DEFAULT
 
 @click.command(cls=cli.Command, context_settings={"allow_interspersed_args": False})
 @option("--plain", is_flag=True, help="As chroot(1): a convenience, no boundary against root inside.")
+@option("--isolated", is_flag=True, help="Isolated, rootless if not root, or refused: never plainly.")
 @option("--user", metavar="NAME|UID[:GID]", help="Who to be, by the box's own passwd; root by default.")
 @option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
 @option("--keep-env", is_flag=True, help="Keep the caller's environment.")
@@ -61,7 +62,8 @@ def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
     """Run a command, by default a shell that the box has, inside BOX.
 
     Root gets the isolated mode: namespaces, a mount tree of its own, few capabilities, a filter for system calls.
-    Others get the same in a user namespace.
+    Others get the same in a user namespace. Root of a container without CAP_SYS_ADMIN is told that it gets what
+    --plain gives, where no option asks for more.
 
     Everything after BOX is the command's own; one -- directly after BOX is dropped. BOX is any directory that holds
     a root. The exit status is the command's, 128+n for a signal, 127 where it is not found, 126 where it cannot be
@@ -69,16 +71,29 @@ def command(box: str, arguments: tuple[str, ...], **options: Any) -> int:
     """
     if arguments[:1] == ("--",):
         arguments = arguments[1:]
+    is_plain = _is_plain(options)
     started, ended = _status_lines(options["status_fd"])
-    passed = _passed(options)
+    passed = _passed(options, is_plain)
     if not options["explain"]:
         settle(box)
-    run = _plain if options["plain"] else _isolated
+    run = _plain if is_plain else _isolated
     status = run(box, arguments, options, passed, started)
     if status is None:
         return 0
     ended(status)
     os._exit(status)  # all has been written; Python's own tidying would take as long as the box did
+
+
+def _is_plain(options: dict[str, Any]) -> bool:
+    """Say whether to enter plainly: with --plain, and in the one case of promise 20 (JailError: a contradiction).
+
+    All else is isolated, or rootless where is_rootless() says so, or refused.
+    """
+    if options["plain"] and options["isolated"]:
+        raise JailError("cannot use --isolated with --plain", "leave one of them out")
+    if options["plain"] or options["isolated"]:
+        return bool(options["plain"])
+    return refusal.has_plain_alone() and not _not_plain(options)
 
 
 def _isolated(
@@ -159,7 +174,10 @@ def _plain(
     box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
     started: Callable[[int], None],
 ) -> int | None:
-    """Enter as chroot(1) does; return the exit status, None where it was only explained."""
+    """Enter as chroot(1) does; return the exit status, None where it was only explained.
+
+    Without --plain this is the one weakening there is, and it is said each time.
+    """
     from jailbuild.enter.ids import is_rootless
     from jailbuild.enter.plain import plain_steps, run_plain
 
@@ -174,6 +192,9 @@ def _plain(
     _refuse(refusal.groups(account, is_rootless()), box)
     _refuse(refusal.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
+    if not options["plain"]:
+        say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
+            " the container is the only boundary")
     if options["explain"]:
         _print([step.what for step in steps])
         return None
@@ -187,7 +208,8 @@ def _plain(
         raise JailError(f"cannot enter {box}: {failed}", _hint_for(failed)) from None
     except ExecError as failed:
         kind = emulation.foreign(root, made.files, directory)
-        return _not_started(failed.error, root, box, name, made, False, kind, isolated=False)
+        mode = "plain" if options["plain"] else "container"
+        return _not_started(failed.error, root, box, name, made, False, kind, mode)
     if status == _NOT_FOUND and (why := _explain(_again(root), name, box, made)):
         complain([why[0]], why[1])
     else:
@@ -236,7 +258,7 @@ def _directory(path: str) -> str:
     return path
 
 
-def _passed(options: dict[str, Any]) -> tuple[int, ...]:
+def _passed(options: dict[str, Any], is_plain: bool) -> tuple[int, ...]:
     """Return the descriptors that the command is to have beside 0 to 2 (JailError).
 
     None of all these may be a directory: with one, all that is above and below it could be reached.
@@ -249,7 +271,7 @@ def _passed(options: dict[str, Any]) -> tuple[int, ...]:
                 raise JailError(f"cannot use --pass-fd {number}: no such descriptor is open",
                                 f"jailbuild enter --pass-fd {number} … {number}<file") from None
             continue
-        if stat.S_ISDIR(mode) and not options["plain"]:
+        if stat.S_ISDIR(mode) and not is_plain:
             raise JailError(f"cannot enter: descriptor {number} is a directory, and a way out of the box",
                             "--bind shows a directory inside")
     if options["status_fd"] in options["pass_fd"]:
@@ -363,17 +385,21 @@ def _tell_missed(
 
 def _not_started(
     error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.Kind | None,
-    isolated: bool = True,
+    mode: str = "isolated",
 ) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.
 
-    What is bound into the box is not seen from here, so that nothing can be said of what is missing.
+    `mode` is "isolated" or "plain", or "container" for the plain mode that was not asked for, whose root cannot
+    register an emulator. What is bound into the box is not seen from here, so that nothing can be said of what is
+    missing.
     """
     asked = os.fsdecode(made.arguments[0])
     message = f"cannot start {asked or repr(asked)} in {box}: {reason(error)}"
-    how = emulation.way(kind, root, isolated=isolated) if kind is not None else None
+    how = emulation.way(kind, root, isolated=mode == "isolated") if kind is not None else None
     if how is not None and how.how == "none":
-        complain([f"cannot start {asked} in {box}: {how.why}"], how.hint)
+        outside = "on the host of this container: apt install qemu-user-static binfmt-support"
+        complain([f"cannot start {asked} in {box}: {how.why}"],
+                 outside if how.hint and mode == "container" else how.hint)
     elif error.errno == errno.ENOENT and asked.startswith("-"):
         complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
     elif has_binds or error.errno == errno.ELOOP:

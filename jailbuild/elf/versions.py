@@ -102,7 +102,7 @@ def needed(data: bytes, at: int, layout: Records) -> list[Group]:
             if not following:
                 return found
             at += following
-    except StructError:
+    except (StructError, OverflowError):  # the latter: beyond what any file could be
         raise BeyondError from None
 
 
@@ -121,7 +121,7 @@ def defined(data: bytes, at: int, layout: Records) -> list[tuple[int, int]]:
             if not following:
                 return found
             at += following
-    except StructError:
+    except (StructError, OverflowError):  # the latter: beyond what any file could be
         raise BeyondError from None
 
 
@@ -166,7 +166,7 @@ class Usual:
                 if not following:
                     return tuple(found)
                 at += following
-        except (StructError, KeyError):
+        except (StructError, KeyError, OverflowError):
             return None
 
     def _shape(self, count: int) -> tuple[Struct, tuple[int, ...], tuple[int, ...]]:

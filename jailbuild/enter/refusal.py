@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jailbuild import syscalls
 from jailbuild.enter.account import Account
 from jailbuild.enter.capabilities import NUMBERS
+from jailbuild.enter.ids import is_rootless
 from jailbuild.enter.mounts import Bind, Tmpfs, in_order
 from jailbuild.enter.settings import Limit, is_above
 from jailbuild.enter.start import StepError
@@ -22,6 +23,7 @@ from jailbuild.root import Root, upwards
 _DENIED = (errno.EPERM, errno.EACCES)
 _MOST_GROUPS = 1 << 16  # NGROUPS_MAX, linux/limits.h
 _IN_EVERY_MODE = ("directory:", "identity:")  # steps that another mode takes too
+_PR_CAPBSET_READ = 23  # prctl(2)
 
 # What forbids user namespaces to ordinary users: a file of /proc/sys, the value that does, how it is called.
 _FORBIDDING = (
@@ -43,6 +45,19 @@ def has_capability(name: str) -> bool:
     return bool(syscalls.capabilities() >> NUMBERS[name] & 1)
 
 
+def has_plain_alone() -> bool:
+    """Say whether this process is root whom the plain mode alone is left, for good: the one case of promise 20.
+
+    Its bounding set lacks CAP_SYS_ADMIN, as docker's default does, so that no program can give it the capability. Root
+    of a user namespace that needs another one to enter a box may have the rootless mode, and is not meant.
+    """
+    return (
+        os.geteuid() == 0 and not has_capability("SYS_ADMIN")
+        and not syscalls.prctl(_PR_CAPBSET_READ, NUMBERS["SYS_ADMIN"])
+        and has_capability("SYS_CHROOT") and not is_rootless()
+    )
+
+
 def before(root: Root, box: str, rootless: bool, has_binds: bool) -> Refusal | None:
     """Return what can be seen without trying."""
     flags = os.fstatvfs(root.descriptor).f_flag
@@ -52,7 +67,8 @@ def before(root: Root, box: str, rootless: bool, has_binds: bool) -> Refusal | N
             f"mount -o remount,exec {quoted(mount_point(root.path))}",
         )
     if not rootless and not has_capability("SYS_ADMIN"):
-        return Refusal("root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers",
+        more = "" if has_capability("SYS_CHROOT") else ", and CAP_SYS_CHROOT for the plain mode"
+        return Refusal(f"root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers{more}",
                        other_mode(box, rootless))
     return None
 

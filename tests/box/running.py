@@ -33,7 +33,6 @@ from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
 PATIENCE = 60  # seconds
-QUICKLY = 3  # seconds, for what takes a hundredth of one
 NOBODY = 65534
 
 # Imports everything, then becomes somebody who may read next to nothing.
@@ -135,10 +134,10 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "", 
     """Add without a process of its own (JailError; AssertionError if it waits for what never comes)."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
-        raise AssertionError(f"adding to {box} takes longer than {QUICKLY} s")
+        raise AssertionError(f"adding to {box} takes longer than {PATIENCE} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, QUICKLY)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
         choices = Choices(Options(library_path=library_path), shelf=Shelf())
         addition = plan_addition(Root(str(root)), Words(words), str(box), choices, adopt=adopt)
@@ -279,14 +278,14 @@ def here(*arguments: str | Path) -> Answer:
     """
 
     def late(_number: int, _frame: FrameType | None) -> None:
-        raise AssertionError(f"jailbuild {' '.join(map(str, arguments))} takes longer than {QUICKLY} s")
+        raise AssertionError(f"jailbuild {' '.join(map(str, arguments))} takes longer than {PATIENCE} s")
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
     words = io.StringIO()
     status: object = 0
     errors: tuple[str, ...] = ()
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, QUICKLY)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(words):
             status = jailbuild.main(list(map(str, arguments)), prog_name="jailbuild", standalone_mode=False)

@@ -21,6 +21,7 @@ import pytest
 from jailbuild.box.copy import Job, copy_all, copy_file
 from jailbuild.box.manifest import Entry
 from jailbuild.errors import JailError, SourceChangedError
+from tests import needs
 from tests.box.running import NOBODY
 
 BIG = 3 << 20  # bytes: several blocks
@@ -95,20 +96,23 @@ def target(tmp_path: Path) -> Path:
 def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A small file system of some kind, gone afterwards."""
     kind = request.param
+    needs.may_mount()
+    if not needs.has_file_system(kind):
+        pytest.skip(f"this kernel has no {kind}")
     place = tmp_path / "mounted"
     place.mkdir()
     what, options = kind, "size=1m" if kind == "tmpfs" else ""
     if kind in ("btrfs", "xfs"):
         if shutil.which(f"mkfs.{kind}") is None:
             pytest.skip(f"mkfs.{kind} is not installed")
+        if not needs.has_loop_devices():
+            pytest.skip("loop devices are not to be had here")
         what, options = str(tmp_path / "image"), "loop"
         with open(what, "wb") as image:
             image.truncate(400 << 20)
         subprocess.run([f"mkfs.{kind}", "-q", what], check=True, stdout=subprocess.DEVNULL)
     command = ["mount", *(["-o", options] if options else []), *(["-t", kind, what, str(place)])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{kind} cannot be mounted here")
+    subprocess.run(command, capture_output=True, text=True, check=True)
     try:
         yield place
     finally:
@@ -380,20 +384,18 @@ def test_a_full_disk_is_an_error_of_the_target(mounted: Path, big: Path) -> None
 
 @pytest.fixture
 def attributed(big: Path) -> Path:
-    """A file with an attribute of each kind, and cap_net_raw."""
-    try:
-        for name in ("user.origin", "user.odd \udcff", "trusted.private", "security.selinux"):
-            os.setxattr(big, name, b"a value\0\xff")
-        os.setxattr(big, "user.empty", b"")
-        subprocess.run(["setcap", "cap_net_raw+ep", big], check=True)
-        # system.posix_acl_access: u::rwx u:65534:rwx g::r-x m::rwx o::r-x
-        tags = ((1, 7, 0xFFFFFFFF), (2, 7, NOBODY), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF))
-        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *tag) for tag in tags)
-        os.setxattr(big, "system.posix_acl_access", acl)
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            pytest.skip("the file system has no extended attributes")
-        raise
+    """A file with an attribute of each kind that may be set here, and cap_net_raw."""
+    if not needs.has_attributes(big.parent):
+        pytest.skip("the file system has no extended attributes")
+    hosts = ("trusted.private", "security.selinux") if needs.has_capability("SYS_ADMIN") else ()
+    for name in ("user.origin", "user.odd \udcff", *hosts):
+        os.setxattr(big, name, b"a value\0\xff")
+    os.setxattr(big, "user.empty", b"")
+    subprocess.run(["setcap", "cap_net_raw+ep", big], check=True)
+    # system.posix_acl_access: u::rwx u:65534:rwx g::r-x m::rwx o::r-x
+    tags = ((1, 7, 0xFFFFFFFF), (2, 7, NOBODY), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *tag) for tag in tags)
+    os.setxattr(big, "system.posix_acl_access", acl)
     return big
 
 

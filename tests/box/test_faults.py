@@ -25,6 +25,7 @@ import pytest
 
 from jailbuild import syscalls
 from jailbuild.box import apply, record, replay, stage
+from tests import needs
 from tests.box import tiny
 from tests.box.running import (
     NOBODY,
@@ -211,15 +212,90 @@ class World:
         return forked(self.box, die_at=die_at, call="recover", prepare=self.change.prepare)
 
 
+class Layered(World):
+    """The same where the box is in the lower layer of an overlayfs, as that of an image is for a container.
+
+    What is changed is copied up first: with other inode numbers where the layers are of two file systems, and apart
+    from its hard links.
+    """
+
+    def __init__(self, change: Change, sysroot: Path, place: Path, layers: Path) -> None:
+        super().__init__(change, sysroot, place)
+        self.layers = layers
+        assert self.run().returncode == 0
+        self.after = settled(self.box)  # where there are no layers
+        super().restore()
+        self.mount()
+
+    def mount(self) -> None:
+        for name in ("upper", "work"):
+            shutil.rmtree(self.layers / name, ignore_errors=True)
+            (self.layers / name).mkdir()
+        options = f"lowerdir={self.kept},upperdir={self.layers / 'upper'},workdir={self.layers / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", self.place], check=True)
+
+    def restore(self) -> None:
+        subprocess.run(["umount", self.place], check=True)
+        self.mount()
+
+
+@pytest.fixture(params=["one file system", "two"])
+def layered(
+    request: pytest.FixtureRequest, made: Path, memory: Path, tmp_path: Path,
+) -> Iterator[Callable[[str], Layered]]:
+    """Return what gives the world of a change of CHANGES, its box in a lower layer."""
+    needs.may_mount()
+    if not needs.has_file_system("overlay"):
+        pytest.skip("this kernel has no overlay")
+    layers, worlds = memory, list[Layered]()
+    if request.param == "two":
+        layers = tmp_path / "layers"
+        layers.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", layers], check=True)
+
+    def make(name: str) -> Layered:
+        worlds.append(Layered(CHANGES[name], tiny.clone(made, memory / "sysroot"), memory, layers))
+        return worlds[0]
+
+    try:
+        yield make
+    finally:
+        for one in worlds:
+            subprocess.run(["umount", one.place], check=True)
+        if layers != memory:
+            subprocess.run(["umount", layers], check=True)
+
+
 @pytest.fixture
 def world(request: pytest.FixtureRequest, made: Path, memory: Path) -> World:
     """The world of a change of CHANGES."""
     return World(CHANGES[request.param], tiny.clone(made, memory / "sysroot"), memory)
 
 
+def _without_link_counts(found: dict[str, str] | None) -> dict[str, str]:
+    """Leave out how many names a file has: of one in a lower layer it is what it was there."""
+    assert found is not None
+    return {path: what.rpartition(" ")[0] if what.startswith("file") else what for path, what in found.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, change in CHANGES.items() if change.before is not _nothing])
+def test_a_box_of_a_lower_layer_is_changed_as_any_other(layered: Callable[[str], Layered], name: str) -> None:
+    """What comes of it is what comes of it elsewhere; with JAILBUILD_ALL killed at any step, too."""
+    world = layered(name)
+    assert world.run().returncode == 0
+    assert _without_link_counts(settled(world.box)) == _without_link_counts(world.after)
+    if ALL:
+        world.restore()
+        _kill_at_every_step(world)
+
+
 @pytest.mark.parametrize("world", CHANGES, indirect=True)
 def test_a_kill_at_any_step_leaves_the_box_as_it_was_or_as_it_should_be(world: World) -> None:
     """Once somebody has looked at it; and until then it says so. Doing it again makes it as it should be."""
+    _kill_at_every_step(world)
+
+
+def _kill_at_every_step(world: World) -> None:
     assert world.run().returncode == 0
     after = settled(world.box)
     assert after != world.before
@@ -339,13 +415,13 @@ def test_kills_at_random_times(sysroot: Path, box: Path) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mount a tmpfs with these options."""
+    needs.may_mount()
     place = tmp_path / "small"
     libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(options: str) -> Path:
         place.mkdir(exist_ok=True)
-        if libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, options.encode()):
-            pytest.skip("mounting a tmpfs takes CAP_SYS_ADMIN")
+        assert libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, options.encode()) == 0
         return place
 
     yield mount
@@ -388,15 +464,17 @@ def test_a_disk_full_at_any_level(sysroot: Path, small: Callable[[str], Path], w
         assert forked("check", box, "--strict").returncode == 0
 
 
+@needs.loop_devices
 def test_a_disk_that_fills_after_the_commit(sysroot: Path, tmp_path: Path) -> None:
     """The journal stays, one line says why, and the next command goes on as soon as there is space."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
     image, box = tmp_path / "image", tmp_path / "mounted/box"
     box.parent.mkdir()
     with image.open("wb") as file:
         file.truncate(8 << 20)
     for setting_up in (f"mkfs.ext4 -q -b 1024 -O ^has_journal -m 0 {image}", f"mount -o loop {image} {box.parent}"):
-        if subprocess.run(setting_up.split(), capture_output=True, check=False).returncode:
-            pytest.skip("a small ext4 takes mkfs.ext4 and a loop device")
+        subprocess.run(setting_up.split(), capture_output=True, check=True)
     try:
         put(box, "bash", root=sysroot)
         names = [f"{'long' * 40}{number}" for number in range(20)]  # more than one block of a directory holds

@@ -11,6 +11,7 @@ import pytest
 from jailbuild.check.run import check_root
 from jailbuild.loader.musl_builtin import read_list
 from jailbuild.root import Root
+from tests import needs
 from tests.box import tiny
 from tests.box.running import add, complaint, dump, entries, inside, manifest, objects, run, settled
 
@@ -274,6 +275,7 @@ def test_the_plan_as_shell_makes_the_same_box(both: Path, box: Path, tmp_path: P
     assert inside(tmp_path / "by-hand", "/usr/bin/tool").stdout == "8\n"
 
 
+@needs.namespaces
 def test_a_symbol_that_musls_loader_does_not_find_is_no_disagreement(both: Path) -> None:
     """Without --symbols nobody but the loader looks for it: what it says is told as what it is."""
     target = both / LIBRARIES / "libf.so"

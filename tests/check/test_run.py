@@ -18,6 +18,7 @@ from jailbuild.enter.ask import PATIENCE, Answer, Question, ask
 from jailbuild.enter.binfmt import Emulation
 from jailbuild.errors import JailError
 from jailbuild.root import Root
+from tests import needs
 from tests.box import tiny
 from tests.box.running import NOBODY, add, run, state
 from tests.check import versions
@@ -39,6 +40,9 @@ static long call(long n, long a, long b, long c) {
 static void say(const char *s) { long n = 0; while (s[n]) n++; call(1, 1, (long)s, n); }
 static void end(int status) { call(231, status, 0, 0); for (;;) {} }
 """
+
+
+pytestmark = needs.isolation
 
 
 @pytest.fixture(scope="session")

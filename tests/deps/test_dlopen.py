@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from tests.deps.test_deps import Ended, jailbuild
 from tests.noted import Entry, assembly, entry
 
@@ -166,6 +167,7 @@ def _a_path(made: Made) -> list[str]:
     return ["/opt/plugin.so"]
 
 
+@needs.namespaces
 @pytest.mark.parametrize("make", [
     _by_the_runpath_of_who_opens, _by_origin, _by_an_old_rpath_before_the_defaults,
     _what_is_loaded_already_by_its_soname, _the_first_alternative_that_is_there,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.box.running import inside, run
 from tests.deps.test_deps import Ended, jailbuild
 from tests.deps.test_dlopen import by_dlopen, names
@@ -185,6 +186,7 @@ def _another_by_the_list_of_directories(made: Made) -> list[str]:
     return ["libx.so"]
 
 
+@needs.namespaces
 @pytest.mark.parametrize("make", [
     _the_programs_path_counts, _by_origin, _the_path_of_the_library_that_opens_does_not_count,
     _the_programs_path_counts_for_a_library_that_opens,
@@ -217,6 +219,7 @@ def test_what_an_opened_library_opens_is_found_too(made: Made) -> None:
         [{"by": "/usr/bin/prog", "as": "dlopen"}, {"by": "/usr/lib/libtwo.so", "as": "dlopen"}]]
 
 
+@needs.namespaces
 def test_what_is_required_is_missing_and_what_is_not_is_told(made: Made) -> None:
     """A required library that lacks something is there, and what it lacks is missing."""
     gone = made.library("/usr/lib/libgone.so")
@@ -234,6 +237,7 @@ def test_what_is_required_is_missing_and_what_is_not_is_told(made: Made) -> None
     assert "/usr/bin/prog would open liby.so (recommended, for colour), which is in none of" in ended.words
 
 
+@needs.namespaces
 def test_the_libc_itself_is_opened_and_nothing_comes_in(made: Made) -> None:
     """Under each of the names that musl takes for its own."""
     made.program([entry("libm.so.6")], [entry("libc.musl-x86_64.so.1")])

@@ -22,9 +22,11 @@ import elftools
 import pytest
 
 import jailbuild
+from tests import needs
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
 PATIENCE = 30  # seconds
+ROOTLESS = pytest.param("rootless", marks=needs.user_namespaces)  # the mode, for a test that has it by name
 SHELL = ("bash", "--norc", "--noprofile", "-i")  # that somebody calls jailbuild from
 USER = 64321  # nobody's: an ordinary user
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.enter.entering import JAILBUILD, PATIENCE, USER, copy_in, public_python
+from tests import needs
+from tests.enter.entering import JAILBUILD, PATIENCE, ROOTLESS, USER, copy_in, public_python
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the isolated mode needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="the isolated mode needs root"), needs.namespaces]
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -85,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return box
 
 
-@pytest.fixture(params=["isolated", "rootless"])
+@pytest.fixture(params=["isolated", ROOTLESS])
 def how(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -384,7 +385,7 @@ def test_another_user_keeps_a_capability_where_asked(root_mode: Mode) -> None:
     assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {1 << 10}
 
 
-@pytest.mark.parametrize("how", ["rootless"])
+@pytest.mark.parametrize("how", [ROOTLESS])
 def test_a_rootless_box_has_no_other_user_without_ranges(mode: Mode) -> None:
     ran = mode.bash("true", "--user", "ann")
     assert ran.status == 125
@@ -392,7 +393,7 @@ def test_a_rootless_box_has_no_other_user_without_ranges(mode: Mode) -> None:
     assert "--user root" in ran.words
 
 
-@pytest.mark.parametrize("how", ["rootless"])
+@pytest.mark.parametrize("how", [ROOTLESS])
 @pytest.mark.skipif(not shutil.which("newuidmap"), reason="newuidmap(1) is not here")
 def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
     etc = mode.box.parent / "etc"
@@ -411,7 +412,7 @@ def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
     assert (mode.box / "tmp/mine").stat().st_uid == 200999
 
 
-@pytest.mark.parametrize("how", ["rootless"])
+@pytest.mark.parametrize("how", [ROOTLESS])
 def test_root_of_a_user_namespace_enters_as_the_user_that_it_is(mode: Mode) -> None:
     ended = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter", mode.box, "bash", "-c",
@@ -782,7 +783,7 @@ def test_plain_refuses_what_it_cannot_do_and_does_the_rest(root_mode: Mode) -> N
     assert "chroot\n" in root_mode.bash("true", "--plain", "--explain").out
 
 
-@pytest.mark.parametrize("how", ["rootless"])
+@pytest.mark.parametrize("how", [ROOTLESS])
 def test_root_of_a_user_namespace_may_enter_plain_and_is_told_of_it_only_where_it_helps(mode: Mode) -> None:
     apart = ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter"]
     ended = subprocess.run(
@@ -803,7 +804,7 @@ def test_root_of_a_user_namespace_may_enter_plain_and_is_told_of_it_only_where_i
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv takes the capability away")
 def test_without_the_capability_for_mounts_the_mode_that_is_left_is_named(root_mode: Mode) -> None:
     ended = subprocess.run(
-        ["setpriv", "--bounding-set=-sys_admin", *root_mode.launcher, "enter", root_mode.box, "true"],
+        ["setpriv", "--bounding-set=-sys_admin", *root_mode.launcher, "enter", "--isolated", root_mode.box, "true"],
         capture_output=True, text=True, timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout) == (125, "")
@@ -822,7 +823,7 @@ def test_a_capability_that_we_lack_cannot_be_kept(root_mode: Mode) -> None:
     assert "CAP_NET_RAW cannot be kept" in ended.stderr
 
 
-@pytest.mark.parametrize("how", ["rootless"])
+@pytest.mark.parametrize("how", [ROOTLESS])
 def test_where_user_namespaces_are_forbidden_the_setting_is_named(mode: Mode) -> None:
     # in a user namespace of its own a limit can be set that the host does not notice
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'

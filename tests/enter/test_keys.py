@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.enter.entering import JAILBUILD, SHELL, OnTerminal, copy_in, processes, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root")
@@ -24,7 +25,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return box
 
 
-@pytest.fixture(params=["isolated", "plain"])
+@pytest.fixture(params=[pytest.param("isolated", marks=needs.namespaces), "plain"])
 def enter(request: pytest.FixtureRequest, box: Path) -> list[str]:
     """Return the words that enter the box."""
     return [*JAILBUILD, "enter", *(["--plain"] if request.param == "plain" else []), str(box)]

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 PATIENCE = 60  # seconds
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="binds of /etc as the ordinary user lack what is root's")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="binds of /etc as the ordinary user lack what is root's"),
+    needs.namespaces,
+]
 
 NGINX = """
 daemon on; pid /tmp/nginx.pid; error_log /tmp/error.log; user www-data;

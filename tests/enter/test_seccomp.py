@@ -22,6 +22,7 @@ from jailbuild.enter import denied, seccomp
 from jailbuild.enter.denied import ALONE, ALONE_WITH_THREADS, DENIED, Denial
 from jailbuild.enter.seccomp_numbers import NEWEST, NUMBERS
 from jailbuild.errors import JailError
+from tests import needs
 
 X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7  # AUDIT_ARCH_*
 COLUMN = {X86_64: 0, I386: 1}
@@ -357,6 +358,8 @@ LACKED_BY_SOME_KERNELS = {"fchmodat2", "vm86", "vm86old", "modify_ldt", "socket"
 
 
 @on_x86
+@needs.no_filter
+@needs.capability("SYS_ADMIN")
 @pytest.mark.skipif(os.geteuid() != 0, reason="with capabilities it is the filter that says no")
 def test_the_kernel_denies_each_call_of_the_list_even_to_root() -> None:
     assert native("filtered") == expected(0)
@@ -364,6 +367,8 @@ def test_the_kernel_denies_each_call_of_the_list_even_to_root() -> None:
 
 
 @on_x86
+@needs.no_filter
+@needs.capability("SYS_ADMIN")
 @pytest.mark.skipif(os.geteuid() != 0, reason="with capabilities it is the filter that says no")
 def test_an_i386_program_is_denied_them_by_its_own_numbers(i386: Path) -> None:
     assert foreign(i386, "filtered") == expected(1)
@@ -375,6 +380,7 @@ def in_child(code: str, *, filtered: bool = True) -> int:
 
 
 @on_x86
+@needs.no_filter
 @pytest.mark.parametrize("number", [0x40000000 + 39, 0x40000000 + 514, 512, 514, 520, 547])
 def test_a_call_of_x32_kills(number: int) -> None:
     code = f"libc.syscall(ctypes.c_long({number}), ctypes.c_long(-1), ctypes.c_long(-1), ctypes.c_long(-1))"

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.enter.entering import JAILBUILD, PATIENCE, SHELL, OnTerminal, copy_in, processes, wait_until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the isolated mode needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="the isolated mode needs root"), needs.namespaces]
 
 ENTER = f"{' '.join(JAILBUILD)} enter"
 

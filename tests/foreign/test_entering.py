@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.enter import emulation
+from tests import needs
 from tests.box.running import Done, open_to_all, run
 from tests.enter.entering import USER, public_python
 from tests.foreign.roots import FOREIGN, MACHINES
@@ -22,6 +23,8 @@ Making = Callable[[str], Path]
 
 EMULATOR = "/usr/bin/qemu-aarch64-static"
 BINFMT = "/proc/sys/fs/binfmt_misc"
+
+pytestmark = needs.namespaces
 
 needs_emulator = pytest.mark.skipif(not os.path.exists(EMULATOR), reason="qemu-user-static is not installed")
 

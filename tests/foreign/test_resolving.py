@@ -14,6 +14,7 @@ import pytest
 
 from jailbuild.elf.reader import read_elf
 from jailbuild.enter.emulation import way
+from tests import needs
 from tests.box.running import Done, forked, objects, run
 from tests.check.asking import findings
 from tests.foreign.roots import FOREIGN, MACHINES, Machine
@@ -143,6 +144,7 @@ def test_libraries_are_those_that_the_machines_own_loader_takes(name: str, root_
         assert {key: path for key, path in expected.items() if "/" not in key and not key.startswith("ld")} == found
 
 
+@needs.isolation
 @emulated
 def test_check_asks_the_boxs_own_loader_by_an_emulator(name: str, box_of: Making, tmp_path: Path) -> None:
     """`check --run` has an answer for each program, and the same one, also where a library is missing."""

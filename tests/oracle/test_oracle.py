@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.elf.reader import read_elf
+from tests import needs
 from tests.box.running import objects, put, run
 
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -205,6 +206,7 @@ def _spread(programs: list[str]) -> list[str]:
     return sorted(programs, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())[:SAMPLE]
 
 
+@needs.namespaces
 def test_in_a_box_of_its_own_a_program_loads_what_it_loads_outside(
     programs: list[str], listed: dict[str, list[tuple[str, str]]], tmp_path: Path
 ) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import needs
 from tests.box.running import add, entries, run
 
 
+@needs.user_namespaces
 def test_root_in_a_user_namespace_records_devices_and_makes_none(tmp_path: Path) -> None:
     """Containers without CAP_MKNOD, and user namespaces: nothing fails, and the next root makes them."""
     box = tmp_path / "box"

@@ -12,6 +12,7 @@ import pytest
 from jailbuild.closure.silent import asked_and_absent, has_zone
 from jailbuild.elf.symbols import imported_symbols
 from jailbuild.root import Root
+from tests import needs
 from tests.box import tiny
 from tests.box.running import add, objects, run
 
@@ -112,6 +113,7 @@ def test_a_root_without_a_manifest_is_told_of_its_first_program(tmp_path: Path) 
     assert silent(box)["no-user-database"]["path"] == "/usr/bin/id"
 
 
+@needs.namespaces
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it enters boxes")
 def test_an_enter_that_failed_tells_what_may_have_been_missed_and_one_that_went_well_does_not(tmp_path: Path) -> None:
     box = tmp_path / "box"

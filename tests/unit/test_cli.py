@@ -271,7 +271,7 @@ ANSWERS = [
     "--help", "--version", "deps --help", "enter --help", "deps ls", "deps --json ls", "deps --dot ls",
     "check {box}", "check --json {box}", "list {box}", "list --json {box}", "why {box} /usr/bin/cat",
     "add --dry-run ls --into {box}", "add --as-shell ls --into {box}2", "remove --dry-run cat --from {box}",
-    "remove --dry-run --json cat --from {box}", "enter --explain {box} cat",
+    "remove --dry-run --json cat --from {box}", "enter --isolated --explain {box} cat",
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jailbuild.elf import versions as tables
@@ -150,6 +150,7 @@ def test_a_known_hash_with_another_name_is_looked_at_again() -> None:
     assert reader.read(other + table, len(other), known) is None
 
 
+@example(b"", (64, True), 1 << 63)
 @given(st.binary(max_size=200), st.sampled_from(KINDS), st.integers(0, 210))
 def test_no_bytes_of_a_table_raise_anything_else(data: bytes, kind: tuple[int, bool], at: int) -> None:
     """A table ends, runs off its bytes, or is one that the loader gives up over."""

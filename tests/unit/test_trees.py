@@ -20,6 +20,7 @@ from jailbuild.closure.places import split
 from jailbuild.closure.trees import Tree, identity, lay_over, opener, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
+from tests import needs
 from tests.box import tiny
 from tests.box.running import NOBODY, open_to_all
 
@@ -369,6 +370,7 @@ def test_what_is_mounted_on_entry_is_left_out_of_a_whole_root(root: Path, data: 
     assert listed(tree)["/etc"] == "directory"
 
 
+@needs.namespaces
 def test_the_kernels_own_trees_are_left_out_wherever_they_are_mounted(root: Path, data: Path) -> None:
     place = data / "sub/empty"
     subprocess.run(["mount", "-t", "proc", "proc", place], check=True)

@@ -16,6 +16,7 @@ import elftools
 import pytest
 
 import jailbuild
+from tests import needs
 from tests.enter.attacks.world import USER, Tools, World
 
 # Not the place of tmp_path, which is pytest's user's alone, nor /tmp, which may be mounted nosuid and nodev: there the
@@ -72,6 +73,6 @@ def world(tools: Tools) -> Iterator[World]:
     assert devices() == before
 
 
-@pytest.fixture(params=["isolated", "rootless"])
+@pytest.fixture(params=["isolated", pytest.param("rootless", marks=needs.user_namespaces)])
 def how(request: pytest.FixtureRequest) -> str:
     return str(request.param)

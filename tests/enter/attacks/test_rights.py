@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,34 @@ def test_a_mode_that_cannot_be_had_is_refused_and_not_weakened(world: World) -> 
     def drop() -> None:
         _libc.prctl(24, 21, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_ADMIN: gone at the next execve
 
-    ran = world.attack("isolated", "nothing", preexec_fn=drop, statuses=(125,))
-    assert ran.said == ""
-    assert "--plain" in ran.words
+    asked = (("--isolated",), ("--read-only",), ("--net", "none"), ("--bind", "/etc:/tmp"), ("--pty",))
+    for options in asked:
+        ran = world.attack("default", "nothing", options=options, preexec_fn=drop, statuses=(125,))
+        assert ran.said == ""
+        assert "--plain" in ran.words
+        assert "not isolated" not in ran.words
+
+
+@promise(20)
+def test_root_of_a_container_alone_is_let_in_plainly_and_told_each_time(world: World) -> None:
+    """Whose bounding set lacks CAP_SYS_ADMIN, and who asks for nothing that a chroot cannot honour."""
+    def lose(number: int) -> Callable[[], None]:
+        return lambda: _libc.prctl(24, number, 0, 0, 0)  # PR_CAPBSET_DROP: gone at the next execve
+
+    line = ("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
+            " the container is the only boundary\n")
+    for _ in range(2):
+        ran = world.attack("default", "second-chroot", world.secret, preexec_fn=lose(21))
+        assert world.token in ran.said
+        assert ran.words == line
+    for number in (7, 18):  # CAP_SETUID, CAP_SYS_CHROOT: another one is no container's
+        ran = world.attack("default", "second-chroot", world.secret, preexec_fn=lose(number), statuses=(0, 1, 125))
+        assert world.token not in ran.said
+        assert line not in ran.words
+    for number in (21, 18):
+        ran = world.attack("rootless", "second-chroot", world.secret, preexec_fn=lose(number))
+        assert world.token not in ran.said
+        assert line not in ran.words
 
 
 @promise(21)

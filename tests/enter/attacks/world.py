@@ -18,12 +18,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
+from tests import needs
+
 PATIENCE = 30  # seconds
 USER = 64123  # nobody's: an ordinary user of the host
 
 NEEDS = [
     pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the attacks are for x86-64"),
+    needs.namespaces,
 ]
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -84,14 +87,17 @@ class World:
     def command(
         self, how: str, box: Path, *words: object, options: tuple[str, ...] = (), by: Path | None = None,
     ) -> list[str]:
-        """Return the command line of an attack; `how` is plain, isolated, rootless, or chroot for chroot(1)."""
+        """Return the command line of an attack; `how` is plain, isolated, rootless, chroot for chroot(1), or default.
+
+        Isolated is said: no attack is ever made plainly because of what this machine has not got.
+        """
         if how == "chroot":
             return ["chroot", str(box), "/attack", *map(str, words)]
         launcher = [str(by or self.tools.python), "-m", "jailbuild", "enter"]
         if how == "plain":
             launcher = ["unshare", "--mount", "--propagation", "private", "--", *launcher, "--plain"]
         else:
-            launcher += options
+            launcher += [*(["--isolated"] if how != "default" else []), *options]
         return [*launcher, str(box), "/attack", *map(str, words)]
 
     def user(self, how: str) -> dict[str, Any]:
