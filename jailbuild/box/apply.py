@@ -15,23 +15,19 @@ from collections.abc import Callable, Iterator
 from jailbuild import syscalls
 from jailbuild.box.faults import step
 from jailbuild.box.layout import JOURNAL, LOCK
-from jailbuild.box.location import refuse_own
-from jailbuild.box.manifest import Manifest
-from jailbuild.box.plan import Plan
-from jailbuild.box.record import (
-    NEXT,
-    BoxChangedError,
-    BusyError,
+from jailbuild.box.leftover import (
     Leftover,
-    Record,
     find_leftover,
     is_blank,
     is_unfinished,
     leftover_in,
-    open_record,
     recover_command,
     refuse_others,
 )
+from jailbuild.box.location import refuse_own
+from jailbuild.box.manifest import Manifest
+from jailbuild.box.plan import Plan
+from jailbuild.box.record import NEXT, BoxChangedError, BusyError, Record, open_record
 from jailbuild.box.records import read_manifest, read_open_manifest
 from jailbuild.box.replay import Replay
 from jailbuild.box.stage import Staging, remove_directories

@@ -10,8 +10,8 @@ import os
 import shlex
 from collections.abc import Iterator
 
+from jailbuild.box.leftover import is_record
 from jailbuild.box.look import names_in
-from jailbuild.box.record import is_record
 from jailbuild.errors import JailError, reason
 from jailbuild.root import Root
 

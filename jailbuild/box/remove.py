@@ -6,9 +6,10 @@ import os
 from functools import cached_property
 
 from jailbuild.box.carry import carry
+from jailbuild.box.deciding import make_plan
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
-from jailbuild.box.plan import Plan, make_plan
+from jailbuild.box.plan import Plan
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.root import Root

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from jailbuild import syscalls
 from jailbuild.box.faults import step
+from jailbuild.box.leftover import names_now
 from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
-from jailbuild.box.record import Record, names_now
+from jailbuild.box.record import Record
 from jailbuild.box.stage import RENEWED, finish_directory, given_up, limit_directory, staged_name
 from jailbuild.errors import reason
 

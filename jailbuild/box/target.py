@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box.carry import carry
-from jailbuild.box.draft import draft
+from jailbuild.box.deciding import make_plan
+from jailbuild.box.drafting import draft
 from jailbuild.box.manifest import Asked, Label, Manifest
-from jailbuild.box.plan import Plan, Source, make_plan
+from jailbuild.box.plan import Plan, Source
 from jailbuild.box.prove import prove
 from jailbuild.closure.commands import RULES, Request, find_program, source_root
 from jailbuild.closure.gather import Closure, gather

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jailbuild.box.layout import DIRECTORY, JOURNAL, NAME, STAGING
+from jailbuild.box.leftover import is_being_written, others_leftover, recover_command
 from jailbuild.box.manifest import Manifest
-from jailbuild.box.record import is_being_written, others_leftover, recover_command
 from jailbuild.box.records import parse_manifest, read_manifest
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.explain import add_command

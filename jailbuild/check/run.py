@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jailbuild.box.layout import DIRECTORY
+from jailbuild.box.leftover import is_being_written
 from jailbuild.box.look import lstat_in
 from jailbuild.box.manifest import Manifest
-from jailbuild.box.record import is_being_written
 from jailbuild.check.contents import content_findings
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, Ignored, Report, sort

@@ -7,9 +7,9 @@ import os
 import click
 
 from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.leftover import refuse_others
 from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
-from jailbuild.box.record import refuse_others
 from jailbuild.box.target import Change, Choices
 from jailbuild.cli import FAILED, Command, say, write
 from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary, until_at_rest

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 from click import UNPROCESSED
 
 from jailbuild.box.apply import Writing, apply_plan, recover
+from jailbuild.box.leftover import refuse_others
 from jailbuild.box.plan import Plan
-from jailbuild.box.record import BoxChangedError, refuse_others
+from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say, write
 from jailbuild.cli.options import as_json, option
 from jailbuild.cli.progress import progress

@@ -16,7 +16,7 @@ def settle(box: str) -> None:
     if not may_be_unfinished(box):
         return
     from jailbuild.box.apply import recover  # only who needs it: it writes
-    from jailbuild.box.record import others_leftover, recover_command
+    from jailbuild.box.leftover import others_leftover, recover_command
 
     try:
         left = others_leftover(Root(box))
