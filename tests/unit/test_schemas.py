@@ -128,7 +128,8 @@ def test_a_schema_is_one_and_describes_every_object_and_key(name: str) -> None:
     for part in objects:
         assert part["description"]
         assert part["additionalProperties"] is False
-        optional = OPTIONAL | ({"source"} if "schema" in part["properties"] else set())
+        of_header, of_request = ("schema" in part["properties"], "bare" in part["properties"])
+        optional = OPTIONAL | ({"source"} if of_header else {"mode", "owner"} if of_request else set())
         keys = {key for key in part["properties"] if not key.endswith("_b64") and key not in optional}
         assert set(part["required"]) == keys
         for key, said in part["properties"].items():
