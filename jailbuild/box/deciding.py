@@ -50,7 +50,8 @@ def make_plan(
         actions = deciding.renewed(actions)
         actions += deciding.removals(before)
         actions.sort(key=lambda action: action.entry.path)
-    notes = *_preferred(draft), *deciding.notes
+    is_refused = any(action.kind == "conflict" for action in actions)  # then nothing comes, and nothing stays for it
+    notes = () if is_refused else (*_preferred(draft), *deciding.notes)
     return Plan(draft, tuple(actions), before, notes, identity(os.fstat(box.descriptor)))
 
 
@@ -139,8 +140,8 @@ class _Deciding:
 
     def _unseen(self, entry: Entry, listed: Entry | None, error: OSError) -> Action:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-            if self._is_wanted_as_listed(entry, listed):
-                return self._spared(entry, "a parent is no directory any more")
+            if self._is_wanted_as_listed(entry, listed):  # what is said of the directory above says it
+                return Action("keep", entry, "a directory above it was changed in the box")
             return Action("conflict", entry, "has something in its way: a parent is no directory in the box")
         return Action("conflict", entry, f"cannot be looked at in the box: {reason(error)}")
 

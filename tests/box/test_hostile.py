@@ -220,7 +220,7 @@ REQUEST: dict[str, Any] = {
 ENTRY: dict[str, Any] = {
     "kind": "entry", "path": "/usr/bin/bash", "type": "file", "mode": "0755", "uid": 0, "gid": 0, "size": 5,
     "mtime_ns": 0, "sha256": "0" * 64, "target": None, "hardlink": None, "device": None, "source": "/usr/bin/bash",
-    "package": None, "wanted_by": ["bash"], "edges": [{"by": None, "as": "program"}],
+    "package": None, "wanted_by": ["bash"], "edges": [{"by": None, "kind": "program"}],
 }
 
 
@@ -249,7 +249,7 @@ BROKEN = {
     "a target that is half a character": _lines(
         HEADER, REQUEST, ENTRY | {"type": "link", "sha256": None, "size": None, "mode": None, "target": "\ud800"}),
     "a name that is half a character": _lines(HEADER, REQUEST | {"name": "\ud800"}, ENTRY | {"wanted_by": ["\ud800"]}),
-    "an edge that is half a character": _lines(HEADER, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "as": "\udbff"}]}),
+    "an edge that is half a character": _lines(HEADER, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "kind": "\udbff"}]}),
     "a label that is half a character": _lines(HEADER | {"root": {"id": "\ud800"}}, REQUEST),
     "a request's path with ..": _lines(HEADER, REQUEST | {"path": "/../x"}),
     "a request without a name": _lines(HEADER, REQUEST | {"name": ""}),
@@ -290,8 +290,8 @@ STRANGE = {
     "a name of 5000 bytes": ENTRY | {"path": "/" + "x" * 5000},
     "a path of 500 directories": ENTRY | {"path": "/directory" * 500},
     "a link of 5000 bytes": ENTRY | {"type": "link", "sha256": None, "target": "x" * 5000},
-    "edges that go round": ENTRY | {"edges": [{"by": "/usr/bin/bash", "as": "path"}]},
-    "an edge from nowhere": ENTRY | {"edges": [{"by": "/absent", "as": "needed"}]},
+    "edges that go round": ENTRY | {"edges": [{"by": "/usr/bin/bash", "kind": "path"}]},
+    "an edge from nowhere": ENTRY | {"edges": [{"by": "/absent", "kind": "needed"}]},
     "a device": ENTRY | {"type": "device", "sha256": None, "device": ["c", 10**20, 10**20]},
     "an escape sequence": ENTRY | {"path": "/\x1b[2J", "wanted_by": ["\x1b]0;x\x07"]},
     "nobody": ENTRY | {"wanted_by": ["nobody at all"], "edges": []},
@@ -617,7 +617,7 @@ def test_a_manifest_of_very_many_entries_is_read_in_its_time(made: Path, plain: 
     before = "/usr/bin/bash"
     lines = []
     for path in paths:
-        lines.append(ENTRY | {"path": path, "edges": [{"by": before, "as": "needed"}]})
+        lines.append(ENTRY | {"path": path, "edges": [{"by": before, "kind": "needed"}]})
         before = path
     _tamper(box, *lines)
     answer = here("why", box, paths[-1])
