@@ -186,6 +186,7 @@ def move_libraries(root: Path, triplet: str, to: str, *patterns: str) -> None:
             file.rename(root / to.lstrip("/") / file.name)
 
 
+@needs.isolation
 @emulated
 def test_the_cache_is_read_and_written_as_the_machine_has_it(
     name: str, box_of: Making, root_of: Making, tmp_path: Path
