@@ -249,7 +249,8 @@ BROKEN = {
     "a target that is half a character": _lines(
         HEADER, REQUEST, ENTRY | {"type": "link", "sha256": None, "size": None, "mode": None, "target": "\ud800"}),
     "a name that is half a character": _lines(HEADER, REQUEST | {"name": "\ud800"}, ENTRY | {"wanted_by": ["\ud800"]}),
-    "an edge that is half a character": _lines(HEADER, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "kind": "\udbff"}]}),
+    "an edge that is half a character": _lines(
+        HEADER | {"schema": 2}, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "kind": "\udbff"}]}),
     "a label that is half a character": _lines(HEADER | {"root": {"id": "\ud800"}}, REQUEST),
     "a request's path with ..": _lines(HEADER, REQUEST | {"path": "/../x"}),
     "a request without a name": _lines(HEADER, REQUEST | {"name": ""}),
