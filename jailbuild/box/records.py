@@ -343,21 +343,24 @@ class _Parser1(_Parser):
             name = before.name.removesuffix(DOCS)
             asked = before._replace(name=name, flags=frozenset(("docs",)))
         known = self.requests.get(asked.name)
-        if known is not None:  # the package alone, and with its documentation
-            asked = asked._replace(flags=known.flags | asked.flags)
+        if known is not None:  # the package alone, and with its documentation: one request that brings as much as both
+            asked = asked._replace(
+                bare=known.bare and asked.bare, without=tuple(sorted({*known.without} & {*asked.without})),
+                dlopen=max(known.dlopen, asked.dlopen, key=LEVELS.index), flags=known.flags | asked.flags,
+            )
         self.requests[asked.name] = asked
         self.names[spelled(before.name)] = asked.name
 
     def _who(self, record: dict[str, Any], key: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(super()._who(record, key)))
+        return tuple(sorted({*super()._who(record, key)}))
 
     def _source(self, record: dict[str, Any], path: str) -> str | None:
         return from_json(record, "source")
 
     def _why(self, record: dict[str, Any]) -> _Why:
         wanted_by = self._who(record, "wanted_by")
-        found = (self._reason(edge, wanted_by) for edge in _get(record, "edges", list))
-        return wanted_by, tuple(reason for reason in found if reason.how != PARENT)
+        found = {self._reason(edge, wanted_by) for edge in _get(record, "edges", list)}
+        return wanted_by, tuple(sorted(reason for reason in found if reason.how != PARENT))
 
     def _reason(self, value: Any, wanted_by: tuple[str, ...]) -> Reason:
         if not isinstance(value, dict):
