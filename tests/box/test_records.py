@@ -45,7 +45,8 @@ def _request(draw: st.DrawFn) -> Asked:
     return Asked(
         f"{kind}:{name}" if kind in NAMED else name,
         draw(PATHS | st.just("/") if kind == "directory" else PATHS),
-        draw(st.none() | NAMES), draw(st.booleans()), kind, draw(st.lists(WORDS, max_size=2).map(tuple)), draw(st.sampled_from(LEVELS)),
+        draw(st.none() | NAMES), draw(st.booleans()), kind,
+        draw(st.lists(WORDS, max_size=2).map(tuple)), draw(st.sampled_from(LEVELS)),
         draw(st.frozensets(st.sampled_from(FLAGS))) if kind == "package" else frozenset(),
         draw(st.none() | MODES), draw(st.none() | WORDS),
     )
@@ -163,7 +164,8 @@ def test_an_image_that_could_not_be_written_again_is_refused(value: str) -> None
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT
     | st.sampled_from(["/usr", "/..", "/.jailbuild/x", "\ud800", "\udcff", "file", "link", "device", "0755", 0, 1,
-                       10**40, "0" * 64, "entry", "why", "package", "exclude", "/a/[z-a]", "/a\0", "", "//", -1, "text"]),
+                       10**40, "0" * 64,
+                       "entry", "why", "package", "exclude", "/a/[z-a]", "/a\0", "", "//", -1, "text"]),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below, max_size=3), max_leaves=4,
 )
 
