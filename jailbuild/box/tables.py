@@ -111,7 +111,8 @@ def merge(path: str, before: tuple[str, ...], after: tuple[str, ...], there: byt
     gone = {name for name in old.keys() - new.keys() if name in present and _is_same(path, present[name], old[name])}
     text = (there or b"").decode("utf-8", "surrogateescape")
     if not has_others(path, before, there or b""):
-        data = accounts.to_bytes({name: line for name, line in {**present, **lines}.items() if name not in gone})
+        result = {name: line for name, line in {**present, **lines}.items() if name not in gone}
+        data = there if there is not None and result == present else accounts.to_bytes(result)
         return Merged(data, _sorted(ours), tuple(conflicts))
     out = []
     before_it = text.removesuffix("\n").split("\n")
@@ -119,9 +120,10 @@ def merge(path: str, before: tuple[str, ...], after: tuple[str, ...], there: byt
         name = line.partition(":")[0]
         if present.get(name) != line:  # no line of a table, or not the one that counts
             out.append(line)
-        elif name not in gone:
+            continue
+        del present[name]
+        if name not in gone:
             out.append(lines.pop(name, line))
-        present.pop(name, None)
     if out == before_it and not lines:  # also where the last has no end
         return Merged(there or b"", _sorted(ours), tuple(conflicts))
     data = "".join(f"{line}\n" for line in out).encode("utf-8", "surrogateescape") + accounts.to_bytes(lines)
