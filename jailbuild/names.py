@@ -26,6 +26,14 @@ def to_json(key: str, name: str | None) -> dict[str, str | None]:
 
 def from_json(record: Mapping[str, object], key: str) -> str | None:
     """Return the name that to_json wrote (ValueError if it is no name)."""
+    name = text_from_json(record, key)
+    if name is not None and "\0" in name:
+        raise ValueError(f"{key} is not a name")
+    return name
+
+
+def text_from_json(record: Mapping[str, object], key: str) -> str | None:
+    """Return the text that to_json wrote, which may have any bytes (ValueError if it is none)."""
     coded = record.get(f"{key}_b64")
     name = record.get(key)
     if isinstance(coded, str):
@@ -34,7 +42,7 @@ def from_json(record: Mapping[str, object], key: str) -> str | None:
         name = os.fsdecode(base64.b64decode(coded, validate=True))
     if name is None:
         return None
-    if not isinstance(name, str) or "\0" in name or not _is_encodable(name):
+    if not isinstance(name, str) or not _is_encodable(name):
         raise ValueError(f"{key} is not a name")
     return name
 

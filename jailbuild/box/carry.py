@@ -47,7 +47,7 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
     kept = {}
     for path in tables.PATHS & entries.keys():
         if entries[path].source is None and not _is_text(before, entries[path]):
-            ours = tables.our_lines(before.entries[path], tables.read_table(box, path))
+            ours = tables.our_lines(before.entries, path, tables.read_table(box, path))
             kept[path] = tables.kept_lines(path, ours, entries[path], entries.get(PASSWD))
             made[path] = b""  # merged with what the box has when that is looked at
             entries[path] = entries[path]._replace(size=0, sha256=None)

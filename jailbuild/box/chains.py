@@ -33,14 +33,21 @@ def chains(manifest: Manifest, path: str) -> Iterator[Chain]:
 
 
 def words_of(step: Reason) -> str:
-    """Return how the step before leads to a step, in words: "needed", "recipe git > users: program git"."""
+    """Return how the step before leads to a step, in words.
+
+    "needed", "recipe git > users: program git; users root", "user backup; groups backup tape", "locale C.UTF-8".
+    """
     words = f"{step.how} {' > '.join((*step.through, step.recipe))}" if step.recipe else step.how
     if step.cause:
         words += f": {step.cause}"
+    if step.how == "user":
+        words += "".join(f" {name.partition(':')[2]}" for name in step.wanted_by)
     if not step.names:
         return words
+    if step.how in ("locale", "terminfo"):
+        return f"{words} {' '.join(step.names)}"
     table = "groups" if step.by.endswith("/group") else "users"
-    return f"{words} {' '.join(step.names)}" if step.how == "locale" else f"{words}; {table} {' '.join(step.names)}"
+    return f"{words}; {table} {' '.join(step.names)}"
 
 
 class _Ways:

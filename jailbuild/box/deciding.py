@@ -73,10 +73,10 @@ class _Merged(NamedTuple):
 
 def _merged(draft: Draft, before: Manifest | None, box: Root | None) -> _Merged:
     entries, made, conflicts = dict(draft.entries), dict(draft.made), {}
+    listed = before.entries if before is not None else {}
     for path, lines in draft.tables.items():
-        listed = before.entries.get(path) if before is not None else None
-        there = tables.read_table(box, path) if listed is not None else None  # else it is the user's own
-        result = tables.merge(path, tables.our_lines(listed, there), lines, there)
+        there = tables.read_table(box, path) if path in listed else None  # else it is the user's own
+        result = tables.merge(path, tables.our_lines(listed, path, there), lines, there)
         made[path] = result.data
         entries[path] = entries[path]._replace(size=len(result.data), lines=result.lines)
         conflicts[path] = result.conflicts
@@ -254,7 +254,8 @@ class _Deciding:
         if listed.path not in tables.PATHS or listed.source is not None:
             return False
         there = tables.read_table(self.box, listed.path)
-        return there is not None and tables.has_others(listed.path, tables.our_lines(listed, there), there)
+        ours = tables.our_lines(self.listed, listed.path, there)
+        return there is not None and tables.has_others(listed.path, ours, there)
 
     def _wanted(self, entry: Entry) -> str:
         if entry.path in self.draft.made:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.elf.priorities import DEFAULT
-from jailbuild.names import from_json, spelled, to_json
+from jailbuild.names import spelled, text_from_json, to_json
 from jailbuild.packages.info import PackageInfo
 
 SCHEMA = 2
@@ -192,7 +192,7 @@ def line_to_json(line: str) -> str | dict[str, Any]:
 
 def line_from_json(value: Any) -> str:
     """Return the line that line_to_json wrote (ValueError if it is none)."""
-    line = from_json(value if isinstance(value, dict) else {"line": value}, "line")
+    line = text_from_json(value if isinstance(value, dict) else {"line": value}, "line")
     if line is None or "\n" in line or ":" not in line:
         raise ValueError("a line of a table that is none")
     return line

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,6 +56,14 @@ class Bounds(NamedTuple):
 
 OWN = Bounds(256 << 20, 1_000_000, 256 << 20)  # one's own, or root's
 OTHERS = Bounds(32 << 20, 100_000, 4 << 20)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN equals nothing, not even itself
+_MAX_DEPTH = 100  # of an image's configuration: what can be read can be written
 
 
 def bounds_for(owner: int) -> Bounds:
@@ -181,7 +190,7 @@ def decode(file: io.BufferedIOBase, bounds: Bounds) -> Manifest:
             most = bounds.size if size > bounds.size else bounds.line
             raise TooLargeError(f"line {number}: there are more than {most >> 20} MiB")
         try:
-            record = json.loads(line)
+            record = _JSON.decode(line.decode("utf-8"))
             if not isinstance(record, dict):
                 raise ValueError("it is no object")
             if parser is None:
@@ -229,6 +238,7 @@ class _Parser:
                 raise ValueError("source is no absolute path")
         self.built = _optional(header, "built", str)
         self.image = _optional(header, "image", dict)
+        _refuse_odd(self.image)
 
     def take(self, record: dict[str, Any]) -> None:
         """Take one line (ValueError)."""
@@ -343,21 +353,24 @@ class _Parser1(_Parser):
             name = before.name.removesuffix(DOCS)
             asked = before._replace(name=name, flags=frozenset(("docs",)))
         known = self.requests.get(asked.name)
-        if known is not None:  # the package alone, and with its documentation
-            asked = asked._replace(flags=known.flags | asked.flags)
+        if known is not None:  # the package alone, and with its documentation: one request that brings as much as both
+            asked = asked._replace(
+                bare=known.bare and asked.bare, without=tuple(sorted({*known.without} & {*asked.without})),
+                dlopen=max(known.dlopen, asked.dlopen, key=LEVELS.index), flags=known.flags | asked.flags,
+            )
         self.requests[asked.name] = asked
         self.names[spelled(before.name)] = asked.name
 
     def _who(self, record: dict[str, Any], key: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(super()._who(record, key)))
+        return tuple(sorted({*super()._who(record, key)}))
 
     def _source(self, record: dict[str, Any], path: str) -> str | None:
         return from_json(record, "source")
 
     def _why(self, record: dict[str, Any]) -> _Why:
         wanted_by = self._who(record, "wanted_by")
-        found = (self._reason(edge, wanted_by) for edge in _get(record, "edges", list))
-        return wanted_by, tuple(reason for reason in found if reason.how != PARENT)
+        found = {self._reason(edge, wanted_by) for edge in _get(record, "edges", list)}
+        return wanted_by, tuple(sorted(reason for reason in found if reason.how != PARENT))
 
     def _reason(self, value: Any, wanted_by: tuple[str, ...]) -> Reason:
         if not isinstance(value, dict):
@@ -417,6 +430,18 @@ def _asked(record: dict[str, Any]) -> Asked:
         None if mode is None else _octal(mode),
         _optional(record, "owner", str),
     )
+
+
+def _refuse_odd(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for JSON that could not be written again: nested too deeply, no number, no UTF-8."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, str):
+        value.encode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is none")
+    for one in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_odd(one, depth + 1)
 
 
 def _package(record: dict[str, Any]) -> PackageInfo:

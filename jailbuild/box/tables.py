@@ -48,20 +48,22 @@ def read_table(box: Root | None, path: str) -> bytes | None:
         return None
 
 
-def our_lines(listed: Entry | None, there: bytes | None) -> tuple[str, ...]:
-    """Return the lines that we put into a file that is `listed`, and that the box has with these bytes.
+def our_lines(entries: Mapping[str, Entry], path: str, there: bytes | None) -> tuple[str, ...]:
+    """Return the lines that we put into a file that is listed, and that the box has with these bytes.
 
-    A manifest of schema 1 does not say: all of them, of a file that nobody changed, else those that have the names.
+    A manifest of schema 1 does not say. They are known where the digest proves them: the user changed nothing, or no
+    more than to add lines, and members of groups. Else none is: what is not known to be ours is the user's.
     """
+    listed = entries.get(path)
     if listed is None or listed.source is not None:
         return ()
     if listed.lines or there is None:
         return listed.lines
-    table = accounts.parse_table(there)
-    if hashlib.sha256(there).hexdigest() != listed.sha256:
-        names = named(listed.reasons)
-        table = {name: line for name, line in table.items() if spelled(name) in names}
-    return tuple(table.values())
+    lines = tuple(accounts.parse_table(there).values())
+    if hashlib.sha256(there).hexdigest() == listed.sha256:
+        return lines
+    lines = kept_lines(path, lines, listed, entries.get(accounts.PASSWD))
+    return lines if hashlib.sha256(accounts.to_bytes(_by_name(lines))).hexdigest() == listed.sha256 else ()
 
 
 def named(reasons: Iterable[Reason]) -> frozenset[str]:
@@ -109,16 +111,21 @@ def merge(path: str, before: tuple[str, ...], after: tuple[str, ...], there: byt
     gone = {name for name in old.keys() - new.keys() if name in present and _is_same(path, present[name], old[name])}
     text = (there or b"").decode("utf-8", "surrogateescape")
     if not has_others(path, before, there or b""):
-        data = accounts.to_bytes({name: line for name, line in {**present, **lines}.items() if name not in gone})
+        result = {name: line for name, line in {**present, **lines}.items() if name not in gone}
+        data = there if there is not None and result == present else accounts.to_bytes(result)
         return Merged(data, _sorted(ours), tuple(conflicts))
     out = []
-    for line in text.removesuffix("\n").split("\n"):
+    before_it = text.removesuffix("\n").split("\n")
+    for line in before_it:
         name = line.partition(":")[0]
         if present.get(name) != line:  # no line of a table, or not the one that counts
             out.append(line)
-        elif name not in gone:
+            continue
+        del present[name]
+        if name not in gone:
             out.append(lines.pop(name, line))
-        present.pop(name, None)
+    if out == before_it and not lines:  # also where the last has no end
+        return Merged(there or b"", _sorted(ours), tuple(conflicts))
     data = "".join(f"{line}\n" for line in out).encode("utf-8", "surrogateescape") + accounts.to_bytes(lines)
     return Merged(data, _sorted(ours), tuple(conflicts))
 

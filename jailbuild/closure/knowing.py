@@ -139,13 +139,13 @@ class Knowing:
                 if kind == "soname":
                     for recipe in self.matches.of("soname", name):
                         if recipe not in done:
-                            edge = NamedEdge(self._place(path), "recipe", recipe, (), name)
+                            edge = NamedEdge(self._place(path), "recipe", recipe, (), spelled(name))
                             self._use(request.name, recipe, edge, done, False)
                     continue
                 for recipe in self.matches.of_program(self.root, path, by_name=kind == "program"):
                     if recipe not in done:
                         what = os.path.basename(path) if kind == "program" else path
-                        edge = NamedEdge(self._place(path), "recipe", recipe, (), f"program {what}")
+                        edge = NamedEdge(self._place(path), "recipe", recipe, (), f"program {spelled(what)}")
                         self._use(request.name, recipe, edge, done, True, path)
 
     def _use_by_symbols(self, request: str, path: str, done: set[str]) -> None:
@@ -264,12 +264,12 @@ class Knowing:
             raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
                             f"useradd {request.what} makes one")
         self._use(request.name, "users", NamedEdge("", "recipe", "users"), set(), True)
-        self._want_users((request.what,), NamedEdge("", "user", names=(request.what,)),
+        self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)),
                          request.name, True)
 
     def _add_locale(self, request: Request) -> None:
         tree = locales.find(self.root, request.what, self.knowledge.rules)
-        self.gathering.bring_tree(tree, tree.path, NamedEdge("", "locale", names=(request.what,)),
+        self.gathering.bring_tree(tree, tree.path, NamedEdge("", "locale", names=(spelled(request.what),)),
                                   request.name)
 
     def _make_accounts(self) -> None:

@@ -14,16 +14,14 @@ def path_regex(pattern: str) -> str:
     stops at the first place where what follows it fits, which is right, as the next star takes the rest.
     """
     segments: list[list[str]] = [[""]]  # parted by "**", and each by "*"
-    for token in re.findall(r"/\*\*(?=/)|\*\*+|\*|\?|\[!?[^]]+\]|.", pattern, re.DOTALL):
-        if token == "/**":
+    for token in re.findall(r"(?:/\*\*)+/|\*\*+|\*|\?|\[!?+(?:\][^]]*|[^]]+)\]|.", pattern, re.DOTALL):
+        if token.startswith("/*"):
             segments[-1][-1] += "/"
             segments.append(["(?<=/)"])
         elif token.startswith("**"):
             segments.append([""])
         elif token == "*":
             segments[-1].append("")
-        elif segments[-1] == ["(?<=/)"] and token == "/":
-            continue  # the one before it does for both
         else:
             segments[-1][-1] += _character(token)
     *others, last = segments
@@ -45,9 +43,9 @@ def _character(token: str) -> str:
     if len(token) == 1:
         return re.escape(token)
     negated = token[1] == "!"
-    inside = re.sub(r"([&~|^\\\[])", r"\\\1", token[1 + negated : -1]).replace("--", "-\\-")
-    try:
-        re.compile(f"[{inside}]")
-    except re.error:
-        raise ValueError(f"{token} is no set of characters") from None
+    inside = ""
+    for first, last, alone in re.findall(r"(.)-(.)|(.)", token[1 + negated : -1], re.DOTALL):
+        if last < first:
+            raise ValueError(f"{token} is no set of characters")
+        inside += f"{re.escape(first)}-{re.escape(last)}" if last else re.escape(alone)
     return f"(?!/)[{'^' if negated else ''}{inside}]"

@@ -192,7 +192,7 @@ class Dpkg:
             name = stanza.partition(b"\n")[0].partition(b": ")[2].strip()
             if name not in names:
                 continue
-            fields = {key: os.fsdecode(value) for key, value in re.findall(_VERSION, stanza)}
+            fields = {key: value.decode("utf-8", "replace") for key, value in re.findall(_VERSION, stanza)}
             one = PackageInfo(os.fsdecode(name), fields.get(b"Version"), fields.get(b"Architecture"),
                               fields.get(b"Source", os.fsdecode(name)).partition(" ")[0])
             found.setdefault(one.name, one)
@@ -231,7 +231,7 @@ def _lists(root: Root) -> dict[str, str]:
     found = {}
     for place, suffix in ((f"{_PLACE}/status.d", ".md5sums"), (f"{_PLACE}/info", ".list")):
         for name in _names(root, place):
-            if name.endswith(suffix):
+            if name.endswith(suffix) and name.isprintable():  # no package has another
                 found[name[: -len(suffix)]] = f"{place}/{name}"
     return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import importlib
 import io
 import json
 import os
+import pkgutil
 import signal
 import stat
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import jailbuild as package
 from jailbuild import syscalls
 from jailbuild.box import apply, faults
 from jailbuild.box.add import Words, plan_addition
@@ -36,8 +39,8 @@ PATIENCE = 60  # seconds
 NOBODY = 65534
 
 # Imports everything, then becomes somebody who may read next to nothing.
-_AS_NOBODY = f"""
-import importlib, os, pkgutil, sys, tomllib
+AS_NOBODY = f"""
+import base64, difflib, importlib, os, pkgutil, shlex, sys, tomllib
 import click, jailbuild
 for module in pkgutil.walk_packages(jailbuild.__path__, "jailbuild."):
     if module.name != "jailbuild.__main__":
@@ -63,7 +66,7 @@ def open_to_all(*places: Path) -> None:
 
 def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -> Done:
     """Run jailbuild; names that are not UTF-8 come and go as os.fsdecode has them."""
-    command = [sys.executable, "-c", _AS_NOBODY] if nobody else [sys.executable, "-m", "jailbuild"]
+    command = [sys.executable, "-c", AS_NOBODY] if nobody else [sys.executable, "-m", "jailbuild"]
     return subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="surrogateescape", cwd=cwd,
         timeout=PATIENCE, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"},
@@ -120,6 +123,22 @@ def forked(
             said.append(opened.read().decode("utf-8", "surrogateescape"))
     assert "Traceback" not in said[1], said[1]
     return Done(list(map(str, arguments)), status, said[0], said[1])
+
+
+def become_nobody() -> None:
+    """Give up all privileges of this process, which has imported all of jailbuild: for `prepare` of `forked`."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: its files in /proc are its own, as after exec(2)
+
+
+def import_all() -> None:
+    """Import what jailbuild may import while it runs: who can read next to nothing could not."""
+    importlib.import_module("difflib")
+    for module in pkgutil.walk_packages(package.__path__, "jailbuild."):
+        if module.name != "jailbuild.__main__":
+            importlib.import_module(module.name)
 
 
 def add(box: Path, *arguments: str | Path, sysroot: Path | None = None, status: int = 0, **options: Any) -> Done:

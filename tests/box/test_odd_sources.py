@@ -17,7 +17,19 @@ from jailbuild.box import stage
 from jailbuild.root import Root
 from tests import needs
 from tests.box import tiny
-from tests.box.running import NOBODY, Answer, complaint, dump, everything, here, inside, run
+from tests.box.running import (
+    NOBODY,
+    Answer,
+    add,
+    complaint,
+    dump,
+    entries,
+    everything,
+    here,
+    inside,
+    manifest,
+    run,
+)
 
 _BIND, _REMOUNT, _READ_ONLY, _DETACH = 0x1000, 0x20, 0x1, 2
 
@@ -375,3 +387,33 @@ def test_what_is_piped_is_quiet(sysroot: Path, box: Path) -> None:
                   ("remove", "large", "--from", box, "--no-sync")):
         done = run(*quiet, "-q")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_words_of_the_source_root_that_are_not_UTF_8_are_recorded(sysroot: Path, box: Path) -> None:
+    """A package's version, a SONAME that a recipe applies for, a user's name: text, and what a later plan has too."""
+    odd = os.fsdecode(b"libtinfo.so.\xff")
+    library = tiny.library(sysroot / tiny.LIBRARIES / odd, soname=odd)
+    tiny.program(sysroot / "usr/bin/odd", library)
+    (sysroot / "usr/share/terminfo/d").mkdir(parents=True)
+    (sysroot / "usr/share/terminfo/d/dumb").write_text("no terminal\n")
+    (sysroot / "var/lib/dpkg/info").mkdir(parents=True)
+    (sysroot / "var/lib/dpkg/info/pack.list").write_text("/usr/bin/odd\n")
+    (sysroot / "var/lib/dpkg/info" / os.fsdecode(b"p\xff.list")).write_text("/usr/bin/odd\n")
+    (sysroot / "var/lib/dpkg/status").write_bytes(
+        b"Package: pack\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\xff\nSource: \xff (2)\n")
+    user = os.fsdecode(b"us\xffer")
+    (sysroot / "etc/passwd").write_bytes(os.fsencode(f"{user}:x:70:70::/:/bin/sh\n"))
+    words = "odd", "--user", user, "--package", "pack"
+    add(box, *words, sysroot=sysroot)
+    edges = [edge for entry in entries(box).values() for edge in entry["edges"]]
+    assert {edge["cause"] for edge in edges if edge["recipe"] == "terminfo"} == {
+        "libtinfo.so.\ufffd (base64 bGlidGluZm8uc28u/w==)"}
+    assert [line for line in manifest(box) if line["kind"] == "package"] == [
+        {"kind": "package", "name": "pack", "version": "1\ufffd", "architecture": "amd64", "source": "\ufffd"}]
+    assert os.fsencode(user) in (box / "etc/passwd").read_bytes()
+    for command in (("add", *words, "--into", box), ("update", "--dry-run", box)):
+        done = run(*command, "--sysroot", sysroot)
+        assert done.returncode == 0, done.stderr
+        assert "nothing to do" in done.stderr or "up to date" in done.stderr
+    assert run("remove", f"user:{user}", "--from", box, "--no-sync").returncode == 0
+    assert not (box / "etc/passwd").exists()
