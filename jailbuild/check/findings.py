@@ -11,6 +11,7 @@ from jailbuild.closure.commands import DOCS, OPTIONS
 from jailbuild.closure.explain import add_command
 from jailbuild.names import matcher, shown, to_json
 
+_FEW = 8  # requests in a hint
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
@@ -157,9 +158,12 @@ CODES = {
 
 
 def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | None:
-    """Return the command that puts requests of a box in again; files from elsewhere are named with their source."""
+    """Return the command that puts requests of a box in again; files from elsewhere are named with their source.
+
+    Each of them brings all that it needs: of many some will do.
+    """
     words = []
-    for name in requested_by:
+    for name in requested_by[:_FEW]:
         asked = manifest.requests.get(name)
         if asked is None:
             words.append(name)

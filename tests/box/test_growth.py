@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shlex
 import shutil
 import struct
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from jailbuild.loader.files import File
 from jailbuild.loader.resolution import Edge, Library, Resolution
 from jailbuild.root import open_beneath
 from tests.box import tiny
+from tests.box.running import forked, objects
 from tests.growth import Command, assert_linear, call
 
 
@@ -460,3 +462,18 @@ def test_a_library_that_all_want_in_both_parts_of_a_program() -> None:
     program = Program("/script", "script", (), (part("one"), part("two")))
     assert len(program.libraries[0].requests) == 100
     assert _ComparedEdge.times <= 100
+
+
+def test_a_hint_of_check_names_few_of_many_requests(sysroot: Path, box: Path) -> None:
+    """Or findings times requests would be told; each request brings all that it needs again."""
+    names = [f"tool{number}" for number in range(40)]
+    for name in names:
+        shutil.copy(sysroot / "usr/bin/bash", sysroot / "usr/bin" / name)
+    assert not forked("add", *names, "--bare", "--into", box, "--sysroot", sysroot, "--no-sync").returncode
+    (box / tiny.LIBRARIES / "libtinfo.so.6.4").unlink()
+    found = [one for one in objects(forked("check", box, "--json")) if one.get("code") == "missing-file"]
+    assert [len(one["hint"].split()) for one in found] == [len(["jailbuild", "add", "--into", "BOX"]) + 8]
+    assert len(found[0]["requested_by"]) == 40
+    command = shlex.split(found[0]["hint"])[1:]
+    assert not forked(*command, "--sysroot", sysroot, "--no-sync").returncode
+    assert not forked("check", box).returncode
