@@ -15,6 +15,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -299,9 +300,10 @@ class _Parser:
             raise ValueError(f"{path} has no sha256")
         device = _optional(record, "device", list)
         wanted_by, reasons = self._why_of(record)
+        package = _optional(record, "package", str)
         return Entry(
             path,
-            kind,
+            sys.intern(kind),
             None if mode is None else _octal(mode),
             _number(record, "uid") if "uid" in record else 0,
             _number(record, "gid") if "gid" in record else 0,
@@ -312,7 +314,7 @@ class _Parser:
             None if record.get("hardlink") is None else _path(record, "hardlink"),
             None if device is None else _device(device),
             self._source(record, path),
-            _optional(record, "package", str),
+            None if package is None else sys.intern(package),
             wanted_by,
             reasons,
             _all(record, "lines", line_from_json) if "lines" in record else (),
@@ -338,7 +340,7 @@ class _Parser1(_Parser):
     """The lines of schema 1: edges are prose, a package's name says whether its documentation came."""
 
     def _take_header(self, header: dict[str, Any]) -> None:
-        pass  # neither the source root's path nor anything else
+        self.shared: dict[_Why, _Why] = {}  # it has neither the source root's path nor anything else
 
     def take(self, record: dict[str, Any]) -> None:
         """Take one line (ValueError)."""
@@ -365,12 +367,14 @@ class _Parser1(_Parser):
         return tuple(sorted({*super()._who(record, key)}))
 
     def _source(self, record: dict[str, Any], path: str) -> str | None:
-        return from_json(record, "source")
+        source = from_json(record, "source")
+        return path if source == path else source
 
     def _why(self, record: dict[str, Any]) -> _Why:
         wanted_by = self._who(record, "wanted_by")
         found = {self._reason(edge, wanted_by) for edge in _get(record, "edges", list)}
-        return wanted_by, tuple(sorted(reason for reason in found if reason.how != PARENT))
+        why = wanted_by, tuple(sorted(reason for reason in found if reason.how != PARENT))
+        return self.shared.setdefault(why, why)
 
     def _reason(self, value: Any, wanted_by: tuple[str, ...]) -> Reason:
         if not isinstance(value, dict):
