@@ -345,22 +345,39 @@ def test_a_tampered_mode_gives_nobody_privileges(sysroot: Path, box: Path) -> No
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
     | st.sampled_from(["/usr/bin/bash", "/..", "/usr", "/.jailbuild/x", "\ud800", "/\udcff", "file", "link", "0755",
-                       "bash", "needed", 10**40, "0" * 64, "entry", "header", "request", "//", "/a/../b", "\0"]),
+                       "bash", "needed", 10**40, "0" * 64, 0, "entry", "header", "request", "//", "/a/../b", "\0"]),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
     max_leaves=5,
 )
+_EDGES = {"edges": [{"by": None, "as": "program", "kind": "program"}]}  # of either schema
+_PLAIN = {"sha256": None, "size": None}
 _BASES = (
-    HEADER, REQUEST, ENTRY,
-    ENTRY | {"type": "link", "sha256": None, "mode": None, "size": None, "target": "x", "path": "/bin"},
-    ENTRY | {"type": "directory", "sha256": None, "size": None, "path": "/usr"},
+    HEADER, REQUEST, ENTRY | _EDGES,
+    ENTRY | _EDGES | _PLAIN | {"type": "link", "mode": None, "target": "x", "path": "/bin"},
+    ENTRY | _EDGES | _PLAIN | {"type": "directory", "path": "/usr"},
+)
+_BASES_OF_2 = (
+    *_BASES,
+    REQUEST | {"type": "exclude", "name": "/usr/**/*.so.6*"}, REQUEST | {"type": "unmanaged", "name": "/usr/lib"},
+    REQUEST | {"type": "text", "name": "/etc/motd", "path": "/etc/motd", "mode": "0600", "owner": "root:root"},
+    REQUEST | {"type": "package", "name": "bash", "docs": True, "depends": True},
+    REQUEST | {"type": "user", "name": "nobody"},
+    {"kind": "package", "name": "bash", "version": "1", "architecture": None, "source": "bash"},
+    {"kind": "why", "id": 0, "wanted_by": ["bash"], "edges": [{"kind": "tree", "by": "/usr", "for": ["bash"]}]},
+    ENTRY | {"why": 0}, ENTRY | _PLAIN | {"why": 0, "type": "device", "device": ["c", 1, 3], "path": "/dev/null"},
+    ENTRY | _EDGES | {"path": "/etc/passwd", "source": None, "lines": ["root:x:0:0::/:", {"line_b64": "YTo="}]},
+    ENTRY | _EDGES | {"path": "/etc/group", "source": None, "lines": ["root:x:0:nobody"]},
+    ENTRY | {"path": "/etc/passwd", "source": None, "edges": [{"kind": "user", "names": ["nobody"], "by": None}]},
 )
 
 
 @st.composite
 def _tampered(draw: st.DrawFn) -> bytes:
-    records = [dict(HEADER)] if draw(st.integers(0, 9)) else []
+    schema = draw(st.sampled_from([1, 2]))
+    extra = {"source": "/srv", "built": None, "image": {"Cmd": ["x"]}} if schema == 2 else {}
+    records = [HEADER | {"schema": schema} | extra] if draw(st.integers(0, 9)) else []
     for _ in range(draw(st.integers(0, 4))):
-        record = dict(draw(st.sampled_from(_BASES)))
+        record = dict(draw(st.sampled_from(_BASES_OF_2 if schema == 2 else _BASES)))
         for _ in range(draw(st.integers(0, 2))):
             key = draw(st.sampled_from([*record, "path_b64", "target_b64", "name_b64", "source_b64"]))
             if draw(st.booleans()):
