@@ -10,8 +10,8 @@ from jailbuild.box.location import open_box
 from jailbuild.box.manifest import Asked, Manifest
 from jailbuild.box.ownership import rules
 from jailbuild.box.records import read_manifest
-from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
-from jailbuild.box.update import find_again, known_name
+from jailbuild.box.target import Change, Choices, OthersDecideError, Target, Wanted, plan_change
+from jailbuild.box.update import find_again
 from jailbuild.closure.commands import (
     DOCS,
     NOT_FILES,
@@ -80,15 +80,20 @@ def plan_addition(
     wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label, root.path)
     change = None
+    has_changed = True
     if before is None or before.label == label:
         others = target.names() - asked.keys()
-        change = plan_change(root, target, wanted, others, choices, others_decide=True)
+        try:
+            change = plan_change(root, target, wanted, others, choices, others_decide=True)
+        except OthersDecideError as error:
+            has_changed = not error.is_own
     if change is None:
         assert before is not None
         found = find_again(root, before, wanted, choices)
         change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
-        assert change is not None
-        notes += [f"the source root has changed since {box} was made: all its requests are planned anew", *found.notes]
+        if has_changed:
+            notes.append(f"the source root has changed since {box} was made: all its requests are planned anew")
+        notes += found.notes
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
@@ -121,7 +126,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, be
                 flags[request.name] = frozenset(("docs",))
             return request
         tree = read_file(root, word, own, rules) if type == "file" else read_directory(root, word, own, rules)
-        name = known_name(before, tree)
+        name = tree.named
         known_tree = trees.setdefault(name, tree)
         if (known_tree.path, known_tree.source) != (tree.path, tree.source):
             raise JailError(f"cannot add {word}: {name} is asked for twice, from different files")
@@ -154,7 +159,7 @@ def _refuse_other_source(request: Request, known: Asked) -> None:
         return
     if (known.path, known.source, known.type) != (request.path, request.source, request.type):
         raise JailError(
-            f"cannot add {request.name}: the box has it from {known.source or known.path}, "
-            f"and now it would come from {request.source or request.path}",
-            "build a new box",
+            f"cannot add {request.name}: the box has it as a {known.type} from {known.source or known.path}, "
+            f"and now it would be a {request.type} from {request.source or request.path}",
+            "take back the other first, with jailbuild remove",
         )

@@ -15,7 +15,7 @@ from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.ownership import Unmanaged
-from jailbuild.box.plan import PRIVILEGES, Action, Plan, Source
+from jailbuild.box.plan import PRIVILEGES, UNMANAGED, Action, Plan, Source
 from jailbuild.box.records import OWN
 from jailbuild.closure.trees import identity
 from jailbuild.errors import JailError, reason
@@ -129,14 +129,16 @@ class _Deciding:
     def _unmanaged(self, entry: Entry, listed: Entry | None) -> Action:
         """Put what is the user's for good if it is absent and was never put, and leave it then."""
         if listed is not None:
-            return Action("keep", listed._replace(wanted_by=entry.wanted_by, reasons=entry.reasons), "is unmanaged")
+            if entry.path in self.draft.own and entry.path not in self.draft.carried:
+                self.notes.append(f"{entry.path} is unmanaged, and stays as it is")
+            return Action("keep", listed._replace(wanted_by=entry.wanted_by, reasons=entry.reasons), UNMANAGED)
         try:
             lstat_in(self.box, entry.path)
         except FileNotFoundError:
             return Action("add", entry)
         except OSError:
             pass
-        return Action("keep", entry, "is unmanaged")
+        return Action("keep", entry, UNMANAGED)
 
     def _unseen(self, entry: Entry, listed: Entry | None, error: OSError) -> Action:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):

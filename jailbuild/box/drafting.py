@@ -55,6 +55,7 @@ def draft(
     made.update(drafting.add_lists(made))
     drafting.add_mount_points()
     drafting.add_aliases({name for name, request in asked.items() if not request.bare})
+    drafting.leave_kept()
     drafting.add_carried(carried)
     drafting.prefer_own()
     requests = {**carried.requests, **asked}
@@ -89,6 +90,8 @@ class _Drafting:
         self.packages: dict[str, PackageInfo] = {}
         self.own = own_items(closure)
         self.kept_own = carried.own - self.own  # of requests that are carried over
+        self._refuse_two(carried)
+        self.is_left = False  # whether edges were left out
         self.replaced: dict[str, Entry] = {}  # what would have come where the user named something
         self.preferred: set[str] = set()
         self.excluded: set[str] = set()
@@ -102,6 +105,22 @@ class _Drafting:
     def _want_for(self, path: str, wanted_by: Iterable[str], why: Reason) -> None:
         self.wanted.setdefault(path, set()).update(wanted_by)
         self.reasons.setdefault(path, {}).setdefault(why, set()).update(wanted_by)
+
+    def _refuse_two(self, carried: Draft) -> None:
+        """Refuse a file that the user named where they named another before, by another request (JailError)."""
+        causes = []
+        for path in sorted(carried.own & self.own):
+            held, entry = self.closure.data.get(path), carried.entries[path]
+            kind = held.item.type if held is not None else "file"
+            source = self.closure.source_of(path)
+            if kind == entry.type == "directory" or (kind, source) == (entry.type, entry.source):
+                continue
+            if kind == entry.type == "link" and held is not None and held.item.target == entry.target:
+                continue
+            names = ", ".join(entry.wanted_by[:1])
+            causes.append(f"cannot put {source} at {path}: {entry.source or 'another'} comes there too, for {names}")
+        if causes:
+            raise JailError(causes, "make a box for each, or take one back with jailbuild remove")
 
     def _drop(self, path: str) -> None:
         del self.entries[path]
@@ -192,7 +211,10 @@ class _Drafting:
         content = made.content
         old = carried.entries.get(path)
         if path in self.entries:
-            if path not in self.own and made.type == "directory" == self.entries[path].type:
+            if path in self.own:
+                if made.type != "directory":
+                    self.replaced[path] = Entry(path, made.type)
+            elif made.type == "directory" == self.entries[path].type:
                 self.entries[path] = Entry(path, "directory", made.mode, made.uid, made.gid)
             content = None
         elif old is not None and old.source is not None and made.type != "directory":
@@ -310,6 +332,14 @@ class _Drafting:
         mode = stat.S_IMODE(status.st_mode) & ~self.dropped
         return Entry(path, "directory", mode, status.st_uid, status.st_gid, source=path)
 
+    def leave_kept(self) -> None:
+        """Leave out what the source root's own file needs where the user has put something in its place before."""
+        for path, edges in self.reasons.items() if self.kept_own else ():
+            left = {why: names for why, names in edges.items() if why.by not in self.kept_own}
+            if len(left) < len(edges):
+                self.reasons[path] = left
+                self.is_left = True
+
     def add_carried(self, carried: Draft) -> None:
         """Add the entries of the requests that are carried over.
 
@@ -338,7 +368,7 @@ class _Drafting:
             self.carried.discard(path)
         links = {path for path, entry in self.replaced.items() if entry.type == "link"}
         self.preferred = {*self.replaced, *blocked.values(), *(self.closure.laid.keys() & self.entries.keys())}
-        if blocked or links:
+        if blocked or links or self.is_left:
             self._cut(blocked, lambda why: why.by in links and why.how == "target")
 
     def exclude(self, exclusions: Exclusions) -> None:

@@ -11,9 +11,13 @@ from jailbuild.box.look import digest_in
 from jailbuild.box.manifest import Entry, Manifest, Reason, children, edges_of
 from jailbuild.closure.trees import Identity
 from jailbuild.errors import JailError
+from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root
 
 PRIVILEGES = stat.S_ISUID | stat.S_ISGID
+
+
+UNMANAGED = "is unmanaged"  # why an action keeps what is there, whatever the source root has
 
 
 class Action(NamedTuple):
@@ -138,6 +142,7 @@ def manifest_after(plan: Plan, digests: Mapping[str, str]) -> Manifest:
         entries[path] = entry
     draft = plan.draft
     words = {word for entry in entries.values() if entry.package is not None for word in entry.package.split(", ")}
-    packages = sorted({draft.packages[word] for word in words if word in draft.packages}, key=str)
+    unknown = {word: PackageInfo(word.partition(":")[0], None, word.partition(":")[2] or None, None) for word in words}
+    packages = sorted({draft.packages.get(word, unknown[word]) for word in words}, key=str)
     image = plan.before.image if plan.before is not None else None
     return Manifest(draft.label, draft.requests, entries, tuple(packages), draft.source, None, image)

@@ -28,18 +28,21 @@ def prove(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = False)
     files = closure.files.sharing(planned)
     programs = _ByDlopen(files, closure.search_path)
     failures = []
+    excluded, kept = plan.draft.excluded, plan.draft.own & plan.draft.carried
     for path, program in closure.programs.items():
+        if any(_leads_to(closure.files, file, kept) for file in program.files if kept):
+            continue  # the user has put something in the place of what it takes
         try:
             found = programs.resolve(path, closure.dlopen.get(path, DEFAULT))
         except OSError as error:
             failures.append(f"cannot add {path}: it could not be opened in the box: {reason(error)}")
             continue
         failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)
-                     if not _is_excluded(problem, program, closure, plan.draft.excluded)]
+                     if not _is_excluded(problem, program, closure, excluded)]
         failures += [
             f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
             for ours, theirs in _differences(program, closure.files, found, files)
-            if not _leads_to(closure.files, ours, plan.draft.excluded)
+            if not _leads_to(closure.files, ours, excluded)
         ]
     if box is not None and plan.before is not None and plan.changes:
         failures += _disturbed(plan, closure, box, programs, anew)
@@ -56,6 +59,8 @@ def _is_excluded(problem: Problem, program: Program, closure: Closure, excluded:
 
 
 def _leads_to(files: Files, path: str, places: frozenset[str]) -> bool:
+    if not places:
+        return False
     try:
         walk = files.root.walk(files.absolute(path))
     except OSError:

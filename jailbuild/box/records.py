@@ -348,6 +348,53 @@ class _Parser1(_Parser):
             raise ValueError("its kind is unknown")
         super().take(record)
 
+    def finished(self) -> Manifest:
+        """Return the whole, requests by the path that was asked for: schema 1 knew those by where its links lead."""
+        renamed: dict[str, str] = {}
+        for path, entry in self.entries.items():
+            real = os.path.normpath(os.path.join(os.path.dirname(path), entry.target)) if entry.target else ""
+            for why in entry.reasons if real else ():
+                if why.how == "path" and why.by == real:
+                    renamed.update((name, path) for name in why.wanted_by if self._is_own(name, real))
+        if renamed:
+            self._rename(renamed)
+        return super().finished()
+
+    def _is_own(self, name: str, path: str) -> bool:
+        one = self.requests.get(name)
+        return one is not None and one.type in ("file", "directory") and one.source is None and one.name == path
+
+    def _rename(self, renamed: Mapping[str, str]) -> None:
+        def called(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(sorted(renamed.get(name, name) for name in names))
+
+        requests = {}
+        for one in self.requests.values():
+            name = renamed.get(one.name)
+            one = one if name is None else one._replace(name=name, path=name)
+            requests[one.name] = one
+        self.requests = requests
+        for path, entry in self.entries.items():
+            reasons = set()
+            for why in entry.reasons:
+                for name in why.wanted_by:
+                    link = renamed.get(name)
+                    if link is None:
+                        reasons.add(why._replace(wanted_by=(name,)))
+                    elif path == link and why.how == "path" and why.by == name:
+                        reasons.add(Reason("", self.requests[link].type, (link,)))
+                    elif path == name and not why.by:
+                        reasons.add(Reason(link, "target", (link,)))
+                    else:
+                        reasons.add(why._replace(wanted_by=(link,)))
+            whole: dict[Reason, list[str]] = {}
+            for why in sorted(reasons):
+                whole.setdefault(why._replace(wanted_by=()), []).extend(why.wanted_by)
+            self.entries[path] = entry._replace(
+                wanted_by=called(entry.wanted_by),
+                reasons=tuple(sorted(why._replace(wanted_by=tuple(sorted(names))) for why, names in whole.items())),
+            )
+
     def _take_request(self, record: dict[str, Any]) -> None:
         before = _asked(record)
         asked = before

@@ -9,10 +9,13 @@ from jailbuild.box.carry import carry
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
+from jailbuild.box.ownership import own_paths
 from jailbuild.box.plan import Plan
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.root import Root
+
+_FEW = 5  # paths in a note
 
 
 def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...], replace: tuple[str, ...]) -> Plan:
@@ -34,7 +37,15 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     if failures:
         raise JailError(failures, hint)
     draft = carry(before, before.requests.keys() - names, before.label, root)
-    return make_plan(draft, None, before, root, replace=replace)
+    plan = make_plan(draft, None, before, root, replace=replace)
+    left = sorted(path for path in own_paths(before, names) - draft.own
+                  if path in draft.entries and draft.entries[path].type != "directory")
+    if not left:
+        return plan
+    more = f" and {len(left) - _FEW} more" if len(left) > _FEW else ""
+    note = (f"{', '.join(left[:_FEW])}{more}: no longer yours by request, and others want it: the next jailbuild "
+            "update takes the source root's")
+    return plan._replace(notes=(*plan.notes, note))
 
 
 class _Requests:

@@ -20,7 +20,7 @@ from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
 from jailbuild.box.look import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
-from jailbuild.box.plan import Action, Plan, manifest_after
+from jailbuild.box.plan import UNMANAGED, Action, Plan, manifest_after
 from jailbuild.box.record import Record
 from jailbuild.errors import JailError, SourceChangedError, reason
 from jailbuild.names import from_json, to_json
@@ -194,8 +194,8 @@ class Staging:
         """
         for action in self.plan.actions:
             entry = action.entry
-            if action.kind == "keep" and entry.type == "file" and entry.source == entry.path and (
-                self.source is not None and entry.path not in self.plan.draft.carried
+            if action.kind == "keep" and action.why != UNMANAGED and entry.type == "file" and (
+                entry.source == entry.path and self.source is not None and entry.path not in self.plan.draft.carried
             ):
                 try:
                     status = self.source.lstat(entry.path)

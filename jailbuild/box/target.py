@@ -86,30 +86,47 @@ class Change(NamedTuple):
         return self.source.host_path(path) if source == path else source
 
 
+class OthersDecideError(Exception):
+    """What is to come cannot stand beside what the box has for others: all must be planned anew."""
+
+    def __init__(self, is_own: bool) -> None:
+        super().__init__()
+        self.is_own = is_own  # whether it is the user who named something else, and not the source root that changed
+
+
 def plan_change(
     root: Root, target: Target, wanted: Wanted, carried: Collection[str], choices: Choices, *,
     spare: bool = False, others_decide: bool = False,
-) -> Change | None:
+) -> Change:
     """Plan a box that has what is wanted, resolved in the source root, and beside it the requests named in `carried`.
 
-    None, if `others_decide`, where the source root has another file now for something that the carried ones want:
-    then they cannot stay as they are. JailError; nothing is written.
+    OthersDecideError, if `others_decide`, where the source root has another file now for something that the carried
+    ones want: then they cannot stay as they are. JailError; nothing is written.
     """
+    kept = carry(target.before, carried, target.label, target.there)
+    packages = {request.name for request in wanted.requests if request.type == "package"}
+    trees = {name: _beside(tree, kept.own) if name in packages else tree for name, tree in wanted.trees.items()}
+    wanted = wanted._replace(trees=trees)
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
     options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
     closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices))
-    kept = carry(target.before, carried, target.label, target.there)
     drafted = draft(closure, target.label, target.source, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:
         for path, entry in drafted.entries.items():
             listed = kept.entries.get(path)
             if listed is not None and path not in drafted.carried and digests.differs(entry, listed, drafted.made):
-                return None
+                raise OthersDecideError(path in drafted.own)
     plan = make_plan(drafted, digests, target.before, target.there, replace=choices.replace, spare=spare)
     if not plan.conflicts:
         prove(plan, closure, target.there, anew=not others_decide)
     return Change(plan, closure, source)
+
+
+def _beside(tree: Tree, own: Collection[str]) -> Tree:
+    """Return the files of a package without those in whose place the user has put something."""
+    items = tuple(item for item in tree.items if item.path not in own) if own else tree.items
+    return tree._replace(items=items)
 
 
 def _knowledge(target: Target, wanted: Wanted, choices: Choices) -> Knowledge:

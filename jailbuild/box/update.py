@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
 from jailbuild.box.manifest import Asked, Manifest
+from jailbuild.box.ownership import own_paths
 from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.commands import RULES, UNPLACED, Request, find_program, unplaced
+from jailbuild.closure.commands import RULES, UNPLACED, Request, canonical_place, find_program, unplaced
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -40,6 +41,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
     vanished: list[str] = []
     notes: list[str] = []
     trees = dict(given.trees)
+    own = own_paths(before, [name for name, known in before.requests.items() if known.is_own and name not in requests])
     for name, known in before.requests.items():
         if known.type in RULES:
             asked.setdefault(name, known)
@@ -56,7 +58,11 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
 
                     requests[name], trees[name] = find_package(root, known.word, Rules(allowed=choices.allowed))
                 else:
-                    requests[name] = choices.find(root, name)
+                    request = choices.find(root, name)
+                    if canonical_place(root, request.path) in own:
+                        notes.append(f"{name} is what was put in by path at {request.path}, and stays as it is")
+                    else:
+                        requests[name] = request
             except JailError:
                 vanished.append(name)
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
@@ -119,9 +125,7 @@ def plan_update(
                  for name, one in found.wanted.asked.items()}
         found = found._replace(wanted=found.wanted._replace(asked=asked))
     target = Target(box, there, before, label, root.path)
-    change = plan_change(root, target, found.wanted, found.carried, choices, spare=True)
-    assert change is not None
-    return change, found
+    return plan_change(root, target, found.wanted, found.carried, choices, spare=True), found
 
 
 def _left_out(found: Found, without: tuple[str, ...]) -> Found:
@@ -151,12 +155,12 @@ def _named_again(
             requests[as_program.name] = as_program
             continue
         tree = read_file(root, word, own, rules)
-        name = known_name(before, tree)
+        name = tree.named
         trees[name] = tree
         requests[name] = Request(name, tree.named, tree.source, "file")
     for word in directories:
         tree = read_directory(root, word, own, rules)
-        name = known_name(before, tree)
+        name = tree.named
         trees[name] = tree
         requests[name] = Request(name, tree.named, tree.source, "directory")
     for name, request in requests.items():
@@ -165,16 +169,6 @@ def _named_again(
             raise JailError(f"cannot update {name}: it was never added to {box}", f"jailbuild list {box}")
     asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
     return Wanted(tuple(requests.values()), asked, trees)
-
-
-def known_name(before: Manifest | None, tree: Tree) -> str:
-    """Return the name of the request for a tree: the path that was asked for.
-
-    Schema 1 knew it by where that leads.
-    """
-    if before is not None and tree.named not in before.requests and tree.path in before.requests:
-        return tree.path
-    return tree.named
 
 
 def _as_program(root: Root, before: Manifest, word: str) -> Request | None:

@@ -101,7 +101,7 @@ class Knowing:
     @property
     def accounts(self) -> Accounts:
         """The users and groups of the source root."""
-        return self.root.once(read_accounts)
+        return self.root.lowest.once(read_accounts)  # a passwd of the user's for the box is not whom the root knows
 
     def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
         """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""

@@ -9,7 +9,7 @@ from jailbuild.packages.info import PackageInfo
 
 def package_lines(plan: Plan) -> list[str]:
     """Return a line for each package that files are written or removed of: "libc6 2.36-9 -> 2.36-10: 31 files"."""
-    before = named_packages(plan.before) if plan.before is not None else {}
+    known = named_packages(plan.before) if plan.before is not None else {}
     listed = plan.before.entries if plan.before is not None else {}
     counts: dict[str, int] = {}
     others = 0
@@ -23,6 +23,8 @@ def package_lines(plan: Plan) -> list[str]:
         others += package is None
     left = {word for action in plan.actions if action.kind != "remove" and action.entry.package is not None
             for word in action.entry.package.split(", ")}
+    before = {word: known.get(word, PackageInfo(word, None, None, None)) for entry in listed.values()
+              if entry.package is not None for word in entry.package.split(", ")}
     after = {word: one for word, one in plan.draft.packages.items() if word in left}
     lines = [f"{word} {_versions(before.get(word), after.get(word))}: {_files(count)}"
              for word, count in sorted(counts.items())]

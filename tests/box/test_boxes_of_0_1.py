@@ -119,14 +119,21 @@ def _bytes(record: Record, key: str) -> bytes | None:
     return None if record[key] is None else record[key].encode()
 
 
+LINK, REAL = "/etc/os-release", "/usr/lib/os-release"  # the link was asked for, by which schema 1 did not call it
+
+
 def _new_name(name: str) -> str:
-    return name.removesuffix("/docs") if name.startswith("package:") else name
+    return LINK if name == REAL else name.removesuffix("/docs") if name.startswith("package:") else name
 
 
 def _edge_of_1(edge: Record, wanted_by: list[str]) -> tuple[object, ...]:
     """Return what an edge of schema 1 says, by a reading of its prose."""
     names = frozenset(map(_new_name, edge.get("for", wanted_by)))
+    if edge["as"] == "path" and edge["by"] == REAL and names == {LINK}:
+        return None, "file", "", [], "", [], names
     told = re.fullmatch(r"(recipe|user|locale) ([^:;]*)(?:: ([^;]*))?(?:; (?:users|groups) (.*))?", edge["as"])
+    if told is None and edge["as"] == "file" and names == {LINK}:
+        return LINK.encode(), "target", "", [], "", [], names
     if told is None:
         return _bytes(edge, "by"), edge["as"], "", [], "", [], names
     kind, first, cause, table = told.groups()
@@ -151,6 +158,8 @@ def meaning(lines: list[Record]) -> tuple[Record, dict[bytes, Record]]:
             name = f"{line['type']}:{name}" if line["type"] in TYPED else name
             said = {key: value for key, value in line.items() if key != "docs"}
             flags = {"docs"} if line.get("docs") else set()
+            if is_1 and name == REAL:
+                name = said["name"] = said["path"] = LINK
             if is_1 and line["type"] == "package" and name.endswith("/docs"):
                 name, flags = _new_name(name), {"docs"}
                 said["name"] = said["name"].removesuffix("/docs")

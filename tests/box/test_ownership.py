@@ -208,6 +208,87 @@ def test_what_is_below_a_file_or_link_of_the_users_does_not_come(
     assert (box / "usr/bin/tool").exists()
 
 
+def test_two_requests_for_one_path_are_refused_in_any_order(box: _Box, mine: Path) -> None:
+    """As in one command; from one file they agree."""
+    file = ("--file", f"{mine}/my.conf:/srv/below/data")
+    tree = ("--dir", f"{mine}/tree:/srv")
+    assert "comes there too" in complaint(box.add(*file, *tree, status=1))
+    box.add(*file)
+    assert "comes there too" in complaint(box.add(*tree, status=1))
+    assert (box / "srv/below/data").read_text() == "mine"
+    box.remove("/srv/below/data")
+    box.add(*tree)
+    assert "comes there too" in complaint(box.add(*file, status=1))
+    assert (box / "srv/below/data").read_text() == "data"
+    box.add("--file", f"{mine}/tree/below/data:/srv/below/data")
+    assert _asked(box) == ["directory /srv", "file /srv/below/data"]
+
+
+def test_what_stands_in_a_programs_own_place_is_that_program(box: _Box, root: Path, mine: Path) -> None:
+    """It stays as it is with what it needs; an update finds nothing to do."""
+    tiny.program(mine / "prog", root / tiny.LIBRARIES / "libpcre.so.8.1")
+    box.add("tool", f"{mine}/prog:/usr/bin/tool")
+    before = dump(box.place, contents=True)
+    assert "is up to date" in box.update("--dry-run").stderr
+    box.update()
+    assert dump(box.place, contents=True) == before
+    box.add("tool")
+    box.update()
+    assert (box / "usr/bin/tool").read_bytes() == (mine / "prog").read_bytes()
+    assert dump(box.place, contents=True) == before
+
+
+@pytest.mark.parametrize("text", ["#!/usr/bin/moving\n", "no program\n"])
+@pytest.mark.parametrize("path", ["/usr/bin/sh", "/usr/bin/tool", f"/{tiny.LIBRARIES}/libtinfo.so.6.4"])
+def test_a_box_with_the_users_file_for_a_needed_one_can_be_updated(
+    box: _Box, root: Path, mine: Path, path: str, text: str
+) -> None:
+    """In the place of a program, its interpreter or its library; the source root's own brings nothing more."""
+    tiny.script(root / "usr/bin/script", "#!/usr/bin/sh")
+    (mine / "prog").write_text(text)
+    box.add("ls", "--file", f"{mine}/prog:{path}")
+    box.add("script", "tool")
+    before = dump(box.place, contents=True)
+    assert "is up to date" in box.update("--dry-run").stderr
+    box.update()
+    assert dump(box.place, contents=True) == before
+    assert (box.place / path[1:]).read_text() == text
+
+
+def test_a_passwd_of_the_users_is_not_whom_the_source_root_knows(box: _Box, people: Path, mine: Path) -> None:
+    (mine / "passwd").write_text(ALICE)
+    done = box.add("tool", "--user", "mail", "--file", f"{mine}/passwd:/etc/passwd")
+    assert "/etc/passwd: asked for by path" in done.stderr
+    assert "finds no user" not in done.stderr
+    assert (box / "etc/passwd").read_text() == ALICE
+    box.update()
+    assert (box / "etc/passwd").read_text() == ALICE
+
+
+def test_what_others_want_of_a_request_that_goes_is_told(box: _Box, mine: Path) -> None:
+    box.add("tool", "--file", f"{mine}/my.conf:/etc/tool/tool.conf")
+    note = "/etc/tool/tool.conf: no longer yours by request, and others want it: the next jailbuild update takes"
+    assert note in box.remove("/etc/tool/tool.conf", "--dry-run").stderr
+    assert note in box.remove("/etc/tool/tool.conf").stderr
+
+
+def test_what_the_user_names_is_no_change_of_the_source_root(box: _Box, root: Path, mine: Path) -> None:
+    box.add("tool")
+    assert "the source root has changed" not in box.add("--file", f"{mine}/my.conf:/etc/tool/tool.conf").stderr
+    with (root / tiny.LIBRARIES / "libtinfo.so.6.4").open("ab") as library:
+        library.write(b"upgraded")
+    assert "the source root has changed" in box.add("bash").stderr
+
+
+@pytest.mark.parametrize("unmanaged", ["/etc/tool/tool.conf", "/etc/tool"])
+def test_what_is_unmanaged_and_then_asked_for_is_left(box: _Box, mine: Path, unmanaged: str) -> None:
+    box.add("tool", "--unmanaged", unmanaged)
+    done = box.add("--file", f"{mine}/my.conf:/etc/tool/tool.conf")
+    assert "/etc/tool/tool.conf is unmanaged, and stays as it is" in done.stderr
+    assert (box / "etc/tool/tool.conf").read_text() == "packaged"
+    box.update()
+
+
 # requests are known by the path that was asked for
 
 
@@ -215,7 +296,8 @@ def test_two_requests_that_lead_to_one_file_are_two(box: _Box, root: Path) -> No
     (root / "usr/lib/os-release").write_bytes((root / "etc/os-release").read_bytes())
     (root / "etc/os-release").unlink()
     (root / "etc/os-release").symlink_to("../usr/lib/os-release")
-    box.add("--file", "/etc/os-release", "--file", "/usr/lib/os-release")
+    box.add("--file", "/usr/lib/os-release")
+    box.add("--file", "/etc/os-release")
     assert os.readlink(box / "etc/os-release") == "../usr/lib/os-release"
     assert _asked(box) == ["file /etc/os-release", "file /usr/lib/os-release"]
     box.remove("/usr/lib/os-release")

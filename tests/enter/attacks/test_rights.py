@@ -107,8 +107,9 @@ def test_a_set_id_program_that_jailbuild_put_in_cannot_be_changed_by_a_mapping(
     source.chmod(0o4755)
 
     def prepare(box: Path) -> None:
-        add = [str(world.tools.python), "-m", "jailbuild", "add", "--quiet", "--keep-privileges", "--adopt", "--into", str(box)]
-        subprocess.run([*add, "--file", f"{source}:/{name}"], env=world.tools.environment, check=True)
+        add = [str(world.tools.python), "-m", "jailbuild", "add", "--quiet", "--keep-privileges", "--adopt"]
+        words = ("--into", str(box), "--file", f"{source}:/{name}")
+        subprocess.run([*add, *words], env=world.tools.environment, check=True)
         if how == "rootless":
             for path in (box, *box.rglob("*")):
                 os.chown(path, USER, USER, follow_symlinks=False)
