@@ -182,21 +182,17 @@ class Dpkg:
         """Return what is known of packages, NAME or NAME:ARCHITECTURE, by those words; of an unknown one its name."""
         found: dict[str, PackageInfo] = {}
         names = {os.fsencode(word.partition(":")[0]) for word in words}
-        stanzas: list[bytes] = []
-        for place in (f"{_PLACE}/status", *(f"{_PLACE}/status.d/{os.fsdecode(name)}" for name in names)):
+        places = [f"{_PLACE}/status", *(f"{_PLACE}/status.d/{os.fsdecode(name)}" for name in names)]
+        for place in places if words else ():
             try:
-                stanzas += self.root.read(place, _MOST, volatile=True).split(b"\n\n") if words else ()
+                data = self.root.read(place, _MOST, volatile=True)
             except OSError:
                 continue
-        for stanza in stanzas:
-            name = stanza.partition(b"\n")[0].partition(b": ")[2].strip()
-            if name not in names:
-                continue
-            fields = {key: value.decode("utf-8", "replace") for key, value in re.findall(_VERSION, stanza)}
-            one = PackageInfo(os.fsdecode(name), fields.get(b"Version"), fields.get(b"Architecture"),
-                              fields.get(b"Source", os.fsdecode(name)).partition(" ")[0])
-            found.setdefault(one.name, one)
-            found[f"{one.name}:{one.architecture}"] = one
+            for stanza in (b"\n" + data).split(b"\nPackage: ")[1:]:  # which is each stanza's first line
+                if (name := stanza[: stanza.find(b"\n")].strip()) in names:
+                    one = _described(os.fsdecode(name), stanza.partition(b"\n\n")[0])
+                    found.setdefault(one.name, one)
+                    found[f"{one.name}:{one.architecture}"] = one
         return {word: found.get(word, PackageInfo(word.partition(":")[0], None, word.partition(":")[2] or None, None))
                 for word in words}
 
@@ -280,6 +276,12 @@ def _installed(root: Root) -> dict[str, list[tuple[str, str, bool]]]:
             name = fields[b"Package"]
             found.setdefault(name, []).append((name, fields.get(b"Architecture", ""), is_there))
     return found
+
+
+def _described(name: str, stanza: bytes) -> PackageInfo:
+    fields = {key: value.decode("utf-8", "replace") for key, value in re.findall(_VERSION, stanza)}
+    source = fields.get(b"Source", name).partition(" ")[0]  # with its version, where that is another
+    return PackageInfo(name, fields.get(b"Version"), fields.get(b"Architecture"), source)
 
 
 def _guesses(path: str) -> Iterator[str]:
