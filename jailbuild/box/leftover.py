@@ -126,6 +126,12 @@ def others_leftover(box: Root) -> Leftover | None:
     return left
 
 
+def own_leftover(box: Root) -> Leftover | None:
+    """Return what is left of one's own change that was cut short; None while a writer is at work."""
+    left = _seen(box)
+    return None if left is None or left.what == LOCK or not left.is_own or is_being_written(box) else left
+
+
 def refuse_others(box: str) -> None:
     """Raise a JailError if another user's change of a box was cut short."""
     if os.path.isdir(box) and (left := others_leftover(Root(box))) is not None:

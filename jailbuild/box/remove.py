@@ -9,7 +9,7 @@ from jailbuild.box.carry import carry
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
-from jailbuild.box.ownership import own_paths
+from jailbuild.box.ownership import own_paths, rule
 from jailbuild.box.plan import Plan
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
@@ -84,14 +84,47 @@ class _Requests:
                 return [one]
             if found := self.by_what.get(one):
                 return found
+        if (name := _rule_name(word)) in self.before.requests:
+            return [name]
         path = "/" + "/".join(part for part in word.split("/") if part not in ("", "."))
-        name = self.by_path.get(path) or self.by_path.get(word)
-        if name is None and word.startswith("/"):
-            name = self.by_place.get(_place(self.root, path))
-        if name is None:
-            source, _, destination = word.rpartition(":")
-            name = self.by_source.get((os.path.realpath(source), destination)) if source else None
-        return [] if name is None else [name]
+        found_name = self.by_path.get(path) or self.by_path.get(word)
+        if found_name is None and word.startswith("/"):
+            found_name = self.by_place.get(_place(self.root, path))
+        found_name = found_name or self._laid(word) or self.by_path.get(self._from_here(word))
+        return [] if found_name is None else [found_name]
+
+    def _laid(self, word: str) -> str | None:
+        """Return the request that was added as SRC:DST: a file whose DST ends with "/" keeps its name there."""
+        source, _, destination = word.rpartition(":")
+        if not source or not destination.startswith("/"):
+            return None
+        real = os.path.realpath(source)
+        names = ["", os.path.basename(source)] if destination.endswith("/") else [""]
+        for name in names:
+            path = os.path.normpath("/" + (destination + name).lstrip("/"))
+            found = self.by_source.get((real, path)) or self.by_source.get((real, _place(self.root, path)))
+            if found is not None:
+                return found
+        return None
+
+    def _from_here(self, word: str) -> str:
+        """Return a path that begins where the caller is as one of the source root; "" where that cannot be known."""
+        directory, name = os.path.split(word)
+        try:
+            path = os.path.join(os.path.realpath(directory or "."), name)
+        except OSError:
+            return ""
+        above = (self.before.source or "/").rstrip("/")
+        return path.removeprefix(above) if path.startswith(f"{above}/") else ""
+
+
+def _rule_name(word: str) -> str:
+    """Return the name of the request for a rule that is named with its type; "" for anything else."""
+    type, _, what = word.partition(":")
+    try:
+        return rule(type, what).name if type in RULES else ""
+    except JailError:
+        return ""
 
 
 def _place(root: Root, path: str) -> str:

@@ -7,7 +7,7 @@ as the box has it, as it is to be.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from jailbuild.box.manifest import Entry, Reason
@@ -135,6 +135,22 @@ def has_others(path: str, ours: Iterable[str], there: bytes) -> bool:
     known = _by_name(ours)
     lines = there.decode("utf-8", "surrogateescape").split("\n")
     return any(line and not _is_same(path, line, known.get(line.partition(":")[0], "")) for line in lines)
+
+
+def missing_lines(path: str, ours: Iterable[str], there: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of ours that a file does not have as we put them in, each with whether one of its name is there.
+
+    Of a group, members that the user added are the user's.
+    """
+    present = accounts.parse_table(there)
+    for line in ours:
+        found = present.get(line.partition(":")[0])
+        if found is not None and path == accounts.GROUP:
+            (head, members), (other_head, others) = _split(line), _split(found)
+            if head == other_head and set(members) <= set(others):
+                continue
+        if found != line:
+            yield line, found is not None
 
 
 def _merged_line(path: str, old: str | None, new: str, there: str | None) -> str | None:

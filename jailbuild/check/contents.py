@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from jailbuild.box import tables
 from jailbuild.box.draft import MOUNT_POINTS
 from jailbuild.box.look import can_make_devices, kind_of
 from jailbuild.box.manifest import Entry, Manifest
@@ -13,6 +14,7 @@ from jailbuild.box.ownership import Unmanaged
 from jailbuild.check.digests import Digests
 from jailbuild.check.findings import Finding, command_on, mend
 from jailbuild.check.tree import Seen, Tree
+from jailbuild.names import shortened
 from jailbuild.root import Root
 
 _BENEATH = tuple(f"{point}/" for point in MOUNT_POINTS)
@@ -33,6 +35,8 @@ def content_findings(
         seen = tree.seen.get(path)
         if seen is not None:
             if path not in MOUNT_POINTS or seen.identity[0] == device:
+                if entry.lines and stat.S_ISREG(seen.mode):
+                    yield from _line_findings(root, tree, entry, manifest, box)
                 yield from _differences(entry, seen, digests, manifest, box, owned)
         elif not tree.is_hidden(path) and (entry.type != "device" or (owned and can_make_devices())):
             yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
@@ -45,6 +49,20 @@ def content_findings(
 def is_beneath_mount_point(path: str) -> bool:
     """Say whether a path lies where a root is written to while it is used: /tmp, /run and the like."""
     return path.startswith(_BENEATH)
+
+
+def _line_findings(root: Root, tree: Tree, entry: Entry, manifest: Manifest, box: str) -> Iterator[Finding]:
+    """Yield the lines of ours that are gone or changed in a file that is merged by lines; all others are the user's."""
+    path = entry.path
+    table = tables.read_table(root, path)
+    if table is None and all(one.path != path for one in tree.unreadable):
+        yield Finding("unreadable", path, f"{path} is no table of users or groups: it is too large", path)
+    for line, is_there in () if table is None else tables.missing_lines(path, entry.lines, table):
+        name = line.partition(":")[0]
+        what = "was changed" if is_there else "is gone"
+        hint = f"put it back as it was: {shortened(line)}" if is_there else mend(manifest, entry.wanted_by, box)
+        yield Finding("changed-file", path, f"{path}: the line of {name} {what}", name, requested_by=entry.wanted_by,
+                      hint=hint)
 
 
 def _differences(
@@ -74,7 +92,10 @@ def _differences(
 
 
 def _change(entry: Entry, seen: Seen, digests: Digests) -> str | int:
-    """Return in what something has become another than its entry says, "" if it has not; errno if it is not known."""
+    """Return in what something has become another than its entry says, "" if it has not; errno if it is not known.
+
+    Of a file that is merged by lines, its type alone.
+    """
     kind = kind_of(seen.mode)
     if kind != entry.type:
         return f"is a {kind} now, and was a {entry.type}"
@@ -83,7 +104,7 @@ def _change(entry: Entry, seen: Seen, digests: Digests) -> str | int:
     if kind == "device" and entry.device is not None:
         now = ("c" if stat.S_ISCHR(seen.mode) else "b", os.major(seen.device), os.minor(seen.device))
         return "" if now == entry.device else f"is device {_numbers(now)} now, and was {_numbers(entry.device)}"
-    if kind != "file":
+    if kind != "file" or entry.lines:
         return ""
     if seen.size != entry.size:
         return f"has {seen.size} bytes now, and had {entry.size}"

@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
+from jailbuild.box.ownership import Unmanaged
 from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
 from jailbuild.root import Root
@@ -18,8 +19,11 @@ _ABSENT_BY_DESIGN = ("/dev/", "/proc/", "/run/", "/sys/", "/tmp/", "/var/run/", 
 
 
 def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -> Iterator[Finding]:
-    """Yield the links that lead to nothing."""
+    """Yield the links that lead to nothing, but for those that are the user's for good."""
+    unmanaged = Unmanaged(root, manifest.requests.values() if manifest is not None else ())
     for path, target in sorted(tree.links.items()):
+        if path in unmanaged:
+            continue
         listed = manifest.entries.get(path) if manifest is not None else None
         try:
             root.walk(path)

@@ -7,12 +7,11 @@ import os
 import click
 
 from jailbuild.box.add import Words, plan_addition
-from jailbuild.box.leftover import refuse_others
 from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
 from jailbuild.box.target import Change, Choices
-from jailbuild.cli import FAILED, Command, say, write
-from jailbuild.cli.change import Manner, carry_out, few, manner, say_notes, show, summary, until_at_rest
+from jailbuild.cli import BEHIND, FAILED, Command, say, write
+from jailbuild.cli.change import Manner, carry_out, few, is_whole, manner, say_notes, show, summary, until_at_rest
 from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gathering import Options
@@ -78,11 +77,15 @@ def command(
 
     what = f"add {few([name for some in words for name in some])}"
     if as_shell:
-        refuse_others(box)
+        if not is_whole(box):
+            return BEHIND
         plan, _, notes = until_at_rest(what, sysroot, make)
         _print_shell(plan, notes, change, box, manner, keep_privileges)
         return 0
-    plan, is_done = carry_out(box, manner, make, what=what, sysroot=sysroot, keep_privileges=keep_privileges)
+    carried = carry_out(box, manner, make, what=what, sysroot=sysroot, keep_privileges=keep_privileges)
+    if carried is None:
+        return BEHIND
+    plan, is_done = carried
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
         names = [request.name.replace(":", " ", 1) if request.type in NAMED else request.name
                  for request in change.closure.requests if request.name in plan.draft.requests]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 from click import UNPROCESSED
 
 from jailbuild.box.apply import Writing, apply_plan, recover
-from jailbuild.box.leftover import refuse_others
+from jailbuild.box.layout import JOURNAL
+from jailbuild.box.leftover import own_leftover, refuse_others
 from jailbuild.box.plan import Plan
 from jailbuild.box.record import BoxChangedError
 from jailbuild.cli import say, write
@@ -55,16 +57,30 @@ def manner(command: _Command) -> _Command:
     return command
 
 
-def settle(box: str, how: Manner) -> None:
+def settle(box: str, how: Manner) -> bool:
     """Finish or clean up what a killed writer has left in a box, and say so; JailError if it is another user's.
 
-    A dry run leaves it; a plan beside half of another user's change, which may yet be finished, would be wrong.
+    A dry run leaves it. False where it can make no plan, which is said.
     """
     if how.dry_run:
-        refuse_others(box)
-        return
+        return is_whole(box)
     for line in recover(box, None if how.no_wait else say):
         say(f"note: {line}")
+    return True
+
+
+def is_whole(box: str) -> bool:
+    """Say whether a plan can be made that nothing is written for: beside half of a change it would be wrong.
+
+    What is left of one's own change is named; JailError if it is another user's.
+    """
+    refuse_others(box)
+    left = own_leftover(Root(box)) if os.path.isdir(box) else None
+    if left is None:
+        return True
+    end = "finishes it" if left.what == JOURNAL else "cleans up after it"
+    say(f"note: a change of {box} was cut short: the next command {end}")
+    return left.what != JOURNAL
 
 
 def until_at_rest(what: str, sysroot: str | None, work: Callable[[], _Result]) -> _Result:
@@ -107,16 +123,17 @@ def carry_out(
     box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *, what: str,
     sysroot: str | None = None, keep_privileges: bool = False, all_of_it: bool = True, where: str = "",
     box_in_json: bool = False,
-) -> tuple[Plan, bool]:
-    """Make a plan, show it and carry it out; return it, and whether all is as planned.
+) -> tuple[Plan, bool] | None:
+    """Make a plan, show it and carry it out; return it, and whether all is as planned; None where `settle` says False.
 
     `make` returns the plan, where its files come from, and notes. It is called again if box or source changed since;
     `what` is to be done from which source root, errors say in words.
     What stays as it is is shown to persons only if `all_of_it`, or if they want to see more. `where` goes before each
     path that is shown, `box_in_json` puts the box into each object, for commands that take several.
     """
-    def attempt() -> tuple[Plan, tuple[str, ...], list[str]]:
-        settle(box, how)
+    def attempt() -> tuple[Plan, tuple[str, ...], list[str]] | None:
+        if not settle(box, how):
+            return None
         plan, source, notes = make()
         if how.dry_run or plan.conflicts:
             return plan, notes, []
@@ -134,7 +151,10 @@ def carry_out(
                     raise SourceChangedError(error.causes, error.hint) from error
                 raise
 
-    plan, notes, reports = until_at_rest(what, sysroot, attempt)
+    done = until_at_rest(what, sysroot, attempt)
+    if done is None:
+        return None
+    plan, notes, reports = done
     say_notes(notes, how.quiet)
     show(plan, how, all_of_it=all_of_it, where=where, box=box if box_in_json else None)
     plan.refuse_conflicts()

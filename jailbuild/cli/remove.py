@@ -6,7 +6,7 @@ import click
 
 from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
-from jailbuild.cli import FAILED, Command, say
+from jailbuild.cli import BEHIND, FAILED, Command, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, few, manner, summary
 from jailbuild.cli.options import option
@@ -34,7 +34,10 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         notes = [f"what {pattern} kept out comes with the next jailbuild update {quoted(box)}" for pattern in lifted]
         return plan, None, (*plan.notes, *notes)
 
-    plan, is_done = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)
+    carried = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)
+    if carried is None:
+        return BEHIND
+    plan, is_done = carried
     if not (manner.dry_run or manner.quiet or manner.as_json):
         say(f"{box}: {few(programs)}: {summary(plan)}")
     return 0 if is_done else FAILED

@@ -129,10 +129,13 @@ def _update(
                 raise UnsettledError(f"cannot update {box}: the source root has no {gone} at the moment")
         return change.plan, change.source, (*found.notes, *change.notes)
 
-    plan, is_done = carry_out(
+    carried = carry_out(
         box, how, make, what=f"update {box}", sysroot=sysroot, keep_privileges=choices.keep_privileges,
         all_of_it=False, where=where, box_in_json=True,
     )
+    if carried is None:
+        return BEHIND
+    plan, is_done = carried
     if not (how.quiet or how.as_json):
         if not (how.dry_run or how.verbose or where):
             write("".join(f"{action.kind:8} {shown(action.entry.path)}\n" for action in plan.changes))

@@ -175,14 +175,43 @@ def test_a_script_is_not_written_for_half_of_a_change(box_of: Callable[[int], Bo
     assert "by uid 65534 was cut short" in complaint(box.call(0, "add", "ls", "--as-shell"))
 
 
-def test_a_dry_run_leaves_ones_own_too(box_of: Callable[[int], Box]) -> None:
-    """It writes nothing."""
+@pytest.mark.parametrize("verb", WRITERS)
+@pytest.mark.parametrize(("step", "end"), [("commit:1", "finishes it"), ("place:2", "finishes it"),
+                                           ("next:1", "cleans up after it"), ("finished:1", "cleans up after it")])
+def test_a_dry_run_leaves_ones_own_too(box_of: Callable[[int], Box], verb: str, step: str, end: str) -> None:
+    """It says so, writes nothing, and where half of the change is there plans nothing: status 3."""
+    box = box_of(0)
+    box.cut_short(0, step)
+    before = state(box.path)
+    done = box.do(0, verb, "--dry-run")
+    told = [line for line in done.stderr.splitlines() if "cut short" in line]
+    assert told == [f"note: a change of {box.path} was cut short: the next command {end}"]
+    if end == "finishes it":
+        assert (done.returncode, done.stdout, done.stderr) == (3, "", f"{told[0]}\n")
+    else:
+        assert done.returncode == 0, done
+        assert done.stdout or "is up to date" in done.stderr
+    assert before == state(box.path)
+
+
+def test_a_script_is_not_written_for_half_of_ones_own_change(box_of: Callable[[int], Box]) -> None:
     box = box_of(0)
     box.cut_short(0)
     before = state(box.path)
-    for verb in WRITERS:
-        assert box.do(0, verb, "--dry-run").returncode in (0, 3)
-        assert before == state(box.path), verb
+    done = box.call(0, "add", "ls", "--as-shell")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"note: a change of {box.path} was cut short: the next command finishes it\n"
+    assert before == state(box.path)
+
+
+def test_a_dry_run_of_several_boxes_tells_of_others(box_of: Callable[[int], Box], made: Path, tmp_path: Path) -> None:
+    box = box_of(0)
+    box.cut_short(0)
+    put(tmp_path / "other", "bash", root=made)
+    done = forked("update", "--dry-run", box.path, tmp_path / "other", "--sysroot", made)
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [f"note: a change of {box.path} was cut short: the next command finishes it",
+                                        f"{tmp_path / 'other'}: is up to date"]
 
 
 def test_of_several_boxes_the_others_are_updated(box_of: Callable[[int], Box], made: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.box import tiny
-from tests.box.running import complaint, dump, forked, inside, objects, put, settled, state
+from tests.box.running import complaint, dump, forked, inside, manifest, objects, put, settled, state
 
 LIB = f"/{tiny.LIBRARIES}"
 
@@ -19,6 +19,11 @@ def _remove(box: Path, *words: str | Path, status: int = 0) -> str:
     done = forked("remove", *words, "--from", box)
     assert status == done.returncode, done
     return complaint(done) if status else done.stderr
+
+
+def _requests(box: Path) -> list[str]:
+    """Return the names of what was asked of a box."""
+    return [line["name"] for line in manifest(box) if line["kind"] == "request"]
 
 
 def _rich(root: Path) -> Path:
@@ -128,6 +133,72 @@ def test_what_was_put_in_by_path_is_named_as_such(made: Path, box: Path, is_whol
     put(box.with_name("fresh"), "bash", root=made)
     _remove(box, word if is_whole else "/opt/odd")
     assert settled(box.with_name("fresh")) == settled(box)
+
+
+@pytest.mark.parametrize(("options", "word"), [
+    (("--file", "hosts:/etc/"), "hosts:/etc/"),
+    (("--file", "hosts:/etc/"), "hosts:/etc/hosts"),
+    (("--file", "hosts:/etc/hosts"), "./hosts://etc/./hosts"),
+    (("./../here/odd:/usr/local/bin/",), "./../here/odd:/usr/local/bin/"),
+    (("./../here/odd:/usr/local/bin/",), "odd:/usr/local/bin//odd"),
+    (("--file", "link:/srv/"), "link:/srv/"),
+    (("--dir", "tree:/srv/x/"), "tree:/srv/x/"),
+    (("--dir", "tree/:/srv/x"), "./tree/:/srv/x/"),
+    (("--exclude", "/etc/"), "exclude:/etc/"),
+    (("--exclude", "//etc//pass*d"), "exclude://etc//pass*d"),
+    (("--unmanaged", "/etc/"), "unmanaged:/etc/"),
+    (("--unmanaged", "/etc/passwd"), "unmanaged:/etc/passwd/"),
+])
+def test_what_was_added_is_removed_by_the_same_word(
+    made: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], word: str
+) -> None:
+    """And by others that mean the same."""
+    here = tmp_path / "here"
+    (here / "tree").mkdir(parents=True)
+    for name in ("hosts", "tree/file"):
+        (here / name).write_text(name)
+    (here / "link").symlink_to("hosts")
+    shutil.copy(made / "usr/bin/fixed", here / "odd")
+    monkeypatch.chdir(here)
+    for place in (box, box.with_name("fresh")):
+        put(place, "bash", root=made)
+    done = forked("add", *options, "--into", box, "--sysroot", made)
+    assert done.returncode == 0, done
+    assert settled(box.with_name("fresh")) != settled(box)
+    _remove(box, word)
+    assert _requests(box.with_name("fresh")) == _requests(box) == ["bash"]
+    assert dump(box.with_name("fresh")) == dump(box)
+
+
+@pytest.mark.parametrize(("directory", "added", "word"), [
+    ("etc", ("--file", "os-release"), "os-release"),
+    ("etc", ("--file", "../etc/os-release"), "./os-release"),
+    ("usr/bin", ("./ls",), "./ls"),
+    ("usr/lib", ("../bin/ls",), "../bin/ls"),
+    ("", ("--dir", "etc/alternatives"), "etc/alternatives"),
+])
+def test_a_path_that_begins_where_the_caller_is_is_one_of_the_source_root(
+    made: Path, box: Path, monkeypatch: pytest.MonkeyPatch, directory: str, added: tuple[str, ...], word: str
+) -> None:
+    monkeypatch.chdir(made / directory)
+    put(box, "bash", root=made)
+    done = forked("add", *added, "--into", box, "--sysroot", made)
+    assert done.returncode == 0, done
+    _remove(box, word)
+    assert _requests(box) == ["bash"]
+
+
+def test_another_word_removes_nothing(made: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another source for the same place, nor a rule of the other type."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("hosts", "others"):
+        (tmp_path / name).write_text(name)
+    put(box, "bash", root=made)
+    done = forked("add", "--file", "hosts:/etc/", "--exclude", "/etc/x", "--into", box, "--sysroot", made)
+    assert done.returncode == 0, done
+    for word in ("others:/etc/hosts", "others:/etc/", "hosts:/", "hosts:etc/", "unmanaged:/etc/x", "exclude:/etc/../x",
+                 "exclude:", "hosts"):
+        assert "was never added" in _remove(box, word, status=1), word
 
 
 @pytest.mark.parametrize("words", [("nothing",), ("bsh",), ("ls", "nothing"), ("/usr/bin",), ("",), ("/",),

@@ -253,6 +253,19 @@ def test_a_directory_that_is_unmanaged_is_its_whole_subtree(
     assert (box / "usr/share/tool/new").read_text() == (box / "usr/share/tool/b/d.py").read_text() == "mine"
 
 
+def test_links_that_are_the_users_may_lead_nowhere(box: Path, options: tuple[str | Path, ...]) -> None:
+    """One that was put there before it became theirs, and stays, and one of their own; no other."""
+    _add(box, "ls", "tool", "--unmanaged", "/etc/current", "--unmanaged", "/srv", *options)
+    (box / "srv").mkdir()
+    (box / "srv/own").symlink_to("/nowhere")
+    _remove(box, "tool")
+    assert (box / "etc/current").is_symlink() and not (box / "etc/v1").exists()
+    (box / "elsewhere").symlink_to("/nowhere")
+    found = [one for one in objects(forked("check", box, "--json")) if one["kind"] == "finding"]
+    assert [(one["code"], one["path"]) for one in found if one["severity"] == "error"] == [
+        ("dangling-link", "/elsewhere")]
+
+
 def test_unmanaged_is_taken_back(box: Path, options: tuple[str | Path, ...]) -> None:
     """Then the file is compared again, and what the user changed is theirs by hand."""
     _add(box, "tool", "--unmanaged", "/etc/tool.conf", *options)
