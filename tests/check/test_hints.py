@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jailbuild.names import command_line, shown
 from tests.box import tiny
-from tests.box.running import complaint, forked, objects, put, run
+from tests.box.running import add, complaint, forked, objects, put, run
 from tests.check.asking import findings
 
 ODD = ["a b", "a'b", "$(touch x)", "*", "\\", "new\nline", "\x1b[2J", "na\udcefve", "\u202e", "'\t\\'", "\x07" + "7"]
@@ -87,6 +87,16 @@ def test_a_hint_that_is_too_long_to_be_shown_is_left_out(tmp_path: Path) -> None
     done = forked("add", "ls", "--into", f"{deep}/box")
     assert "cannot make a box at " in complaint(done)
     assert "hint: " not in done.stderr
+
+def test_a_source_root_that_is_gone_is_in_no_command(made: Path, tmp_path: Path) -> None:
+    root = tiny.clone(made, tmp_path / "root")
+    box = tmp_path / "box"
+    add(box, "ls", sysroot=root)
+    root.rename(tmp_path / "moved")
+    for words in (("update", str(box)), ("add", "bash", "--into", str(box))):
+        done = forked(*words)
+        assert f"made from {root}, which is not there any more" in complaint(done)
+        assert _hint(done) == "name where that root is now with --sysroot DIR"
 
 def test_json_has_the_same_hint(made: Path, tmp_path: Path) -> None:
     box = tmp_path / "new\nline"
