@@ -87,10 +87,31 @@ def _escape(character: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a word of sh(1) for a name: shlex.quote, which is imported where something is to be said."""
-    import shlex
+    r"""Return a word of a shell for a name, in characters that `shown` leaves alone: a hint is to be pasted as it is.
+
+    What they cannot say is written as $'\ooo', which bash, ksh and zsh know.
+    """
+    if not name.isprintable():
+        return f"$'{''.join(map(_octal, name))}'"
+    import shlex  # where something is to be said
 
     return shlex.quote(name)
+
+
+def _octal(character: str) -> str:
+    if character.isprintable() and character not in "\\'":
+        return character
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+
+
+def command_line(*words: str) -> str:
+    """Return a command of a shell for a hint, each of its words as it is `quoted`."""
+    return " ".join(map(quoted, words))
+
+
+def operand(path: str) -> str:
+    """Return a path that no command takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:

@@ -80,6 +80,8 @@ def refuse_unnamed_source(before: Manifest | None, box: str, what: str) -> None:
     if before.source is None:
         cause = f"cannot {what} {box}: it was made from an image, and not from this root"
         raise OtherSourceError(cause, "name a root with --sysroot", None)
-    gone = "" if os.path.isdir(before.source) else ", which is not there any more"
-    raise OtherSourceError(f"cannot {what} {box}: it was made from {before.source}{gone}",
+    if not os.path.isdir(before.source):
+        cause = f"cannot {what} {box}: it was made from {before.source}, which is not there any more"
+        raise OtherSourceError(cause, "name where that root is now with --sysroot DIR", None)
+    raise OtherSourceError(f"cannot {what} {box}: it was made from {before.source}",
                            f"--sysroot {quoted(before.source)} takes that root again", before.source)

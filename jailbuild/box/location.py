@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from collections.abc import Iterator
 
 from jailbuild.box.leftover import is_record
 from jailbuild.box.look import names_in
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _BELOW = "name a directory below it"
@@ -46,7 +46,7 @@ def open_box(box: str, source: Root, *, adopt: bool = False) -> Root | None:
         if not os.path.isdir(parent):
             parent = os.path.abspath(parent)
             raise JailError(f"cannot make a box at {box}: there is no directory {parent}",
-                            f"mkdir -p {shlex.quote(parent)}")
+                            f"mkdir -p {quoted(parent)}")
         _refuse_own_to_be(box, parent, name)
         return None
     try:

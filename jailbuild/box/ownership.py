@@ -157,7 +157,7 @@ class Exclusions:
         ]
         if causes:
             raise JailError(causes, "leave out one of both; jailbuild remove takes back what the box has: "
-                                    f"exclude:{gone[min(gone)]}")
+                                    f"{quoted(f'exclude:{gone[min(gone)]}')}")
 
 
 class Unmanaged:
@@ -191,7 +191,7 @@ def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[Asked]:
 def rule(type: str, word: str) -> Asked:
     """Return the request for a rule: an "exclude" with its pattern, an "unmanaged" path (JailError)."""
     if not word.startswith("/") or "\0" in word:
-        hint = f"{OPTIONS[type]} /**/{word}" if type == "exclude" and word else "name a path of the box"
+        hint = f"{OPTIONS[type]} {quoted(f'/**/{word}')}" if type == "exclude" and word else "name a path of the box"
         raise JailError(f"cannot take {OPTIONS[type]} {quoted(word)}: it does not begin with /", hint)
     parts = [part for part in word.split("/") if part not in ("", ".")]
     if ".." in parts or not parts:

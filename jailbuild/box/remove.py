@@ -13,6 +13,7 @@ from jailbuild.box.ownership import own_paths, rule
 from jailbuild.box.plan import Plan
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 _FEW = 5  # paths in a note
@@ -22,7 +23,7 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
     """Plan to take the requests that `words` name out of a box, with what only they wanted (JailError)."""
     names = set()
     failures = []
-    hint = f"jailbuild list {box}"
+    hint = command_line("jailbuild", "list", operand(box))
     requests = _Requests(root, before)
     for word in words:
         found = requests.meant(word)

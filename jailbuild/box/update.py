@@ -8,7 +8,6 @@ caller names it again.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jailbuild.closure.accounts import read_accounts
 from jailbuild.closure.commands import RULES, UNPLACED, Request, canonical_place, find_program, unplaced
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
+from jailbuild.names import command_line, operand, quoted
 from jailbuild.root import Root
 
 
@@ -68,7 +68,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
                 notes.append(f"{name} is no longer in the source root, and stays as it is")
         elif name not in requests:
             # the source that a manifest names is not put into the user's mouth
-            word = shlex.quote(known.path) if known.source is None else f"SRC:{shlex.quote(known.path)}"
+            word = quoted(known.path) if known.source is None else f"SRC:{quoted(known.path)}"
             option = "--dir" if known.type == "directory" else "--file"
             notes.append(f"{name} was put in by path, and stays as it is ({option} {word} brings it up to date)")
         if name in requests:
@@ -166,7 +166,8 @@ def _named_again(
     for name, request in requests.items():
         known = before.requests.get(name)
         if known is None or known.type != request.type:
-            raise JailError(f"cannot update {name}: it was never added to {box}", f"jailbuild list {box}")
+            raise JailError(f"cannot update {name}: it was never added to {box}",
+                            command_line("jailbuild", "list", operand(box)))
     asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
     return Wanted(tuple(requests.values()), asked, trees)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.closure.commands import DOCS, OPTIONS
 from jailbuild.closure.explain import add_command
-from jailbuild.names import matcher, shown, to_json
+from jailbuild.names import command_line, matcher, operand, shown, to_json
 
 _FEW = 8  # requests in a hint
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -165,6 +164,8 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
     words = []
     for name in requested_by[:_FEW]:
         asked = manifest.requests.get(name)
+        if name.startswith("-"):  # it would be an option, and whoever wrote the manifest may have meant it to be
+            continue
         if asked is None:
             words.append(name)
             continue
@@ -177,12 +178,12 @@ def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | Non
 
 def on_host(path: str, box: str) -> str:
     """Return a path of the box as the user would name it."""
-    return f"{box.rstrip('/')}{path}" if path != "/" else box
+    return operand(f"{box.rstrip('/')}{path}" if path != "/" else box)
 
 
 def command_on(path: str, box: str, *words: str) -> str:
     """Return a command with a path of the box behind its words, ready for a shell."""
-    return shlex.join([*words, on_host(path, box)])
+    return command_line(*words, on_host(path, box))
 
 
 class Finding(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 from jailbuild.box.label import label_of
@@ -12,6 +11,7 @@ from jailbuild.box.update import plan_update
 from jailbuild.check.findings import Finding
 from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 _WORDS = {"add": "would be added", "replace": "would be replaced", "remove": "would be removed",
@@ -24,7 +24,7 @@ def stale_findings(
     """Yield what `update` from the source root `source` would change, and what it could not bring up to date."""
     where = ["--sysroot", source.path] if source.path != "/" else []
     where += [word for directory in shelf.directories for word in ("--recipes", directory)]
-    hint = shlex.join(["jailbuild", "update", box, *where])
+    hint = command_line("jailbuild", "update", operand(box), *where)
     label = label_of(source)
     if label != manifest.label:
         yield Finding("stale", "/", f"{box} was made from {manifest.label}, and the source root is {label}",

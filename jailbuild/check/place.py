@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from jailbuild.check.findings import Finding, command_on
 from jailbuild.errors import reason
+from jailbuild.names import quoted
 from jailbuild.root import Root, upwards
 
 USES = ("sshd",)  # what a root may be checked for beside
@@ -80,10 +80,10 @@ def _sshd(root: Root, name: str) -> Iterator[Finding]:
         wrong, hints = [], []
         if status.st_uid != 0:
             wrong.append(f"belongs to user {status.st_uid}")
-            hints.append(f"chown root {shlex.quote(path)}")
+            hints.append(f"chown root {quoted(path)}")
         if mode & 0o022:
             wrong.append(f"has mode {mode:04o}, writable for group or others")
-            hints.append(f"chmod go-w {shlex.quote(path)}")
+            hints.append(f"chmod go-w {quoted(path)}")
         if wrong:
             yield Finding("sshd-refuses", "/", f"sshd refuses {name}: {path} {' and '.join(wrong)}", path,
                           hint=" && ".join(hints))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from jailbuild.check.contents import is_beneath_mount_point
 from jailbuild.check.findings import Finding, command_on, on_host
 from jailbuild.check.place import Place
 from jailbuild.check.tree import Seen, Tree
+from jailbuild.names import quoted
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 # null, zero, full, random, urandom; tty and ptmx: what every /dev has (Linux, devices.txt)
@@ -26,7 +26,7 @@ def privilege_findings(tree: Tree, manifest: Manifest | None, box: str, place: P
     for path, seen in tree.seen.items():
         if stat.S_ISREG(seen.mode):
             if seen.names > here[seen.identity] and not tree.unopened and seen.names > 1:
-                name = shlex.quote(on_host(path, box))
+                name = quoted(on_host(path, box))
                 hint = f"put a copy in its place: cp -a {name} {name}.copy && mv -f {name}.copy {name}"
                 yield Finding("outside-hard-link", path, f"{path} has {seen.names} names, and {here[seen.identity]} of "
                               f"them here: what changes it in the box changes it outside", path, hint=hint)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 
 from jailbuild.box.manifest import Manifest
+from jailbuild.box.ownership import Exclusions
 from jailbuild.check.findings import Finding, mend
 from jailbuild.check.tree import Tree
+from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.explain import Problem, add_command, missing_text, problems, unopened_text
+from jailbuild.closure.path_glob import path_regex
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.elf.records import ET_DYN, ET_EXEC
-from jailbuild.errors import reason
+from jailbuild.errors import JailError, reason
 from jailbuild.loader import machines
 from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import File, Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Opening, opening_in_boxes
-from jailbuild.root import Root
+from jailbuild.names import command_line
+from jailbuild.root import Root, upwards
 
 # what else a kernel runs beside its own machine's programs
 _ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
@@ -26,6 +32,20 @@ _ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
 def _is_broken(file: File) -> bool:
     """Say whether an executable ELF file is damaged; relocatable objects are merely no programs."""
     return bool(file.elf.damage) and file.elf.type in (ET_EXEC, ET_DYN)
+
+
+def _canonical(root: Root, path: str) -> str:
+    try:
+        return canonical_place(root, path)
+    except JailError:  # something else is in the way
+        return path
+
+
+def _fits(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(path_regex(pattern), name) is not None
+    except ValueError:  # it is a part of another
+        return False
 
 
 _WHOSE = "the box's"
@@ -182,12 +202,37 @@ class ProgramRules:
 
     def _hint(self, problem: Problem, path: str, requested_by: tuple[str, ...]) -> str | None:
         """Return the command that mends a problem, where there is one to be known."""
+        if self.manifest is not None and problem.code in _MENDED_BY_ADD and (
+            patterns := self._kept_out_by(problem, self.manifest)
+        ):
+            rules = [f"exclude:{pattern}" for pattern in patterns]
+            return command_line("jailbuild", "remove", *rules, "--from", self.box)
         if self.manifest is not None and requested_by:
             return mend(self.manifest, requested_by, self.box)
         if self.files.root.is_host or problem.code not in _MENDED_BY_ADD:
             return None
         script = problem.code == "missing-script-interpreter" and not problem.subject.endswith("\r")
         return add_command([problem.subject if script else path], self.box)
+
+    def _kept_out_by(self, problem: Problem, manifest: Manifest) -> list[str]:
+        """Return the patterns that may keep out what a problem misses: by where it would be looked for, or by its name.
+
+        Where the source root has it is not known.
+        """
+        root = self.files.root
+        exclusions = Exclusions(root, manifest.requests.values())
+        if not exclusions or problem.code == "missing-version":
+            return []
+        name = os.path.basename(problem.subject)
+        places = [line[line.rfind(" /") + 1:] for line in problem.searched]
+        paths = [problem.subject] if "/" in problem.subject else [f"{place}/{name}" for place in places]
+        with_above = {path for one in paths if one.startswith("/") for path in upwards(_canonical(root, one))}
+        found = set(exclusions.of(with_above - {"/"}).values())
+        for asked in manifest.requests.values():
+            last = asked.what.rpartition("/")[2]
+            if asked.type == "exclude" and last.strip("*?") and (last.startswith(name) or _fits(last, name)):
+                found.add(asked.what)
+        return sorted(found)
 
     def _unreached(self, reached: set[tuple[int, int]], programs: set[str]) -> Iterator[Finding]:
         loader = Loader(self.files, opening=Opening(self.dlopen or DEFAULT))

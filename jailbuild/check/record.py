@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from jailbuild.box.records import parse_manifest, read_manifest
 from jailbuild.check.findings import Finding, mend
 from jailbuild.closure.explain import add_command
 from jailbuild.errors import JailError, reason
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root, open_beneath
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
@@ -125,7 +125,7 @@ def change_findings(root: Root, manifest: Manifest | None, name: str, settled: b
     journal = f"/{DIRECTORY}/{JOURNAL}"
     if not settled:
         yield Finding("unfinished-change", journal, f"{name} is being changed: what was found may be half of it",
-                      journal, hint=f"check again: {shlex.join(['jailbuild', 'check', name])}")
+                      journal, hint=f"check again: {command_line('jailbuild', 'check', operand(name))}")
     elif _stamp(root, JOURNAL) is not None:
         by = f" by uid {others.uid}" if others is not None else ""
         if others is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterable, Iterator
 
 from jailbuild.box.look import can_make_devices
@@ -11,6 +10,7 @@ from jailbuild.check.findings import Finding
 from jailbuild.closure.programs import Program
 from jailbuild.closure.silent import DLOPEN, Want, absent, asked_and_absent, imports, reason_for
 from jailbuild.loader.files import File, Files
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 _FEW = 3  # names of programs
@@ -41,7 +41,8 @@ def silent_findings(
         ):
             yield Finding("uncovered-dlopen", program.path, f"{program.path} imports {found[0]}, and no recipe knows "
                           "what it opens", found[0], requested_by=_requested_by(manifest, program.path),
-                          hint=shlex.join(["jailbuild", "enter", "--env", "LD_DEBUG=files", box, program.path]))
+                          hint=command_line("jailbuild", "enter", "--env", "LD_DEBUG=files", operand(box),
+                                            program.path))
     for want in wants:
         if some := told.get(want.code):
             path, why = some[0]
@@ -57,7 +58,7 @@ def silent_findings(
             yield Finding("origin-needs-proc", program.path, f"{program.path} finds libraries by $ORIGIN, and without "
                           "/proc the loader does not know where that is", "$ORIGIN",
                           requested_by=_requested_by(manifest, program.path) if manifest is not None else (),
-                          hint=shlex.join(["jailbuild", "enter", box, program.path]))
+                          hint=command_line("jailbuild", "enter", operand(box), program.path))
     for one in asked_and_absent(root):
         option = ("--with", "zones") if one.code == "absent-zone" else ("--locale", one.name)
         kind = one.code.removeprefix("absent-")
@@ -78,7 +79,7 @@ def _is_intended(manifest: Manifest | None, want: Want) -> bool:
 
 
 def _adding(box: str, *words: str) -> str:
-    return shlex.join(["jailbuild", "add", *words, "--into", box])
+    return command_line("jailbuild", "add", *words, "--into", box)
 
 
 def _requested_by(manifest: Manifest, path: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from jailbuild import Deferred, __version__, be_interrupted, not_be_interrupted
 from jailbuild.errors import JailError, reason
-from jailbuild.names import shortened, shown
+from jailbuild.names import command_line, shortened, shown
 
 # Before the imports, which make most of it: looking for garbage takes longer here than it would ever free.
 gc.set_threshold(200_000)
@@ -107,11 +107,9 @@ def jailbuild() -> None:
 
 def retyped(*words: str, leave_out: tuple[str, ...] = ()) -> str:
     """Return the command line that the user typed with more options in it, and some words left out, for a shell."""
-    import shlex  # only needed to word an error
-
     context = click.get_current_context()
     typed = [word for word in context.meta[_TYPED] if word not in leave_out]
-    return shlex.join(["jailbuild", context.info_name or "", *words, *typed])
+    return command_line("jailbuild", context.info_name or "", *words, *typed)
 
 
 def write(text: str) -> None:
@@ -140,7 +138,7 @@ def complain(causes: Sequence[str], hint: str = "") -> None:
     """Write what could not be done, a line for each cause, and what to do about it."""
     for cause in causes:
         say(f"jailbuild: {cause}")
-    if hint:
+    if hint and shortened(hint) == hint:  # a part of a command would be another
         say(f"hint: {hint}")
 
 

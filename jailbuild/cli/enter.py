@@ -19,7 +19,7 @@ from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
 from jailbuild.enter.start import ExecError, StepError
 from jailbuild.errors import JailError, reason
-from jailbuild.names import quoted, shown
+from jailbuild.names import command_line, operand, quoted, shown
 from jailbuild.root import Overlay, Root
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _isolated(
         if kind is not None and failed.what == str(wanted.emulation):
             hint = refusal.other_mode(box, rootless)
             if emulation.way(kind, root, isolated=False).how == "none":
-                hint = f"apt install binfmt-support registers the emulator for jailbuild enter --plain {quoted(box)}"
+                again = command_line("jailbuild", "enter", "--plain", operand(box))
+                hint = f"apt install binfmt-support registers the emulator for {again}"
             raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
         _refuse(refusal.after(failed, box, rootless), box)
         hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
@@ -186,7 +187,7 @@ def _plain(
     limits = tuple(map(settings.read_limit, options["limit"]))
     directory = _directory(options["workdir"])
     if os.geteuid() != 0:
-        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(box)}")
+        raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(operand(box))}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
     _refuse(refusal.groups(account, is_rootless()), box)
@@ -401,7 +402,7 @@ def _not_started(
         complain([f"cannot start {asked} in {box}: {how.why}"],
                  outside if how.hint and mode == "container" else how.hint)
     elif error.errno == errno.ENOENT and asked.startswith("-"):
-        complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(box)}")
+        complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(operand(box))}")
     elif has_binds or error.errno == errno.ELOOP:
         complain([message])
     elif error.errno != errno.EACCES and asked and (why := _explain(root, name, box, made)):  # EACCES: it is there

@@ -10,7 +10,7 @@ from jailbuild.cli import BEHIND, FAILED, Command, say
 from jailbuild.cli.box import manifest_of
 from jailbuild.cli.change import Manner, carry_out, few, manner, summary
 from jailbuild.cli.options import option
-from jailbuild.names import quoted
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 
@@ -31,7 +31,8 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
         plan = plan_removal(Root(box), box, manifest, programs, replace)
         lifted = [one.what for name, one in manifest.requests.items()
                   if one.type == "exclude" and name not in plan.draft.requests]
-        notes = [f"what {pattern} kept out comes with the next jailbuild update {quoted(box)}" for pattern in lifted]
+        again = command_line("jailbuild", "update", operand(box))
+        notes = [f"what {pattern} kept out comes with the next {again}" for pattern in lifted]
         return plan, None, (*plan.notes, *notes)
 
     carried = carry_out(box, manner, make, what=f"remove {few(programs)}", all_of_it=False)

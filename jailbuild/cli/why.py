@@ -13,7 +13,7 @@ from jailbuild.cli.box import manifest_of
 from jailbuild.cli.options import as_json
 from jailbuild.cli.settle import settle
 from jailbuild.errors import JailError
-from jailbuild.names import shown, to_json
+from jailbuild.names import command_line, operand, shown, to_json
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
@@ -61,4 +61,5 @@ def _listed(manifest: Manifest, box: str, path: str) -> str:
         there = ""
     if there in manifest.entries:
         return there
-    raise JailError(f"cannot explain {path}: it is not in the manifest of {box}", f"jailbuild list {box}")
+    raise JailError(f"cannot explain {path}: it is not in the manifest of {box}",
+                    command_line("jailbuild", "list", operand(box)))

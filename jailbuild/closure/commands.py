@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.root import Overlay, Root
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -79,7 +80,7 @@ def _not_found(root: Root, name: str, search_path: str) -> tuple[str, str]:
 
     cause = f"cannot find {name}: no such program in {search_path}"
     if own := callers_command(root, name):
-        return cause, f"your own PATH has it: name it as {own}"
+        return cause, f"your own PATH has it: name it as {quoted(own)}"
     if near := difflib.get_close_matches(name, sorted({*command_names(root, search_path)} - {name}), 3):
         cause += f"; near: {', '.join(near)}"
     return cause, "a file elsewhere is named by its path"
@@ -139,7 +140,7 @@ def _laid_over(root: Root, source: str, destination: str) -> Request:
         raise JailError(f"cannot put {source} at {destination}: a destination has no '..'")
     path = os.path.normpath("/" + destination.lstrip("/"))
     if path in _MOUNTED or root.is_directory(path):
-        raise JailError(f"cannot put {source} at {destination}: that is a directory", f"{source}:{path}/")
+        raise JailError(f"cannot put {source} at {destination}: that is a directory", quoted(f"{source}:{path}/"))
     if path.startswith(NOT_FILES):
         raise JailError(f"cannot put {source} at {destination}: something is mounted there when the box is entered")
     return Request(path, path, os.path.realpath(source))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from jailbuild.errors import reason
 from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.resolution import Edge, Missing, Refusal, Unopened
+from jailbuild.names import command_line, operand, quoted
 from jailbuild.root import Root
 
 _SHELLS = frozenset(("sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "mksh", "rbash", "zsh"))
@@ -83,7 +83,7 @@ def _named(program: Program) -> str:
 
 def add_command(names: list[str], box: str) -> str:
     """Return the command that puts programs into a box, ready for a shell."""
-    return shlex.join(["jailbuild", "add", *names, "--into", box])
+    return command_line("jailbuild", "add", *names, "--into", box)
 
 
 def explain_start(root: Root, command: str, box: str, search_path: str) -> tuple[str, str] | None:
@@ -147,7 +147,7 @@ def _origin(root: Root, program: Program, files: Files, command: str, box: str) 
     if not any("$ORIGIN" in text or "${ORIGIN}" in text for text in (file.elf.rpath or "", file.elf.runpath or "")):
         return None
     why = f"it finds its libraries by $ORIGIN, and there is no /proc in {box} to tell where it is"
-    return f"cannot start {command}: {why}", f"mount --bind /proc {shlex.quote(box)}/proc"
+    return f"cannot start {command}: {why}", f"mount --bind /proc {quoted(operand(box))}/proc"
 
 
 def explain_denied(root: Root, path: str) -> str | None:

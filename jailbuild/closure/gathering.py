@@ -23,6 +23,7 @@ from jailbuild.loader.files import Files
 from jailbuild.loader.loader import Loader
 from jailbuild.loader.musl_builtin import MuslBuiltIn
 from jailbuild.loader.resolution import Edge, opening_in_boxes
+from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class Gathering:
             self.hint = _HINTS.get(found[0].code, "")
             return [f"cannot add {request.name}: {problem.text}" for problem in found]
         if not status.st_mode & 0o111 and not _is_library(program):
-            self.hint = f"chmod +x {path}"
+            file = request.source or self.root.host_path(self.root.walk(path).real)
+            self.hint = command_line("chmod", "+x", operand(file))
             return [f"cannot add {request.name}: {path} is not executable"]
         self._add_program(path, program, Edge("", "program"), request.name)
         return []

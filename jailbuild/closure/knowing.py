@@ -21,7 +21,7 @@ from jailbuild.closure.trees import Tree
 from jailbuild.elf.symbols import symbols_of
 from jailbuild.errors import JailError
 from jailbuild.loader.resolution import Edge
-from jailbuild.names import spelled
+from jailbuild.names import command_line, quoted, spelled
 from jailbuild.root import Root
 
 _FEW = 10  # names of what is absent
@@ -200,7 +200,8 @@ class Knowing:
         if not lists:
             return tree
         self.gathering.notes += [
-            f"{path} is left out: who is known in the box is for --user to say (--file {path} brings it all the same)"
+            f"{path} is left out: who is known in the box is for --user to say "
+            f"(--file {quoted(path)} brings it all the same)"
             for path in lists
         ]
         return tree._replace(items=tuple(item for item in tree.items if item.path not in self.lists))
@@ -262,7 +263,7 @@ class Knowing:
     def _add_user(self, request: Request) -> None:
         if request.what not in self.accounts.users:
             raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
-                            f"useradd {request.what} makes one")
+                            f"{command_line('useradd', request.what)} makes one" if self.root.lowest.is_host else "")
         self._use(request.name, "users", NamedEdge("", "recipe", "users"), set(), True)
         self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)),
                          request.name, True)

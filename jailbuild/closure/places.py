@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from jailbuild.closure.commands import canonical_place, exists, inside
 from jailbuild.errors import JailError, reason
+from jailbuild.names import quoted
 from jailbuild.root import Root
 
 _OTHERS = {
@@ -83,7 +84,7 @@ def laid_place(root: Root, source: str, destination: str, is_directory: bool) ->
     path = os.path.normpath("/" + destination.lstrip("/"))
     _refuse(f"cannot put {source} at {path}", path)
     if not is_directory and (root.is_directory(path) or path in ("/run", "/tmp")):
-        raise JailError(f"cannot put {source} at {path}: that is a directory", f"{source}:{path.rstrip('/')}/")
+        raise JailError(f"cannot put {source} at {path}: that is a directory", quoted(f"{source}:{path.rstrip('/')}/"))
     place = merged_place(root, path) if is_directory else canonical_place(root, path)
     if place is None:
         raise JailError(f"cannot put {source} at {path}: that is no directory", "name a place for the directory")

@@ -101,7 +101,7 @@ def read_file(
         with _opened(root, place, above or "/", os.path.dirname(place.path)) as directory:
             status = os.stat(name or ".", dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                raise JailError(f"cannot add {word}: it is a directory", f"--dir {word}")
+                raise JailError(f"cannot add {word}: it is a directory", f"--dir {quoted(word)}")
             if not stat.S_ISREG(status.st_mode):
                 raise JailError(f"cannot add {word}: it is not a regular file")
             reading.add_file(directory, name, place.source, place.path)
@@ -128,7 +128,7 @@ def read_directory(
         with _opened(root, place, place.source, place.path) as top:
             reading.add_all(top)
     except NotADirectoryError:
-        raise JailError(f"cannot add {word}: it is no directory", f"--file {word}") from None
+        raise JailError(f"cannot add {word}: it is no directory", f"--file {quoted(word)}") from None
     except OSError as error:
         raise JailError(f"cannot add {word}: {reason(error)}") from None
     return reading.finished()

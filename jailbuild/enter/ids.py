@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jailbuild.enter.account import Account
 from jailbuild.errors import JailError
+from jailbuild.names import quoted
 
 _WITHOUT_ROOT = "root in the box is you, and needs no more: --user root"
 
@@ -56,7 +57,7 @@ def plan_ids(account: Account, uid: int, gid: int) -> Ids:
     if not uids or not gids:
         raise JailError(
             f"{who}: {name} has no range of ids in /etc/subuid and /etc/subgid",
-            f"{_WITHOUT_ROOT}; or usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}",
+            f"{_WITHOUT_ROOT}; or usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {quoted(name)}",
         )
     if _find("newuidmap") is None or _find("newgidmap") is None:
         raise JailError(f"{who}: newuidmap and newgidmap are not here", f"{_WITHOUT_ROOT}; or install uidmap")

@@ -17,7 +17,7 @@ from jailbuild.enter.mounts import Bind, Tmpfs, in_order
 from jailbuild.enter.settings import Limit, is_above
 from jailbuild.enter.start import StepError
 from jailbuild.errors import reason
-from jailbuild.names import quoted
+from jailbuild.names import operand, quoted
 from jailbuild.root import Root, upwards
 
 _DENIED = (errno.EPERM, errno.EACCES)
@@ -214,9 +214,9 @@ def _forbidden(box: str, sysctls: str) -> Refusal | None:
 def other_mode(box: str, rootless: bool) -> str:
     """Return the command that enters the box in the mode that is left."""
     if has_capability("SYS_CHROOT") and os.geteuid() == 0:
-        return f"jailbuild enter --plain {quoted(box)} works, and is no boundary against root"
+        return f"jailbuild enter --plain {quoted(operand(box))} works, and is no boundary against root"
     if rootless:
-        return f"sudo jailbuild enter {quoted(box)}"
+        return f"sudo jailbuild enter {quoted(operand(box))}"
     return "enter from outside the container"
 
 

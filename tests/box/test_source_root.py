@@ -116,7 +116,8 @@ def test_a_record_makes_nobody_read_elsewhere(filled: Path, like_host: Path, tmp
     """What somebody inside wrote into it refuses, and that is all; the hint is quoted."""
     record = filled / ".jailbuild/manifest.jsonl"
     header, rest = record.read_text().split("\n", 1)
-    evil = "/tmp/x; touch PWNED"
+    evil = str(tmp_path / "x; touch PWNED")
+    os.mkdir(evil)
     record.write_text(json.dumps({**json.loads(header), "source": evil}) + "\n" + rest)
     done = forked("update", filled)
     assert done.returncode == 1
