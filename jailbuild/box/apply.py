@@ -218,9 +218,9 @@ def _settle(
 def _recover(record: Record, root: Root, box: str, left: Leftover) -> list[str]:
     change = "a change" if left.uid == os.geteuid() else f"a change by uid {left.uid}"
     cleaned = [f"{box}: cleaned up after {change} that was cut short"]
-    if left.what == LOCK:
+    if left.what == LOCK:  # a writer was killed before it had begun, or somebody took the manifest away
         record.remove()
-        return cleaned
+        return [f"{box}: removed its record, which held nothing"]
     before = read_manifest(root, box)
     if left.what == JOURNAL and not record.open_journal():  # somebody has taken it away
         return []

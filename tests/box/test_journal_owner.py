@@ -358,8 +358,16 @@ def test_a_record_of_anothers_that_holds_nothing_is_in_nobodys_way(
     if verb == "add":
         assert (box.left(), box.requests) == (set(), {"ls"})
         return
-    assert f"{box.path}: cleaned up after a change by uid {NOBODY}" in done.stderr
+    assert f"{box.path}: removed its record, which held nothing\n" in done.stderr
     assert not box.record.exists()
+
+
+def test_a_manifest_that_somebody_took_away_is_no_change_that_was_cut_short(box_of: Callable[[int], Box]) -> None:
+    box = box_of(0)
+    (box.record / "manifest.jsonl").unlink()
+    done = box.do(0, "update")
+    assert done.stderr.splitlines()[:2] == [f"note: {box.path}: removed its record, which held nothing",
+                                            f"jailbuild: cannot update {box.path}: it has no manifest"]
 
 
 def test_check_names_the_command_that_ends_anothers_change(box_of: Callable[[int], Box]) -> None:
