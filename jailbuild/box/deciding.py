@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from jailbuild.box import tables
+from jailbuild.box.confined_fs import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.draft import CACHE, Draft
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.ownership import Unmanaged
 from jailbuild.box.plan import PRIVILEGES, UNMANAGED, Action, Plan, Source

@@ -7,17 +7,17 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from jailbuild.box import lists, tables
+from jailbuild.box import linker_config, tables
 from jailbuild.box.draft import CACHE, MOUNT_POINTS, Draft, cache_entry, named_in
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.manifest import Asked, Entry, Label, Reason
+from jailbuild.box.manifest import Entry, Label, Reason, RecordedRequest
 from jailbuild.box.ownership import Exclusions, own_items, reachable, yielding
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gather import Closure
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
-from jailbuild.loader.cache import CacheEntry, read_cache, write_cache
+from jailbuild.loader.glibc.ld_cache import CacheEntry, read_cache, write_cache
 from jailbuild.packages.dpkg import Dpkg
 from jailbuild.packages.info import PackageInfo
 
@@ -32,7 +32,7 @@ _CAPABILITY = "security.capability"
 
 
 def draft(
-    closure: Closure, label: Label, source: str | None, asked: Mapping[str, Asked], carried: Draft,
+    closure: Closure, label: Label, source: str | None, asked: Mapping[str, RecordedRequest], carried: Draft,
     keep_privileges: bool,
 ) -> Draft:
     """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over.
@@ -259,16 +259,16 @@ class _Drafting:
         `carried` has those of the requests that are carried over, among others.
         """
         directories: dict[str, set[str]] = {
-            path: set() for path in carried if lists.is_list(path) and path in self.entries
+            path: set() for path in carried if linker_config.is_list(path) and path in self.entries
         }
         for one, wanted_by in self.closure.listed.items():
             path = canonical_place(self.root, one.path_file) or one.path_file
             directories.setdefault(path, set()).add(one.directory)
-            self._want(path, wanted_by, self._named(one.library), lists.LISTED)
+            self._want(path, wanted_by, self._named(one.library), linker_config.LISTED)
         made = {}
         for path, some in directories.items():
-            made[path] = lists.made_list(self.root, path, some, carried.get(path))
-            self.entries[path] = lists.entry_of(path, made[path])
+            made[path] = linker_config.made_list(self.root, path, some, carried.get(path))
+            self.entries[path] = linker_config.entry_of(path, made[path])
         return made
 
     def _is_little(self, cached: Collection[CacheEntry], carried: bytes | None) -> bool:

@@ -9,8 +9,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from jailbuild.box.confined_fs import names_in
 from jailbuild.box.leftover import is_record
-from jailbuild.box.look import names_in
 from jailbuild.errors import JailError, reason
 from jailbuild.names import quoted
 from jailbuild.root import Root

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from jailbuild.box.manifest import Asked, Entry, Manifest, Reason
+from jailbuild.box.manifest import Entry, Manifest, Reason, RecordedRequest
 from jailbuild.closure.commands import OPTIONS, RULES, canonical_place
 from jailbuild.closure.path_glob import path_regex
 from jailbuild.errors import JailError
@@ -110,7 +110,7 @@ def reachable(entries: Mapping[str, Entry], reasons: Mapping[str, Iterable[Reaso
 class Exclusions:
     """The patterns of what never comes, as the requests of a box have them."""
 
-    def __init__(self, root: Root, requests: Iterable[Asked]) -> None:
+    def __init__(self, root: Root, requests: Iterable[RecordedRequest]) -> None:
         """Take the patterns of the requests; names of directories in them lead where the links of `root` lead."""
         self._patterns = {
             one.what: re.compile(f"(?:{path_regex(one.what)}|{path_regex(_canonical(root, one.what))})")
@@ -163,7 +163,7 @@ class Exclusions:
 class Unmanaged:
     """The paths that are the user's for good, with all that is below them."""
 
-    def __init__(self, box: Root | None, requests: Iterable[Asked]) -> None:
+    def __init__(self, box: Root | None, requests: Iterable[RecordedRequest]) -> None:
         """Take the paths of the requests; they lead where the directories of the box lead."""
         self._paths = set()
         for one in requests:
@@ -183,12 +183,12 @@ class Unmanaged:
         return bool(path)
 
 
-def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[Asked]:
+def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[RecordedRequest]:
     """Return the requests for patterns of what never comes and for paths that are the user's (JailError)."""
     return [rule(type, word) for type, words in zip(RULES, (excludes, unmanaged), strict=True) for word in words]
 
 
-def rule(type: str, word: str) -> Asked:
+def rule(type: str, word: str) -> RecordedRequest:
     """Return the request for a rule: an "exclude" with its pattern, an "unmanaged" path (JailError)."""
     if not word.startswith("/") or "\0" in word:
         hint = f"{OPTIONS[type]} {quoted(f'/**/{word}')}" if type == "exclude" and word else "name a path of the box"
@@ -204,7 +204,7 @@ def rule(type: str, word: str) -> Asked:
             path_regex(word)
         except ValueError as error:
             raise JailError(f"cannot take --exclude {quoted(word)}: {error}") from None
-    return Asked(f"{type}:{word}", "", None, False, type)
+    return RecordedRequest(f"{type}:{word}", "", None, False, type)
 
 
 def _canonical(root: Root, pattern: str) -> str:

@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from jailbuild.box.confined_fs import digest_in
 from jailbuild.box.draft import Draft
-from jailbuild.box.look import digest_in
 from jailbuild.box.manifest import Entry, Manifest, Reason, children, edges_of
 from jailbuild.closure.trees import Identity
 from jailbuild.errors import JailError

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from functools import cached_property
 
-from jailbuild.box.carry import carry
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import own_paths, rule
 from jailbuild.box.plan import Plan
+from jailbuild.box.retain import carry
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from jailbuild import syscalls
+from jailbuild.box.confined_fs import fingerprint, identity, open_parent
 from jailbuild.box.faults import step
 from jailbuild.box.leftover import names_now
-from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record
 from jailbuild.box.stage import RENEWED, finish_directory, given_up, limit_directory, staged_name

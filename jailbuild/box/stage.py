@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from jailbuild import syscalls
+from jailbuild.box.confined_fs import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import UNMANAGED, Action, Plan, manifest_after
 from jailbuild.box.record import Record

@@ -156,7 +156,7 @@ CODES = {
 }
 
 
-def mend(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | None:
+def readd_command(manifest: Manifest, requested_by: Sequence[str], box: str) -> str | None:
     """Return the command that puts requests of a box in again; files from elsewhere are named with their source.
 
     Each of them brings all that it needs: of many some will do.

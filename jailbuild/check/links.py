@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import Unmanaged
-from jailbuild.check.findings import Finding, mend
+from jailbuild.check.findings import Finding, readd_command
 from jailbuild.check.tree import Tree
 from jailbuild.root import Root
 
@@ -35,7 +35,7 @@ def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -
             wanted_by = listed.wanted_by if listed is not None else ()
             what = "goes round in a circle" if error.errno == errno.ELOOP else f"leads to {target}, which is not there"
             yield Finding("dangling-link", path, f"{path} {what}", target, requested_by=wanted_by,
-                          hint=mend(manifest, wanted_by, box) if manifest is not None else None)
+                          hint=readd_command(manifest, wanted_by, box) if manifest is not None else None)
 
 
 def _leads(path: str, target: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.contents import is_beneath_mount_point
+from jailbuild.check.exposure import Place
 from jailbuild.check.findings import Finding, command_on, on_host
-from jailbuild.check.place import Place
 from jailbuild.check.tree import Seen, Tree
 from jailbuild.names import quoted
 

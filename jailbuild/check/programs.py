@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import Exclusions
-from jailbuild.check.findings import Finding, mend
+from jailbuild.check.findings import Finding, readd_command
 from jailbuild.check.tree import Tree
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.explain import Problem, add_command, missing_text, problems, unopened_text
 from jailbuild.closure.path_glob import path_regex
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.layouts import ET_DYN, ET_EXEC
 from jailbuild.elf.priorities import DEFAULT, LEVELS
-from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import JailError, reason
-from jailbuild.loader import machines
-from jailbuild.loader.builtin import BuiltIn
+from jailbuild.loader import arch
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Opening, opening_in_boxes
+from jailbuild.loader.glibc.config import LdsoConfig
+from jailbuild.loader.model import Opening, opening_in_boxes
+from jailbuild.loader.resolver import Loader
 from jailbuild.names import command_line
 from jailbuild.root import Root, upwards
 
@@ -31,7 +31,7 @@ _ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
 
 def _is_broken(file: File) -> bool:
     """Say whether an executable ELF file is damaged; relocatable objects are merely no programs."""
-    return bool(file.elf.damage) and file.elf.type in (ET_EXEC, ET_DYN)
+    return bool(file.elf.load_error) and file.elf.type in (ET_EXEC, ET_DYN)
 
 
 def _canonical(root: Root, path: str) -> str:
@@ -143,7 +143,7 @@ class ProgramRules:
         if path in self.tree.scripts:
             return True
         file = self.files.get(path)
-        return isinstance(file, int) or file.elf.is_program or bool(file.elf.refused or _is_broken(file))
+        return isinstance(file, int) or file.elf.is_program or bool(file.elf.ident_error or _is_broken(file))
 
     def _identity(self, path: str) -> tuple[int, int] | None:
         file = self.files.get(path)
@@ -171,10 +171,10 @@ class ProgramRules:
             for bad in part.resolution.versions:
                 if not bad.is_fatal:
                     yield Finding(bad.code, path, bad.text(path, _WHOSE), bad.file, requested_by=requested_by,
-                                  hint=mend(self.manifest, requested_by, self.box) if self.manifest else None)
+                                  hint=readd_command(self.manifest, requested_by, self.box) if self.manifest else None)
         file = self.files.get(path)
         if program.type == "elf" and isinstance(file, File) and self.manifest is not None and not program.error:
-            ours, theirs = self.manifest.label.machine, machines.machine(file.elf.kind).name
+            ours, theirs = self.manifest.label.machine, arch.machine(file.elf.kind).name
             if ours is not None and theirs != ours and theirs not in _ALSO_RUNS.get(ours, ()):
                 yield Finding("wrong-machine", path, f"{path} is for {theirs}, the box for {ours}", theirs,
                               requested_by=requested_by)
@@ -183,7 +183,7 @@ class ProgramRules:
         """Yield each libc.so.6 that is of another release than its loader, once: their private interfaces differ."""
         for part in program.parts:
             loader = part.resolution.built_in
-            if not isinstance(loader, BuiltIn) or loader.file is None:
+            if not isinstance(loader, LdsoConfig) or loader.file is None:
                 continue
             for library in part.resolution.started:
                 if library.name != _LIBC or (loader.name, library.path) in self._pairs:
@@ -208,7 +208,7 @@ class ProgramRules:
             rules = [f"exclude:{pattern}" for pattern in patterns]
             return command_line("jailbuild", "remove", *rules, "--from", self.box)
         if self.manifest is not None and requested_by:
-            return mend(self.manifest, requested_by, self.box)
+            return readd_command(self.manifest, requested_by, self.box)
         if self.files.root.is_host or problem.code not in _MENDED_BY_ADD:
             return None
         script = problem.code == "missing-script-interpreter" and not problem.subject.endswith("\r")

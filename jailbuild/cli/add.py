@@ -6,12 +6,12 @@ import os
 
 import click
 
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.ownership import rules
 from jailbuild.box.plan import Plan
-from jailbuild.box.target import Change, Choices
+from jailbuild.box.target import Change, PlanOptions
 from jailbuild.cli import BEHIND, FAILED, Command, say, write
-from jailbuild.cli.change import Manner, carry_out, few, is_whole, manner, say_notes, show, summary, until_at_rest
+from jailbuild.cli.change import WriteOptions, carry_out, few, is_whole, manner, say_notes, show, summary, until_at_rest
 from jailbuild.cli.options import absolute, dlopen, knowing, naming_source, option, programs, resolving
 from jailbuild.closure.commands import DOCS, NAMED
 from jailbuild.closure.gathering import Options
@@ -35,7 +35,7 @@ from jailbuild.root import Root
 @dlopen
 @option("--bare", is_flag=True, help="Programs, libraries and the links on their way: no recipes, no names beside.")
 @option("--keep-privileges", is_flag=True, help="Keep setuid and setgid bits and file capabilities.")
-@option("--rebase", is_flag=True, help="Go over to another source root than the box was made from.")
+@option("--rebase", is_flag=True, help="Accept a different source root than the box was made from.")
 @option("--adopt", is_flag=True, help="Take a directory that holds something else: what is in it stays as it is.")
 @option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
@@ -56,16 +56,16 @@ def command(
     if docs and not packages:
         raise click.UsageError("--docs is about packages: name one with --package.")
     packages = tuple(name + DOCS * docs for name in packages)
-    words = Words(programs, files, directories, recipes, users, locales, packages, excludes, unmanaged)
+    words = AddSpec(programs, files, directories, recipes, users, locales, packages, excludes, unmanaged)
     if not any(words):
         raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir, --package or --with.")
     shelf = None
     if not bare or recipes or users or locales or os.path.lexists(box):  # else nothing of it is needed
-        from jailbuild.closure.shelf import Shelf
+        from jailbuild.closure.catalog import RecipeCatalog
 
-        shelf = Shelf(shelves)
-    choices = Choices(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
-    manner = Manner(**how)
+        shelf = RecipeCatalog(shelves)
+    choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
+    manner = WriteOptions(**how)
     change: Change | None = None
 
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
@@ -95,7 +95,7 @@ def command(
 
 
 def _print_shell(
-    plan: Plan, notes: tuple[str, ...], change: Change | None, box: str, how: Manner, keep_privileges: bool
+    plan: Plan, notes: tuple[str, ...], change: Change | None, box: str, how: WriteOptions, keep_privileges: bool
 ) -> None:
     assert change is not None
     say_notes(notes, how.quiet)

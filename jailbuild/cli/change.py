@@ -30,7 +30,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Result = TypeVar("_Result")
 
 
-class Manner(NamedTuple):
+class WriteOptions(NamedTuple):
     """How a change is to be made and told."""
 
     no_sync: bool
@@ -51,13 +51,13 @@ def manner(command: _Command) -> _Command:
         option("--no-wait", is_flag=True, help="Do not wait for somebody else who is writing to the box."),
         option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away."),
         option("--replace", metavar="PATH", multiple=True, type=UNPROCESSED,
-                     help="A path in the box that is yours and may go."),
+                     help="Overwrite or delete this locally modified path."),
     ):
         command = decorate(command)
     return command
 
 
-def settle(box: str, how: Manner) -> bool:
+def settle(box: str, how: WriteOptions) -> bool:
     """Finish or clean up what a killed writer has left in a box, and say so; JailError if it is another user's.
 
     A dry run leaves it. False where it can make no plan, which is said.
@@ -120,7 +120,7 @@ def _unsettled(what: str, error: SourceChangedError, who: str, is_moving: bool) 
 
 
 def carry_out(
-    box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *, what: str,
+    box: str, how: WriteOptions, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *, what: str,
     sysroot: str | None = None, keep_privileges: bool = False, all_of_it: bool = True, where: str = "",
     box_in_json: bool = False,
 ) -> tuple[Plan, bool] | None:
@@ -187,7 +187,7 @@ def _counting(plan: Plan, tell: Callable[[int, int], None] | None) -> Callable[[
     return count
 
 
-def show(plan: Plan, how: Manner, *, all_of_it: bool = True, where: str = "", box: str | None = None) -> None:
+def show(plan: Plan, how: WriteOptions, *, all_of_it: bool = True, where: str = "", box: str | None = None) -> None:
     """Print a plan, where that was asked for; of one that is `all_of_it` or verbose also what stays as it is."""
     if how.as_json:
         of_box = {} if box is None else to_json("box", box)

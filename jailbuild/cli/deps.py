@@ -12,10 +12,10 @@ from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
+from jailbuild.loader.arch import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
-from jailbuild.loader.resolution import Opening, Unopened
+from jailbuild.loader.model import Opening, Unopened
+from jailbuild.loader.resolver import Loader
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
 

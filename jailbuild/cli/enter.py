@@ -14,10 +14,10 @@ from jailbuild import cli
 from jailbuild.cli import FAILED, complain, say, write
 from jailbuild.cli.options import option
 from jailbuild.cli.settle import settle
-from jailbuild.enter import emulation, refusal, settings
+from jailbuild.enter import emulation, preflight, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
-from jailbuild.enter.start import ExecError, StepError
+from jailbuild.enter.spawn import ExecError, StepError
 from jailbuild.errors import JailError, reason
 from jailbuild.names import command_line, operand, quoted, shown
 from jailbuild.root import Overlay, Root
@@ -93,7 +93,7 @@ def _is_plain(options: dict[str, Any]) -> bool:
         raise JailError("cannot use --isolated with --plain", "leave one of them out")
     if options["plain"] or options["isolated"]:
         return bool(options["plain"])
-    return refusal.has_plain_alone() and not _not_plain(options)
+    return preflight.has_plain_alone() and not _not_plain(options)
 
 
 def _isolated(
@@ -101,12 +101,12 @@ def _isolated(
     started: Callable[[int], None],
 ) -> int | None:
     """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
-    from jailbuild.enter.ids import is_rootless, plan_ids
+    from jailbuild.enter.idmap import is_rootless, plan_ids
     from jailbuild.enter.isolated import Options, make_setup
     from jailbuild.enter.launch import hold_standard, run_isolated
-    from jailbuild.enter.notes import notes
     from jailbuild.enter.seccomp import filter_program
     from jailbuild.enter.terminal import plan_wiring
+    from jailbuild.enter.warnings import notes
 
     closed = hold_standard()
     cap_keep = tuple(settings.read_capability(text) for text in options["cap_keep"])
@@ -132,33 +132,33 @@ def _isolated(
         from jailbuild.enter.binfmt import emulation as emulation_of
 
         wanted = wanted._replace(emulation=emulation_of(kind, rootless))
-    _refuse(refusal.capabilities(cap_keep, rootless), box)
-    _refuse(refusal.groups(account, rootless), box)
-    _refuse(refusal.limits(wanted.limits, rootless), box)
+    _refuse(preflight.capabilities(cap_keep, rootless), box)
+    _refuse(preflight.groups(account, rootless), box)
+    _refuse(preflight.limits(wanted.limits, rootless), box)
     mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
-    _refuse(refusal.twice(mounts), box)
+    _refuse(preflight.duplicate_targets(mounts), box)
     targets = frozenset(one.target for one in mounts)
     for bind in wanted.binds:
-        _refuse(refusal.bind(root, box, bind, targets), box)
+        _refuse(preflight.bind(root, box, bind, targets), box)
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:
         _print(setup.lines())
         return None
-    _refuse(refusal.before(root, box, rootless, bool(wanted.binds)), box)
+    _refuse(preflight.before(root, box, rootless, bool(wanted.binds)), box)
     for note in notes(root, wanted, ids):
         say(f"jailbuild: {note}")
     try:
         status = run_isolated(setup, started)
     except StepError as failed:
         if kind is not None and failed.what == str(wanted.emulation):
-            hint = refusal.other_mode(box, rootless)
+            hint = preflight.other_mode(box, rootless)
             if emulation.way(kind, root, isolated=False).how == "none":
                 again = command_line("jailbuild", "enter", "--plain", operand(box))
                 hint = f"apt install binfmt-support registers the emulator for {again}"
             raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
-        _refuse(refusal.after(failed, box, rootless), box)
-        hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
+        _refuse(preflight.after(failed, box, rootless), box)
+        hint = preflight.mkdir_hint(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
         raise JailError(f"cannot enter {box}: {failed}", hint) from None
     except ExecError as failed:
         return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds), kind)
@@ -179,7 +179,7 @@ def _plain(
 
     Without --plain this is the one weakening there is, and it is said each time.
     """
-    from jailbuild.enter.ids import is_rootless
+    from jailbuild.enter.idmap import is_rootless
     from jailbuild.enter.plain import plain_steps, run_plain
 
     for name in _not_plain(options):
@@ -190,8 +190,8 @@ def _plain(
         raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(operand(box))}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
-    _refuse(refusal.groups(account, is_rootless()), box)
-    _refuse(refusal.limits(limits, is_rootless()), box)
+    _refuse(preflight.groups(account, is_rootless()), box)
+    _refuse(preflight.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if not options["plain"]:
         say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
@@ -322,7 +322,7 @@ def _open(box: str) -> Root:
         raise JailError(f"cannot enter {box}: {why}", hint) from None
 
 
-def _refuse(why: refusal.Refusal | None, box: str) -> None:
+def _refuse(why: preflight.Refusal | None, box: str) -> None:
     if why is not None:
         raise JailError(f"cannot enter {box}: {why.why}", why.hint)
 
@@ -385,7 +385,7 @@ def _tell_missed(
 
 
 def _not_started(
-    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.Kind | None,
+    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.ElfTarget | None,
     mode: str = "isolated",
 ) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.

@@ -9,8 +9,8 @@ import click
 
 from jailbuild.cli import Command, write
 from jailbuild.cli.options import as_json, option
+from jailbuild.closure.catalog import RecipeCatalog
 from jailbuild.closure.recipe import Recipe
-from jailbuild.closure.shelf import Shelf
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 
@@ -22,7 +22,7 @@ from jailbuild.report import jsonlines
 @as_json
 def command(names: tuple[str, ...], shelves: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or those called NAME: when each applies and what it brings."""
-    shelf = Shelf(shelves)
+    shelf = RecipeCatalog(shelves)
     found = [shelf.get(name) for name in names or shelf.names]
     if as_json:
         write("".join(jsonlines.line(_record(recipe)) for recipe in found))

@@ -8,7 +8,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
 from jailbuild.cli import BEHIND, FAILED, Command, say
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, few, manner, summary
+from jailbuild.cli.change import WriteOptions, carry_out, few, manner, summary
 from jailbuild.cli.options import option
 from jailbuild.names import command_line, operand
 from jailbuild.root import Root
@@ -24,7 +24,7 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
     A program is named as it was added: its name, its path in the box, or SRC:DEST; so are files and directories.
     A package is package:NAME, or NAME where nothing else is called so.
     """
-    manner = Manner(**how)
+    manner = WriteOptions(**how)
 
     def make() -> tuple[Plan, None, tuple[str, ...]]:
         manifest = manifest_of(box, "write")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jailbuild.closure.accounts import Accounts
+from jailbuild.closure.catalog import RecipeCatalog, elsewhere
 from jailbuild.closure.commands import canonical_place, find_command, is_executable_file
-from jailbuild.closure.following import Following, Part, real_path
-from jailbuild.closure.patterns import expand
+from jailbuild.closure.globbing import expand
 from jailbuild.closure.recipe import EACH_PREFIX, PREFIXES, Bring, BroughtFile, Recipe
 from jailbuild.closure.secrets import HEAD, secret
-from jailbuild.closure.shelf import Shelf, elsewhere
+from jailbuild.closure.symlinks import Part, SymlinkFollower, real_path
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.names import quoted
@@ -34,7 +34,7 @@ class Made(NamedTuple):
     table: tuple[str, ...] = ()  # the lines that the box's passwd or group file is to have
 
 
-class Brought(NamedTuple):
+class Contribution(NamedTuple):
     """What a recipe brings from a root."""
 
     programs: tuple[str, ...]
@@ -52,14 +52,14 @@ class Brought(NamedTuple):
 
 
 def bring(
-    root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+    root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: RecipeCatalog,
     prefixes: tuple[str, ...] = (),
-) -> Brought:
+) -> Contribution:
     """Look up in `root` what a recipe brings; what cannot be read there is left out with a note.
 
     `prefixes` are those of the program that it is brought for, the real one last.
     """
-    return _Bringing(root, recipe, accounts, search_path, rules, shelf, prefixes).brought()
+    return _Evaluation(root, recipe, accounts, search_path, rules, shelf, prefixes).brought()
 
 
 def has_prefix(recipe: Recipe) -> bool:
@@ -81,9 +81,9 @@ def prefixes_of(root: Root, path: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-class _Bringing:
+class _Evaluation:
     def __init__(
-        self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: Shelf,
+        self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: RecipeCatalog,
         prefixes: tuple[str, ...],
     ) -> None:
         self.root = root
@@ -92,13 +92,13 @@ class _Bringing:
         self.search_path = search_path
         self.shelf = shelf
         self.prefixes = prefixes
-        self.following = Following(root, rules)
+        self.following = SymlinkFollower(root, rules)
         self.named: set[str] = set()
         self.missing: list[str] = []
         self.optional: list[str] = []
         self.notes = self.following.notes
 
-    def brought(self) -> Brought:
+    def brought(self) -> Contribution:
         bring = self.recipe.bring
         programs = [*self._programs(bring.programs, False), *self._programs(bring.programs_if_there, True)]
         for tree in bring.tree:
@@ -117,7 +117,7 @@ class _Bringing:
                     if not any(character in pattern for character in "*?["):
                         self.named.add(canonical_place(self.root, path))
         parts = tuple(self.following.whole())
-        return Brought(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
+        return Contribution(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
                        tuple(self.optional), tuple(self.notes), frozenset(self.named),
                        tuple(dict.fromkeys(self.following.laid)))
 

@@ -11,16 +11,16 @@ from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts
-from jailbuild.closure.bring import Brought, Made, bring, has_prefix, prefixes_of
+from jailbuild.closure.bring import Contribution, Made, bring, has_prefix, prefixes_of
+from jailbuild.closure.catalog import RecipeCatalog, elsewhere
 from jailbuild.closure.commands import Request, canonical_place, find_command
 from jailbuild.closure.edges import AnyEdge, NamedEdge
-from jailbuild.closure.gathering import Gathering, HeldMade, Knowledge
+from jailbuild.closure.gathering import ClosureState, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
-from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.closure.trees import Tree
-from jailbuild.elf.symbols import symbols_of
+from jailbuild.elf.dynsym import symbols_of
 from jailbuild.errors import JailError
-from jailbuild.loader.resolution import Edge
+from jailbuild.loader.model import Edge
 from jailbuild.names import command_line, quoted, spelled
 from jailbuild.root import Root
 
@@ -80,17 +80,17 @@ class Matches:
                 yield from self.of("program", name)
 
 
-class Knowing:
+class RecipeApplier:
     """The applying of recipes to a closure that is being gathered."""
 
-    def __init__(self, gathering: Gathering, shelf: Shelf, knowledge: Knowledge, search_path: str) -> None:
+    def __init__(self, gathering: ClosureState, shelf: RecipeCatalog, knowledge: Knowledge, search_path: str) -> None:
         self.gathering = gathering
         self.root = gathering.root
         self.shelf = shelf
         self.knowledge = knowledge
         self.search_path = search_path
         self.matches = Matches(self.shelf.whens())
-        self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
+        self.brought: dict[tuple[str, tuple[str, ...]], Contribution] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
         self.users: dict[NamedEdge, tuple[set[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
@@ -220,7 +220,7 @@ class Knowing:
                 return path
         return None
 
-    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Brought:
+    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Contribution:
         prefixes = prefixes_of(self.root, program) if program is not None and has_prefix(recipe) else ()
         known = self.brought.get((recipe.name, prefixes))
         if known is None:

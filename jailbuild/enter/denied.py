@@ -16,7 +16,7 @@ EPERM = "EPERM"  # as the kernel says where a capability is missing
 ENOSYS = "ENOSYS"  # as a kernel without the call: C libraries then use an older call, whose arguments can be seen
 
 
-class Look(NamedTuple):
+class ArgumentComparison(NamedTuple):
     """A condition on one argument: its low 32 bits under `mask` are among `values`, or with `others` are not.
 
     Every argument looked at here is an int, an unsigned int or a mode_t for the kernel, or is cut to its low 32 bits
@@ -35,22 +35,22 @@ class Denial(NamedTuple):
     calls: str  # names, separated by spaces
     action: str
     why: str
-    looks: tuple[Look, ...] = ()
+    looks: tuple[ArgumentComparison, ...] = ()
     unless: str = ""  # the capability without CAP_ that lifts it: who keeps that one has asked for the call
     private_network: bool = False  # denied only where the box has a network of its own
 
 
-def any_of(argument: int, bits: int) -> Look:
+def any_of(argument: int, bits: int) -> ArgumentComparison:
     """Return the condition that one of the bits is set."""
-    return Look(argument, bits, (0,), others=True)
+    return ArgumentComparison(argument, bits, (0,), others=True)
 
 
-def equal(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> Look:
-    return Look(argument, mask, values)
+def equal(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> ArgumentComparison:
+    return ArgumentComparison(argument, mask, values)
 
 
-def unequal(argument: int, *values: int) -> Look:
-    return Look(argument, 0xFFFFFFFF, values, others=True)
+def unequal(argument: int, *values: int) -> ArgumentComparison:
+    return ArgumentComparison(argument, 0xFFFFFFFF, values, others=True)
 
 
 # linux/sched.h: CLONE_NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET. The bit of CLONE_NEWTIME (0x80) is one of

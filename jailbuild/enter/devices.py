@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild import syscalls
-from jailbuild.enter.mounts import Place
+from jailbuild.enter.mounts import SetupContext
 from jailbuild.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 
 _HERE = -100  # AT_FDCWD
@@ -30,7 +30,7 @@ class Dev(NamedTuple):
     def __str__(self) -> str:
         return f"/dev: tmpfs with {', '.join(name for name, _, _ in DEVICES)}, shm, {', '.join(n for n, _ in _LINKS)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         options: dict[str, str | None] = {"mode": "0755", "size": "1m", "nr_inodes": "4k"}
         place.dev = syscalls.new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
         place.attach(place.dev, "/dev", _DIRECTORY)
@@ -74,7 +74,7 @@ class Reopened(NamedTuple):
         each = ", ".join(f"{number} {DEVICES[at][0]}" for number, at, _ in self.descriptors)
         return f"descriptors that are devices: opened again by the box's own: {each}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for number, at, flags in self.descriptors:
             name, major, minor = DEVICES[at]
             directory = place.dev
@@ -117,7 +117,7 @@ class Pts(NamedTuple):
     def __str__(self) -> str:
         return f"{'/dev/pts' if self.attached else 'terminals'}: devpts, its own instance"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         options: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
         if self.gid is not None:
             options["gid"] = str(self.gid)

@@ -27,8 +27,8 @@ from jailbuild.enter.account import Account, group_id
 from jailbuild.enter.capabilities import KEPT, mask
 from jailbuild.enter.command import Command
 from jailbuild.enter.devices import Dev, Pts, plan_reopened
-from jailbuild.enter.ids import Ids
-from jailbuild.enter.inside import Hostname, Loopback, Plan, Session, Signals, Standard, Terminal
+from jailbuild.enter.idmap import Ids
+from jailbuild.enter.init import Hostname, Loopback, Plan, Session, Signals, Standard, Terminal
 from jailbuild.enter.mounts import (
     Bind,
     Box,
@@ -59,7 +59,7 @@ from jailbuild.enter.rights import (
     own_arguments,
 )
 from jailbuild.enter.settings import Limit
-from jailbuild.enter.start import signals_to_reset
+from jailbuild.enter.spawn import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 

@@ -30,7 +30,7 @@ MASKED = (
 )
 
 
-class Place:
+class SetupContext:
     """Where the operations work: descriptors that one leaves for the next."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Place:
 class Operation(Protocol):
     """One step of the set-up: str() says what it does, `do` does it (OSError)."""
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         """Take the step."""
 
 
@@ -88,7 +88,7 @@ class Private(NamedTuple):
     def __str__(self) -> str:
         return "mounts: private to this namespace"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # A new mount namespace still shares what was shared: without this each mount below would appear on the host.
         syscalls.set_mount(_HERE, "/", private=True, recursive=True)
 
@@ -106,7 +106,7 @@ class Box(NamedTuple):
         flags = "nosuid,nodev,ro" if self.read_only else "nosuid,nodev"
         return f"box: {'rbind' if self.recursive else 'bind'} {self.path} ({flags})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # Opened anew: a descriptor from before belongs to the mounts of the other namespace, which this one may not
         # bind (EINVAL). By its path it may be another directory by now, which is nobody's wish.
         opened = os.open(self.path, _DIRECTORY)
@@ -130,7 +130,7 @@ class Proc(NamedTuple):
     def __str__(self) -> str:
         return "/proc: fresh (nosuid,nodev,noexec)"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         place.proc = syscalls.new_mount("proc", {}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
         place.attach(place.proc, "/proc", _DIRECTORY)
 
@@ -146,7 +146,7 @@ class ProcReadOnly(NamedTuple):
     def __str__(self) -> str:
         return "/proc: read-only but for the processes' own directories (sys, sysrq-trigger, irq, bus, fs, …)"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.proc)
         for name in os.listdir(listing):
             if name.isdecimal() or name in MASKED:
@@ -163,7 +163,7 @@ class ProcMasked(NamedTuple):
     def __str__(self) -> str:
         return f"/proc: empty {', '.join(MASKED)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for name in MASKED:
             try:
                 mode = os.stat(name, dir_fd=place.proc, follow_symlinks=False).st_mode
@@ -195,7 +195,7 @@ class Covered(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}: an empty directory over it"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         cover = _empty_directory("0555")
         place.attach(cover, self.path, _DIRECTORY)
         os.close(cover)
@@ -209,7 +209,7 @@ class Guarded(NamedTuple):
     def __str__(self) -> str:
         return f"set-id files: read-only {', '.join(self.paths)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for path in self.paths:
             target = place.target(path, _PATH | os.O_NOFOLLOW)
             if stat.S_ISREG(os.fstat(target).st_mode):
@@ -231,7 +231,7 @@ class Bind(NamedTuple):
     def __str__(self) -> str:
         return f"{self.target}: rbind {self.source} (nosuid,nodev{',ro' if self.read_only else ''})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         try:
             mount = syscalls.open_tree(_HERE, self.source, recursive=True)
         except OSError as error:
@@ -254,7 +254,7 @@ class Tmpfs(NamedTuple):
     def __str__(self) -> str:
         return f"{self.target}: tmpfs (nosuid,nodev{f',size={self.size}' if self.size else ''})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         if self.within is not None:
             place.make(self.within, self.target, True)
         target = place.target(self.target, _DIRECTORY)
@@ -294,7 +294,7 @@ class Pivot(NamedTuple):
     def __str__(self) -> str:
         return "root: pivot_root to the box, detach the host's, chroot"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # chroot(2) alone leaves the host's mounts in the namespace, a way back for whoever may chroot again, or holds
         # a descriptor, or enters its own mount namespace. After pivot_root and the detaching there is no host to go to.
         # With "." twice the old root comes to lie upon the new one, and umount2 takes the upper: no directory of the

@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Collection, Sequence
 
-from jailbuild.enter.denied import DENIED, Denial, Look
+from jailbuild.enter.denied import DENIED, ArgumentComparison, Denial
 from jailbuild.enter.seccomp_numbers import NEWEST, NUMBERS
 from jailbuild.errors import JailError
 
@@ -131,7 +131,7 @@ def _rule(rule: Denial) -> _Code:
     return code
 
 
-def _look(look: Look, then: _Code) -> _Code:
+def _look(look: ArgumentComparison, then: _Code) -> _Code:
     """Return the code that runs `then` where the condition holds, and else runs on behind it."""
     low_half = 0 if sys.byteorder == "little" else 4
     code: _Code = ((_LOAD, 0, 0, _ARGUMENTS + 8 * look.argument + low_half), (_AND, 0, 0, look.mask))

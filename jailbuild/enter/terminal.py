@@ -72,7 +72,7 @@ def plan_wiring(pty: bool | None, opened: Iterable[int]) -> Wiring:
     return Wiring(frozenset({0, 1, 2}) if pty else terminals, frozenset(), attributes, size, asleep)
 
 
-def dress(slave: int, wiring: Wiring) -> None:
+def apply_termios(slave: int, wiring: Wiring) -> None:
     """Give the box's terminal settings and size, before anybody reads them."""
     if wiring.attributes is not None:
         termios.tcsetattr(slave, termios.TCSANOW, wiring.attributes)

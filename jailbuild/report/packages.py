@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jailbuild.box.carry import named_packages
 from jailbuild.box.plan import Plan
+from jailbuild.box.retain import named_packages
 from jailbuild.packages.info import PackageInfo
 
 

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import jailbuild as package
 from jailbuild import syscalls
 from jailbuild.box import apply, faults
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.records import parse_manifest
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.cli import COMMANDS, jailbuild, main
+from jailbuild.closure.catalog import RecipeCatalog
 from jailbuild.closure.gathering import Options
-from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError, reason
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
@@ -158,8 +158,8 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "", 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
-        choices = Choices(Options(library_path=library_path), shelf=Shelf())
-        addition = plan_addition(Root(str(root)), Words(words), str(box), choices, adopt=adopt)
+        choices = PlanOptions(Options(library_path=library_path), shelf=RecipeCatalog())
+        addition = plan_addition(Root(str(root)), AddSpec(words), str(box), choices, adopt=adopt)
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.box import deciding, records
-from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import OTHERS, OWN, Bounds, TooLargeError, bounds_for, encode, parse_manifest
 from tests.box import tiny
 from tests.box.running import (
@@ -40,7 +40,7 @@ def listing(count: int, *, shared: bool = True) -> Manifest:
         reason = Reason("/d", "tree", ("/d",)) if shared else Reason(f"/e/{number}", "needed", ("/d",))
         found[path] = Entry(path, "file", 0o644, size=1, mtime_ns=10**18, sha256=f"{number:064x}", source=path,
                             package="pack", wanted_by=("/d",), reasons=(reason,))
-    return Manifest(Label("tiny", "1", "x86_64"), {"/d": Asked("/d", "/d", type="directory")}, found, (), "/")
+    return Manifest(Label("tiny", "1", "x86_64"), {"/d": RecordedRequest("/d", "/d", type="directory")}, found, (), "/")
 
 
 def as_schema_1(manifest: Manifest) -> bytes:

@@ -19,7 +19,7 @@ from jailbuild.closure import trees
 from jailbuild.closure.programs import Part, Program
 from jailbuild.elf.reader import Elf
 from jailbuild.loader.files import File
-from jailbuild.loader.resolution import Edge, Library, Resolution
+from jailbuild.loader.model import Edge, Library, Resolution
 from jailbuild.root import open_beneath
 from tests.box import tiny
 from tests.box.running import forked, objects

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.stage import staged_name
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.check.run import check_root
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -412,7 +412,7 @@ def test_whatever_the_manifest_says_the_answer_is_in_words(made: Path, opened: P
     except JailError as error:
         assert error.causes
     try:
-        addition = plan_addition(Root(str(made)), Words(("bash", "ls")), str(opened), Choices())
+        addition = plan_addition(Root(str(made)), AddSpec(("bash", "ls")), str(opened), PlanOptions())
         addition.plan.refuse_conflicts()
         assert json.dumps([action.as_json() for action in addition.plan.actions])
     except JailError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.check.run import check_root
-from jailbuild.loader.musl_builtin import read_list
+from jailbuild.loader.musl.config import read_list
 from jailbuild.root import Root
 from tests import needs
 from tests.box import tiny

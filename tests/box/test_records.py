@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jailbuild.box.manifest import FLAGS, PARENT, Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import FLAGS, PARENT, Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import Bounds, encode, parse_manifest
 from jailbuild.closure.commands import NAMED, RULES
 from jailbuild.elf.priorities import LEVELS
@@ -35,14 +35,14 @@ LINES = st.builds(lambda name, rest: os.fsdecode(name + b":" + rest).replace("\n
 
 
 @st.composite
-def _request(draw: st.DrawFn) -> Asked:
+def _request(draw: st.DrawFn) -> RecordedRequest:
     kind = draw(st.sampled_from(["program", "file", "directory", "text", *NAMED]))
     if kind in RULES:
-        return Asked(f"{kind}:{draw(PATHS)}", "", type=kind)
+        return RecordedRequest(f"{kind}:{draw(PATHS)}", "", type=kind)
     name = draw(NAMES)
     if kind in NAMED and kind != "package":
-        return Asked(f"{kind}:{name}", "", bare=draw(st.booleans()), type=kind, dlopen=draw(st.sampled_from(LEVELS)))
-    return Asked(
+        return RecordedRequest(f"{kind}:{name}", "", bare=draw(st.booleans()), type=kind, dlopen=draw(st.sampled_from(LEVELS)))
+    return RecordedRequest(
         f"{kind}:{name}" if kind in NAMED else name,
         draw(PATHS | st.just("/") if kind == "directory" else PATHS),
         draw(st.none() | NAMES), draw(st.booleans()), kind,

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from jailbuild import syscalls
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.record import BoxChangedError
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
@@ -267,18 +267,18 @@ def test_a_directory_that_was_swapped_since_it_was_looked_at_is_not_written_to(
     (tmp_path / "empty").mkdir()
     link = tmp_path / "link"
     link.symlink_to("empty")
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(link), PlanOptions())
     swap(link, full)
     before = state(tmp_path)
     with pytest.raises(BoxChangedError):
         apply_plan(addition.plan, str(link), addition.source, Writing(sync=False))
     assert state(tmp_path) == before
     with pytest.raises(JailError, match="it is not empty and no box"):
-        plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+        plan_addition(Root(str(made)), AddSpec(("bash",)), str(link), PlanOptions())
 
 
 def test_a_directory_that_was_made_since_there_was_none_is_not_written_to(made: Path, full: Path, box: Path) -> None:
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(box), PlanOptions())
     full.rename(box)
     before = state(box)
     with pytest.raises(BoxChangedError):
@@ -292,7 +292,7 @@ def test_a_parent_that_was_swapped_leads_no_box_into_dev(made: Path, tmp_path: P
     link = tmp_path / "link"
     link.symlink_to("empty")
     box = link / f"box of {tmp_path.name}"
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(box), PlanOptions())
     swap_link(link, Path("/dev/shm"))
     try:
         with pytest.raises(JailError, match="it is in the running system's own /dev"):

@@ -17,8 +17,8 @@ import pytest
 
 from jailbuild.check import run as rules
 from jailbuild.check.findings import Ignored
-from jailbuild.check.record import read_trusted
-from jailbuild.check.run import Wishes, check_root
+from jailbuild.check.manifest_state import read_trusted
+from jailbuild.check.run import CheckOptions, check_root
 from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import open_to_all, run, state
@@ -250,5 +250,5 @@ def test_wishes_hold_for_every_look(box: Path, tmp_path: Path) -> None:
     """What was asked for is asked for again when the box is looked at again."""
     shutil.copy(box / ".jailbuild/manifest.jsonl", tmp_path / "copy")
     (box / "usr/mine").touch()
-    wishes = Wishes(read_trusted(str(tmp_path / "copy")), (), (Ignored("unlisted-file"),))
+    wishes = CheckOptions(read_trusted(str(tmp_path / "copy")), (), (Ignored("unlisted-file"),))
     assert check_root(Root(str(box)), "box", wishes).findings == ()

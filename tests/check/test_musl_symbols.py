@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.elf.musl_linkage import remapped
+from jailbuild.elf.musl_relocs import remapped
 from tests.box.running import Done, run
 from tests.check.asking import findings
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.programs import Programs
-from jailbuild.elf.linkage import Linkage, read_linkage
+from jailbuild.elf.relocs import Linkage, read_linkage
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.lookup import Symbols
+from jailbuild.loader.resolver import Loader
+from jailbuild.loader.symbols import Symbols
 from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import run

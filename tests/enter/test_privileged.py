@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import encode
 from jailbuild.enter.privileged import privileged_files
 from jailbuild.root import Root
@@ -40,7 +40,7 @@ def _box(place: Path, entries: list[Entry], schema: int) -> Root:
         else:
             path.touch()
         path.chmod(entry.mode or 0)
-    manifest = Manifest(Label(None, None, None), {"su": Asked("su", "/bin/su")},
+    manifest = Manifest(Label(None, None, None), {"su": RecordedRequest("su", "/bin/su")},
                         {entry.path: entry for entry in entries})
     data = _as_schema_1(manifest) if schema == 1 else b"".join(encode(manifest))
     (place / ".jailbuild/manifest.jsonl").write_bytes(data)

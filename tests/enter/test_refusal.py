@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.enter import refusal
-from jailbuild.enter.notes import below, fixed_interpreters
-from jailbuild.enter.start import StepError
+from jailbuild.enter import preflight
+from jailbuild.enter.spawn import StepError
+from jailbuild.enter.warnings import below, fixed_interpreters
 
 FORBIDDING = [
     ("kernel/unprivileged_userns_clone", "0\n", "namespaces", errno.EPERM,
@@ -43,7 +43,7 @@ def test_the_setting_that_forbids_user_namespaces_is_named_with_the_way_out(
     sysctls: Path, name: str, value: str, what: str, number: int, remedy: str,
 ) -> None:
     (sysctls / name).write_text(value)
-    why = refusal.after(failed(what, number), "box", True, str(sysctls))
+    why = preflight.after(failed(what, number), "box", True, str(sysctls))
     assert why is not None
     assert f"{name.replace('/', '.')} = {value.strip()}" in why.why
     assert remedy in why.hint
@@ -51,18 +51,18 @@ def test_the_setting_that_forbids_user_namespaces_is_named_with_the_way_out(
 
 
 def test_a_setting_is_not_blamed_for_what_it_does_not_do(sysctls: Path) -> None:
-    why = refusal.after(failed("namespaces", errno.EPERM), "box", True, str(sysctls))
+    why = preflight.after(failed("namespaces", errno.EPERM), "box", True, str(sysctls))
     assert why is not None
     assert why.why.startswith("user namespaces cannot be made here, as in a container or a chroot")
     for name, value, *_ in FORBIDDING:
         (sysctls / name).write_text(value)
-    why = refusal.after(failed("mounts: private to this namespace", errno.EPERM), "box", False, str(sysctls))
+    why = preflight.after(failed("mounts: private to this namespace", errno.EPERM), "box", False, str(sysctls))
     assert why is not None
     assert "sysctl" not in why.why + why.hint
 
 
 def test_without_the_settings_at_all_something_is_said(tmp_path: Path) -> None:
-    assert refusal.after(failed("namespaces", errno.ENOSPC), "box", True, str(tmp_path)) is not None
+    assert preflight.after(failed("namespaces", errno.ENOSPC), "box", True, str(tmp_path)) is not None
 
 
 @pytest.mark.parametrize(("what", "number", "words"), [
@@ -72,13 +72,13 @@ def test_without_the_settings_at_all_something_is_said(tmp_path: Path) -> None:
 ])
 def test_what_a_step_means_is_said(sysctls: Path, what: str, number: int, words: str) -> None:
     for rootless in (False, True):
-        why = refusal.after(failed(what, number), "box", rootless, str(sysctls))
+        why = preflight.after(failed(what, number), "box", rootless, str(sysctls))
         assert why is not None
         assert words in why.why
 
 
 def test_a_failure_that_says_it_all_is_left_as_it_is(sysctls: Path) -> None:
-    assert refusal.after(failed("directory: /x", errno.ENOENT), "box", False, str(sysctls)) is None
+    assert preflight.after(failed("directory: /x", errno.ENOENT), "box", False, str(sysctls)) is None
 
 
 def test_interpreters_that_run_in_every_root_are_known(tmp_path: Path) -> None:

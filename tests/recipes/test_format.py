@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jailbuild.closure.catalog import OWN, RecipeCatalog
 from jailbuild.closure.knowing import Matches
 from jailbuild.closure.recipe import When, line_of, quick_when, read_recipe
-from jailbuild.closure.shelf import OWN, Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -211,7 +211,7 @@ def test_another_form_of_when_is_left_to_the_parser(text: str) -> None:
 
 
 def test_every_recipe_of_the_package_is_right_and_in_the_plain_form() -> None:
-    shelf = Shelf()
+    shelf = RecipeCatalog()
     assert {"devices", "users", "names", "tls-roots", "zones", "locale", "gconv", "terminfo", "pam", "os-release",
             "dev-log"} <= {*shelf.names}
     for name in shelf.names:
@@ -224,31 +224,31 @@ def test_a_later_directory_s_recipe_replaces_the_one_of_its_name(tmp_path: Path)
     (tmp_path / "users.toml").write_text('title = "mine"\n')
     (tmp_path / "more.toml").write_text('title = "more"\n')
     (tmp_path / "README").write_text("not a recipe")
-    shelf = Shelf((str(tmp_path),))
+    shelf = RecipeCatalog((str(tmp_path),))
     assert shelf.get("users").title == "mine"
     assert shelf.get("more").file == str(tmp_path / "more.toml")
-    assert {*shelf.names} == {*Shelf().names, "more"}
+    assert {*shelf.names} == {*RecipeCatalog().names, "more"}
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(JailError, match=r"cannot read recipes in /nowhere: No such file"):
-        Shelf(("/nowhere",)).whens()
+        RecipeCatalog(("/nowhere",)).whens()
     (tmp_path / "x.toml").write_bytes(b'title = "x"\n# \xff\n')
     with pytest.raises(JailError, match=r"x.toml: line 2: it is not UTF-8"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
     (tmp_path / "x.toml").unlink()
     os.mkfifo(tmp_path / "x.toml")  # nobody waits for who writes to it
     with pytest.raises(JailError, match=r"cannot read recipes in .*x.toml: it is no regular file"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
     (tmp_path / "x.toml").unlink()
     (tmp_path / "Big.toml").write_text('title = "x"\n')
     with pytest.raises(JailError, match=r"Big.toml: line 1: its name is not made of"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
 
 
 def test_an_unknown_recipe_is_told_with_what_is_near() -> None:
     with pytest.raises(JailError, match=r"cannot find the recipe user: there is none of that name; near: users"):
-        Shelf().get("user")
+        RecipeCatalog().get("user")
 
 
 def test_a_line_is_found_for_a_key_in_quotes_and_for_none() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from jailbuild.closure.accounts import read_accounts
 from jailbuild.closure.bring import bring
-from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.catalog import RecipeCatalog
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -389,14 +389,14 @@ def test_what_a_recipe_seeks_at_a_prefix_is_told_as_a_path(tmp_path: Path) -> No
 def test_a_pattern_that_fits_too_much_is_told_with_its_recipe(
     tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jailbuild.closure.patterns._MOST", 3)
+    monkeypatch.setattr("jailbuild.closure.globbing._MOST", 3)
     (mine / "wide.toml").write_text('title = "x"\n[bring]\nfiles = ["/*"]\n')
-    recipe = Shelf((str(mine),)).get("wide")
+    recipe = RecipeCatalog((str(mine),)).get("wide")
     for number in range(5):
         (tmp_path / str(number)).touch()
     root = Root(str(tmp_path))
     with pytest.raises(JailError, match=rf"{mine}/wide.toml: cannot bring /\*: more than 3 names fit"):
-        bring(root, recipe, read_accounts(root), "/bin", Rules(), Shelf())
+        bring(root, recipe, read_accounts(root), "/bin", Rules(), RecipeCatalog())
 
 
 def test_a_root_without_any_of_it_makes_no_noise_for_a_symbol(tmp_path: Path) -> None:
@@ -669,9 +669,9 @@ def test_a_secret_goes_in_where_it_is_allowed_by_path(tmp_path: Path) -> None:
 
 def test_recipes_by_symbol_bring_less_than_100_kb_together(tmp_path: Path) -> None:
     """And python3 or bash would have brought most of them: the rule holds for all of them at once."""
-    from jailbuild.closure.shelf import Shelf
+    from jailbuild.closure.catalog import RecipeCatalog
 
-    shelf = Shelf()
+    shelf = RecipeCatalog()
     names = [name for name in shelf.names if shelf.get(name).when.symbol]
     assert {"users", "names", "zone"} <= {*names}
     assert all(shelf.get(name).by_symbol_alone for name in names)
@@ -711,7 +711,7 @@ def test_the_script_of_as_shell_makes_what_recipes_bring(tmp_path: Path, mine: P
 
 def test_python_of_the_tests_is_that_of_the_package() -> None:
     """The recipes are found beside the code, wherever that was installed."""
-    done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.shelf import OWN; print(OWN)"],
+    done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.catalog import OWN; print(OWN)"],
                           capture_output=True, text=True, check=True)
     assert (Path(done.stdout.strip()) / "users.toml").is_file()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jailbuild.closure.silent import asked_and_absent, has_zone
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.closure.soft_deps import asked_and_absent, has_zone
+from jailbuild.elf.dynsym import imported_symbols
 from jailbuild.root import Root
 from tests import needs
 from tests.box import tiny

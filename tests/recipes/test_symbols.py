@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.elf.dynsym import imported_symbols
 from tests.box import tiny
 
 BASH = Path("/usr/bin/bash").read_bytes()

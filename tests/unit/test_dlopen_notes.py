@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jailbuild.elf.notes import Dlopen
+from jailbuild.elf.dlopen_notes import Dlopen
 from jailbuild.elf.priorities import PRIORITIES
 from jailbuild.elf.reader import read_elf
 from tests.noted import TYPE, assembly, entry, image, note
@@ -38,7 +38,7 @@ def dlopens(data: bytes) -> tuple[Dlopen, ...]:
     try:
         os.write(opened, data)
         elf = read_elf(opened)
-        assert (elf.refused, elf.damage) == ("", "")
+        assert (elf.ident_error, elf.load_error) == ("", "")
         return elf.dlopens
     finally:
         os.close(opened)
@@ -150,7 +150,7 @@ def test_a_file_that_ends_with_its_dynamic_section_is_damaged_and_not_waited_for
     opened = os.memfd_create("elf")
     try:
         os.write(opened, data[: start + 16 + more])
-        assert read_elf(opened).damage == "the file is too short for its dynamic section"
+        assert read_elf(opened).load_error == "the file is too short for its dynamic section"
     finally:
         os.close(opened)
 

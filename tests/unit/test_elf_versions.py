@@ -18,12 +18,12 @@ from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jailbuild.elf import versions as tables
-from jailbuild.elf.addresses import DamagedError
-from jailbuild.elf.linkage import read_linkage
+from jailbuild.elf import symver as tables
+from jailbuild.elf.layouts import records
 from jailbuild.elf.reader import Elf, read_elf
-from jailbuild.elf.records import records
-from jailbuild.elf.versions import BeyondError, Need, VersionError, defined, elf_hash, needed, usual, version
+from jailbuild.elf.relocs import read_linkage
+from jailbuild.elf.segments import DamagedError
+from jailbuild.elf.symver import BeyondError, Need, VersionError, defined, elf_hash, needed, usual, version
 
 DIRECTORIES = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu")
 MUTATIONS = int(os.environ.get("JAILBUILD_MUTATIONS", "1500"))
@@ -84,7 +84,7 @@ def test_versions_are_those_that_pyelftools_reads() -> None:
         some += 1
         asking += bool(needs)
         ours = [(need.file, list(need.versions)) for need in elf.versions.needs]
-        if elf.damage == "" and (ours, elf.versions.defined) != (needs, has):
+        if elf.load_error == "" and (ours, elf.versions.defined) != (needs, has):
             different[path] = (ours, needs)
     assert different == {}
     assert some > 100
@@ -190,7 +190,7 @@ def test_damaged_files_say_something_or_are_damaged(path: str, tmp_path: Path) -
             first, size = chosen.choice(places)
             damaged[first + chosen.randrange(size)] = chosen.choice((0, 1, 0x7F, 0xFF, chosen.randrange(256)))
         elf = read(bytes(damaged))
-        assert isinstance(elf.versions.damage, str)
+        assert isinstance(elf.versions.load_error, str)
         opened = os.memfd_create("elf")
         try:
             os.write(opened, damaged)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jailbuild.loader.cache import Cache, CacheEntry, CacheError, read_cache, write_cache
+from jailbuild.loader.glibc.ld_cache import Cache, CacheEntry, CacheError, read_cache, write_cache
 
 LDCONFIG = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin") or ""
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -372,7 +372,7 @@ def ask(data: bytes) -> None:
 
 HOSTILE = """
 import resource, struct, sys, time
-from jailbuild.loader.cache import CacheError, read_cache
+from jailbuild.loader.glibc.ld_cache import CacheError, read_cache
 resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
 size = 8 << 20
 head = struct.Struct("<20sIIB3xI12x")

@@ -13,8 +13,8 @@ from hypothesis import given
 from jailbuild.elf.defined import defines
 from jailbuild.elf.reader import read_elf
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Resolution
+from jailbuild.loader.model import Resolution
+from jailbuild.loader.resolver import Loader
 from jailbuild.root import Root
 from tests.worlds.world import Elf
 

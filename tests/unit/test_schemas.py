@@ -23,10 +23,10 @@ from jailbuild.box.records import encode, parse_manifest
 from jailbuild.check.findings import CODES, Finding, Report
 from jailbuild.cli import COMMANDS
 from jailbuild.closure.programs import Part, Program
-from jailbuild.closure.scripts import Interpreter
+from jailbuild.closure.shebang import Interpreter
 from jailbuild.elf.reader import Elf
 from jailbuild.loader.files import File
-from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
+from jailbuild.loader.model import Edge, Library, Missing, Resolution
 from jailbuild.report import jsonlines
 
 OPTIONAL = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jailbuild.closure.scripts import LINE, Interpreter, Lookup, env_lookup, read_line
+from jailbuild.closure.shebang import LINE, Interpreter, Lookup, env_lookup, read_line
 
 SHOW = """
 long write(int, const char *, long);

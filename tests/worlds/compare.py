@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jailbuild.loader import paths
-from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Library, Resolution
+from jailbuild.loader.glibc.config import LdsoConfig
+from jailbuild.loader.model import Library, Resolution
+from jailbuild.loader.resolver import Loader
 from jailbuild.root import Root
 from tests.worlds import oracle
 from tests.worlds.oracle import Answer
@@ -135,7 +135,7 @@ def _auxiliary(world: World) -> list[str]:
 def _shared(world: World, ours: Resolution, path: str) -> bool:
     """Say whether a directory stands in lists of several kinds: the loader keeps the kind that it met first."""
     built_in = ours.built_in
-    if not isinstance(built_in, BuiltIn):
+    if not isinstance(built_in, LdsoConfig):
         return True
     kinds: dict[str, set[str]] = {"default": set(built_in.directories)}
     for node in world.nodes:

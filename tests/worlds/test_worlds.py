@@ -11,7 +11,7 @@ import pytest
 
 from jailbuild.elf.reader import read_elf
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
+from jailbuild.loader.resolver import Loader
 from jailbuild.root import Root
 from tests.worlds import oracle
 from tests.worlds.__main__ import minimal
