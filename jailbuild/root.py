@@ -61,9 +61,14 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0, *, one_mo
 
     try:
         return syscalls.openat2(
-            directory, path, flags,
-            syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-            | (syscalls.RESOLVE_NO_XDEV if one_mount else 0), mode,
+            directory,
+            path,
+            flags,
+            syscalls.RESOLVE_BENEATH
+            | syscalls.RESOLVE_NO_SYMLINKS
+            | syscalls.RESOLVE_NO_MAGICLINKS
+            | (syscalls.RESOLVE_NO_XDEV if one_mount else 0),
+            mode,
         )
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):  # EPERM: sandboxes that do not know the call

@@ -44,8 +44,17 @@ class AddSpec(NamedTuple):
 
 
 def plan_addition(
-    root: Root, words: AddSpec, box: str, choices: PlanOptions, *, bare: bool = False, without: tuple[str, ...] = (),
-    rebase: bool = False, dlopen: str | None = None, is_named: bool = True, adopt: bool = False,
+    root: Root,
+    words: AddSpec,
+    box: str,
+    choices: PlanOptions,
+    *,
+    bare: bool = False,
+    without: tuple[str, ...] = (),
+    rebase: bool = False,
+    dlopen: str | None = None,
+    is_named: bool = True,
+    adopt: bool = False,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
@@ -60,8 +69,9 @@ def plan_addition(
     if not is_named:
         refuse_unnamed_source(before, box, "add to")
     wanted = _find_all(root, words, there, choices, before)
-    notes = [note for request in wanted.requests
-             if request.name in words.programs and (note := path_note(root, request))]
+    notes = [
+        note for request in wanted.requests if request.name in words.programs and (note := path_note(root, request))
+    ]
     label = label_of(root)
     asked = {one.name: one for one in rules(words.excludes, words.unmanaged)}
     if before is not None and not rebase:
@@ -75,8 +85,15 @@ def plan_addition(
         level = dlopen or (known.dlopen if known is not None else DEFAULT)
         one = known if known is not None else RecordedRequest(request.name, request.path)
         flags = one.flags | wanted.flags.get(request.name, frozenset())
-        asked[request.name] = one._replace(path=request.path, source=request.source, bare=is_bare, type=request.type,
-                                           without=own, dlopen=level, flags=flags)
+        asked[request.name] = one._replace(
+            path=request.path,
+            source=request.source,
+            bare=is_bare,
+            type=request.type,
+            without=own,
+            dlopen=level,
+            flags=flags,
+        )
     wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label, root.path)
     change = None
@@ -97,7 +114,9 @@ def plan_addition(
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
-def _find_all(root: Root, words: AddSpec, there: Root | None, choices: PlanOptions, before: Manifest | None) -> ResolveSet:
+def _find_all(
+    root: Root, words: AddSpec, there: Root | None, choices: PlanOptions, before: Manifest | None
+) -> ResolveSet:
     """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
     trees: dict[str, Tree] = {}

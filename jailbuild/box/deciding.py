@@ -25,8 +25,13 @@ _FEW = 5  # paths in a note
 
 
 def make_plan(
-    draft: Draft, source: Source | None, before: Manifest | None, box: Root | None, *,
-    replace: Collection[str] = (), spare: bool = False,
+    draft: Draft,
+    source: Source | None,
+    before: Manifest | None,
+    box: Root | None,
+    *,
+    replace: Collection[str] = (),
+    spare: bool = False,
 ) -> Plan:
     """Hold a draft against the box as it is (None if there is none yet) and return what would be done.
 
@@ -85,7 +90,12 @@ def _merged(draft: Draft, before: Manifest | None, box: Root | None) -> _Merged:
 
 class _Deciding:
     def __init__(
-        self, merged: _Merged, source: Source | None, before: Manifest | None, box: Root, replace: frozenset[str],
+        self,
+        merged: _Merged,
+        source: Source | None,
+        before: Manifest | None,
+        box: Root,
+        replace: frozenset[str],
         spare: bool,
     ) -> None:
         self.draft = draft = merged.draft
@@ -165,8 +175,7 @@ class _Deciding:
     def _link(self, entry: Entry, listed: Entry | None) -> Action:
         there = read_link_in(self.box, entry.path)
         if there == entry.target:
-            same = listed is None or (listed.mtime_ns, listed.uid, listed.gid) == (
-                entry.mtime_ns, entry.uid, entry.gid)
+            same = listed is None or (listed.mtime_ns, listed.uid, listed.gid) == (entry.mtime_ns, entry.uid, entry.gid)
             return Action("keep" if same else "replace", entry)
         if listed is not None and there == listed.target:
             return Action("replace", entry)
@@ -211,8 +220,11 @@ class _Deciding:
         there = self._digest(entry.path) if is_candidate else ""
         wanted = self._wanted(entry)
         if listed is None:
-            if there != wanted and entry.path in self.draft.made and entry.path not in self.replace and (
-                entry.path != CACHE
+            if (
+                there != wanted
+                and entry.path in self.draft.made
+                and entry.path not in self.replace
+                and (entry.path != CACHE)
             ):
                 self.notes.append(f"{entry.path} is yours in the box, and stays as it is")
                 return Action("keep", entry, "is the user's own")
@@ -222,15 +234,20 @@ class _Deciding:
             if mode & 0o777 != (entry.mode or 0) & 0o777:
                 return self._refused(entry, f"has mode {mode:04o} in the box, and would have {entry.mode:04o}")
             return Action("keep", entry)
-        if listed.mode is not None and entry.mode is not None and (
-            (listed.mode ^ entry.mode) & PRIVILEGES and not self.others_spared
+        if (
+            listed.mode is not None
+            and entry.mode is not None
+            and ((listed.mode ^ entry.mode) & PRIVILEGES and not self.others_spared)
         ):
             return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
         changed = self._change(listed, status, there)
         if changed and entry.path in self.replace:
             return Action("replace", entry, given=True)
-        same = (_attributes(entry)[:3] == _attributes(listed)[:3] if entry.path in self.draft.made
-                else _attributes(entry) == _attributes(listed))
+        same = (
+            _attributes(entry)[:3] == _attributes(listed)[:3]
+            if entry.path in self.draft.made
+            else _attributes(entry) == _attributes(listed)
+        )
         if changed and same and wanted == listed.sha256:
             return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
@@ -298,9 +315,15 @@ class _Deciding:
 
         A family of hard links may have changed in the source while no byte of it did.
         """
-        kept = [action.entry for action in actions if action.kind == "keep" and not action.why
-                and action.entry.type == "file" and action.entry.path not in self.draft.carried
-                and action.entry.path in self.listed]
+        kept = [
+            action.entry
+            for action in actions
+            if action.kind == "keep"
+            and not action.why
+            and action.entry.type == "file"
+            and action.entry.path not in self.draft.carried
+            and action.entry.path in self.listed
+        ]
         if all(entry.hardlink == self.listed[entry.path].hardlink for entry in kept):
             return actions
         inodes: dict[str, tuple[int, int]] = {}  # by family

@@ -32,7 +32,11 @@ _CAPABILITY = "security.capability"
 
 
 def draft(
-    closure: Closure, label: Label, source: str | None, asked: Mapping[str, RecordedRequest], carried: Draft,
+    closure: Closure,
+    label: Label,
+    source: str | None,
+    asked: Mapping[str, RecordedRequest],
+    carried: Draft,
     keep_privileges: bool,
 ) -> Draft:
     """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over.
@@ -64,14 +68,27 @@ def draft(
     drafting.join_hard_links()
     drafting.name_packages()
     entries = drafting.finished()
-    made = {path: data for path, data in made.items()
-            if path in entries and entries[path].source is None and path not in drafting.carried}
-    merged = {path: lines for path, lines in drafting.tables.items()
-              if path in entries and path not in drafting.carried}
+    made = {
+        path: data
+        for path, data in made.items()
+        if path in entries and entries[path].source is None and path not in drafting.carried
+    }
+    merged = {
+        path: lines for path, lines in drafting.tables.items() if path in entries and path not in drafting.carried
+    }
     return Draft(
-        label, requests, entries, made, frozenset(drafting.carried), drafting.notes, source, merged,
-        {**carried.packages, **drafting.packages}, frozenset(drafting.own | drafting.kept_own),
-        frozenset(drafting.excluded), tuple(sorted(drafting.preferred)),
+        label,
+        requests,
+        entries,
+        made,
+        frozenset(drafting.carried),
+        drafting.notes,
+        source,
+        merged,
+        {**carried.packages, **drafting.packages},
+        frozenset(drafting.own | drafting.kept_own),
+        frozenset(drafting.excluded),
+        tuple(sorted(drafting.preferred)),
     )
 
 
@@ -177,8 +194,9 @@ class _Drafting:
 
     def _link(self, path: str, target: str) -> Entry:
         status = self.root.lstat(path)
-        return Entry(path, "link", None, status.st_uid, status.st_gid, None, status.st_mtime_ns, target=target,
-                     source=path)
+        return Entry(
+            path, "link", None, status.st_uid, status.st_gid, None, status.st_mtime_ns, target=target, source=path
+        )
 
     def _file(self, path: str) -> Entry:
         try:
@@ -201,12 +219,18 @@ class _Drafting:
         if mode != stat.S_IMODE(status.st_mode) or has_capabilities:
             what = "its capabilities" if has_capabilities else "setuid or setgid"
             self.notes[path] = f"{path} goes in without {what} (--keep-privileges keeps them)"
-        return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
-                     source=self.closure.source_of(path))
+        return Entry(
+            path,
+            "file",
+            mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_size,
+            status.st_mtime_ns,
+            source=self.closure.source_of(path),
+        )
 
-    def add_made(
-        self, path: str, made: Made, edges: Mapping[AnyEdge, set[str]], carried: Draft
-    ) -> bytes | None:
+    def add_made(self, path: str, made: Made, edges: Mapping[AnyEdge, set[str]], carried: Draft) -> bytes | None:
         """Add something that is made, unless it is asked for by path; return the bytes of what is a file."""
         content = made.content
         old = carried.entries.get(path)
@@ -227,8 +251,9 @@ class _Drafting:
                 self.tables[path] = tables.joined(path, carried.tables.get(path, ()), lines)
                 content = b""  # merged with what the box has when that is looked at
             size, time = (None, None) if content is None else (len(content), 0)
-            self.entries[path] = Entry(path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target,
-                                       device=made.device)
+            self.entries[path] = Entry(
+                path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target, device=made.device
+            )
         for edge, names in edges.items():
             self._want_by(path, names, edge.by, edge)
         return content
@@ -276,7 +301,9 @@ class _Drafting:
         paths = {entry.path for entry in cached}
         parts = [part for program in self.closure.programs.values() for part in program.parts]
         orders = {
-            part.resolution.built_in.kind[1] for part in parts if part.resolution.built_in is not None
+            part.resolution.built_in.kind[1]
+            for part in parts
+            if part.resolution.built_in is not None
             and any(os.path.normpath(os.path.join("/", library.path)) in paths for library in part.resolution.libraries)
         }
         if carried is not None and (before := read_cache(carried).entries):
@@ -429,9 +456,14 @@ class _Drafting:
 
     def name_packages(self) -> None:
         """Note which packages the files and links are from that the source root has itself."""
-        copied = {path: entry.target for path, entry in self.entries.items()
-                  if entry.type in ("file", "link") and entry.source == path
-                  and path not in self.carried and path not in self.closure.sources}
+        copied = {
+            path: entry.target
+            for path, entry in self.entries.items()
+            if entry.type in ("file", "link")
+            and entry.source == path
+            and path not in self.carried
+            and path not in self.closure.sources
+        }
         database = Dpkg(self.root)
         owners = database.owners(copied)
         for path, package in owners.items():
@@ -452,7 +484,8 @@ class _Drafting:
         for path in sorted(self.entries):
             reasons = sorted(why._replace(wanted_by=ordered(some)) for why, some in self.reasons.get(path, {}).items())
             found[path] = self.entries[path]._replace(
-                wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ()))
+                wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ())
+            )
         return found
 
 

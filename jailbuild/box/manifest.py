@@ -212,4 +212,3 @@ def edges_of(entries: Mapping[str, Entry], entry: Entry, held: tuple[str, ...] |
     """Return all edges to an entry, sorted: those of its own, and those from what it holds."""
     derived = [Reason(path, PARENT, entries[path].wanted_by) for path in held]
     return tuple(sorted([*entry.reasons, *derived])) if derived else entry.reasons
-

@@ -31,8 +31,9 @@ def own_items(closure: Closure) -> set[str]:
     tops = {path for path, held in closure.data.items() for edge in held.edges if not edge.by and edge.how in _OWN}
     for path, held in closure.data.items():
         for edge, names in held.edges.items():
-            if path in tops or (not trees.isdisjoint(names) and (edge.how == "tree" or (
-                    edge.how == "target" and edge.by in tops))):
+            if path in tops or (
+                not trees.isdisjoint(names) and (edge.how == "tree" or (edge.how == "target" and edge.by in tops))
+            ):
                 found.add(path)
     return found
 
@@ -56,8 +57,10 @@ def own_paths(before: Manifest, names: Collection[str]) -> frozenset[str]:
                         tops[name].add(path)
     found = set().union(*tops.values())
     for path, entry in before.entries.items():
-        if any(why.how == "tree" and any(why.by in tops.get(name, ()) for name in own.intersection(why.wanted_by))
-               for why in entry.reasons):
+        if any(
+            why.how == "tree" and any(why.by in tops.get(name, ()) for name in own.intersection(why.wanted_by))
+            for why in entry.reasons
+        ):
             found.add(path)
     return frozenset(found)
 
@@ -114,7 +117,8 @@ class Exclusions:
         """Take the patterns of the requests; names of directories in them lead where the links of `root` lead."""
         self._patterns = {
             one.what: re.compile(f"(?:{path_regex(one.what)}|{path_regex(_canonical(root, one.what))})")
-            for one in requests if one.type == "exclude"
+            for one in requests
+            if one.type == "exclude"
         }
 
     def __bool__(self) -> bool:
@@ -156,8 +160,11 @@ class Exclusions:
             for path in sorted(named & gone.keys())
         ]
         if causes:
-            raise JailError(causes, "leave out one of both; jailbuild remove takes back what the box has: "
-                                    f"{quoted(f'exclude:{gone[min(gone)]}')}")
+            raise JailError(
+                causes,
+                "leave out one of both; jailbuild remove takes back what the box has: "
+                f"{quoted(f'exclude:{gone[min(gone)]}')}",
+            )
 
 
 class Unmanaged:

@@ -74,8 +74,15 @@ class ManifestParser:
 
     def finished(self) -> Manifest:
         """Return the whole."""
-        return Manifest(self.label, self.requests, self.entries, tuple(sorted(set(self.packages), key=str)),
-                        self.source, self.built, self.image)
+        return Manifest(
+            self.label,
+            self.requests,
+            self.entries,
+            tuple(sorted(set(self.packages), key=str)),
+            self.source,
+            self.built,
+            self.image,
+        )
 
     def _take_request(self, record: dict[str, Any]) -> None:
         asked = read_request(record)
@@ -203,8 +210,9 @@ def _refuse_odd(value: Any, depth: int = 0) -> None:
 
 
 def _package(record: dict[str, Any]) -> PackageInfo:
-    return PackageInfo(get_value(record, "name", str),
-                       *(_optional(record, key, str) for key in PackageInfo._fields[1:]))
+    return PackageInfo(
+        get_value(record, "name", str), *(_optional(record, key, str) for key in PackageInfo._fields[1:])
+    )
 
 
 def _octal(text: str) -> int:

@@ -30,7 +30,8 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
             continue
         reasons = tuple(
             reason._replace(wanted_by=tuple(name for name in reason.wanted_by if name in stay))
-            for reason in entry.reasons if not stay.isdisjoint(reason.wanted_by)
+            for reason in entry.reasons
+            if not stay.isdisjoint(reason.wanted_by)
         )
         entries[path] = entry._replace(wanted_by=wanted_by, reasons=reasons)
         if entry.hardlink is not None:
@@ -57,8 +58,15 @@ def carry(before: Manifest | None, names: Collection[str], label: Label, box: Ro
             entries[path] = linker_config.entry_of(path, data)._replace(wanted_by=old.wanted_by, reasons=old.reasons)
     requests = {name: asked for name, asked in before.requests.items() if name in stay}
     return Draft(
-        label, requests, entries, made, frozenset(entries.keys() - made.keys()), source=before.source, tables=kept,
-        packages=named_packages(before), own=own_paths(before, stay),
+        label,
+        requests,
+        entries,
+        made,
+        frozenset(entries.keys() - made.keys()),
+        source=before.source,
+        tables=kept,
+        packages=named_packages(before),
+        own=own_paths(before, stay),
     )
 
 

@@ -83,5 +83,8 @@ def refuse_unnamed_source(before: Manifest | None, box: str, what: str) -> None:
     if not os.path.isdir(before.source):
         cause = f"cannot {what} {box}: it was made from {before.source}, which is not there any more"
         raise OtherSourceError(cause, "name where that root is now with --sysroot DIR", None)
-    raise OtherSourceError(f"cannot {what} {box}: it was made from {before.source}",
-                           f"--sysroot {quoted(before.source)} takes that root again", before.source)
+    raise OtherSourceError(
+        f"cannot {what} {box}: it was made from {before.source}",
+        f"--sysroot {quoted(before.source)} takes that root again",
+        before.source,
+    )

@@ -95,8 +95,14 @@ class OthersDecideError(Exception):
 
 
 def plan_change(
-    root: Root, target: Target, wanted: ResolveSet, carried: Collection[str], choices: PlanOptions, *,
-    spare: bool = False, others_decide: bool = False,
+    root: Root,
+    target: Target,
+    wanted: ResolveSet,
+    carried: Collection[str],
+    choices: PlanOptions,
+    *,
+    spare: bool = False,
+    others_decide: bool = False,
 ) -> Change:
     """Plan a box that has what is wanted, resolved in the source root, and beside it the requests named in `carried`.
 
@@ -132,6 +138,9 @@ def _beside(tree: Tree, own: Collection[str]) -> Tree:
 def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions) -> Knowledge:
     """Return which recipes may apply to what is wanted."""
     own = frozenset({identity(os.fstat(target.there.descriptor))}) if target.there is not None else frozenset()
-    without = {name: frozenset(asked.without) for name, asked in wanted.asked.items()
-               if not asked.bare and asked.type not in RULES}
+    without = {
+        name: frozenset(asked.without)
+        for name, asked in wanted.asked.items()
+        if not asked.bare and asked.type not in RULES
+    }
     return Knowledge(choices.shelf, without, Rules(own, choices.allowed))

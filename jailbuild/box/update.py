@@ -77,8 +77,7 @@ def find_again(root: Root, before: Manifest, given: ResolveSet, choices: PlanOpt
             asked.setdefault(name, known._replace(path=request.path, source=request.source, without=without))
         else:
             carried.add(name)
-    return Found(ResolveSet(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
-                 tuple(notes))
+    return Found(ResolveSet(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished), tuple(notes))
 
 
 def _is_known(root: Root, known: RecordedRequest, choices: PlanOptions) -> bool:
@@ -95,9 +94,20 @@ def _still_known(known: RecordedRequest, choices: PlanOptions) -> tuple[str, ...
 
 
 def plan_update(
-    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
-    choices: PlanOptions, *, more: Iterable[Request] = (), rules: Iterable[RecordedRequest] = (), without: tuple[str, ...] = (),
-    rebase: bool, dlopen: str | None = None, is_named: bool = True,
+    root: Root,
+    box: str,
+    there: Root,
+    before: Manifest,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
+    choices: PlanOptions,
+    *,
+    more: Iterable[Request] = (),
+    rules: Iterable[RecordedRequest] = (),
+    without: tuple[str, ...] = (),
+    rebase: bool,
+    dlopen: str | None = None,
+    is_named: bool = True,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
@@ -114,15 +124,19 @@ def plan_update(
     given = _named_again(root, box, there, before, files, directories, Rules(allowed=choices.allowed))
     given = given._replace(
         requests=(*given.requests, *more),
-        asked={**given.asked, **{one.name: RecordedRequest(one.name, "", None, False, one.type) for one in more},
-               **{one.name: one for one in rules}},
+        asked={
+            **given.asked,
+            **{one.name: RecordedRequest(one.name, "", None, False, one.type) for one in more},
+            **{one.name: one for one in rules},
+        },
     )
     found = find_again(root, before, given, choices)
     if without:
         found = _left_out(found, without)
     if dlopen is not None:
-        asked = {name: one if one.type in RULES else one._replace(dlopen=dlopen)
-                 for name, one in found.wanted.asked.items()}
+        asked = {
+            name: one if one.type in RULES else one._replace(dlopen=dlopen) for name, one in found.wanted.asked.items()
+        }
         found = found._replace(wanted=found.wanted._replace(asked=asked))
     target = Target(box, there, before, label, root.path)
     return plan_change(root, target, found.wanted, found.carried, choices, spare=True), found
@@ -142,7 +156,12 @@ def _left_out(found: Found, without: tuple[str, ...]) -> Found:
 
 
 def _named_again(
-    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
+    root: Root,
+    box: str,
+    there: Root,
+    before: Manifest,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
     rules: Rules,
 ) -> ResolveSet:
     """Return the requests that the caller names again; what the box has as a program is one again."""
@@ -166,8 +185,9 @@ def _named_again(
     for name, request in requests.items():
         known = before.requests.get(name)
         if known is None or known.type != request.type:
-            raise JailError(f"cannot update {name}: it was never added to {box}",
-                            command_line("jailbuild", "list", operand(box)))
+            raise JailError(
+                f"cannot update {name}: it was never added to {box}", command_line("jailbuild", "list", operand(box))
+            )
     asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
     return ResolveSet(tuple(requests.values()), asked, trees)
 

@@ -37,8 +37,11 @@ def verify_plan(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = 
         except OSError as error:
             failures.append(f"cannot add {path}: it could not be opened in the box: {reason(error)}")
             continue
-        failures += [f"cannot add {path}: in the box, {problem.text}" for problem in problems(found)
-                     if not _is_excluded(problem, program, closure, excluded)]
+        failures += [
+            f"cannot add {path}: in the box, {problem.text}"
+            for problem in problems(found)
+            if not _is_excluded(problem, program, closure, excluded)
+        ]
         failures += [
             f"cannot add {path}: in the box it would load {theirs}, and outside it loads {ours}"
             for ours, theirs in _differences(program, closure.files, found, files)

@@ -39,8 +39,14 @@ def content_findings(
                     yield from _line_findings(root, tree, entry, manifest, box)
                 yield from _differences(entry, seen, digests, manifest, box, owned)
         elif not tree.is_hidden(path) and (entry.type != "device" or (owned and can_make_devices())):
-            yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
-                          hint=readd_command(manifest, entry.wanted_by, box))
+            yield Finding(
+                "missing-file",
+                path,
+                f"{path} is gone",
+                path,
+                requested_by=entry.wanted_by,
+                hint=readd_command(manifest, entry.wanted_by, box),
+            )
     for path in sorted(tree.seen.keys() - manifest.entries.keys()):
         if not stat.S_ISDIR(tree.seen[path].mode) and not is_beneath_mount_point(path) and path not in unmanaged:
             yield Finding("unlisted-file", path, f"{path} is not jailbuild's", path)
@@ -60,9 +66,12 @@ def _line_findings(root: Root, tree: Tree, entry: Entry, manifest: Manifest, box
     for line, is_there in () if table is None else tables.missing_lines(path, entry.lines, table):
         name = line.partition(":")[0]
         what = "was changed" if is_there else "is gone"
-        hint = f"put it back as it was: {shortened(line)}" if is_there else readd_command(manifest, entry.wanted_by, box)
-        yield Finding("changed-file", path, f"{path}: the line of {name} {what}", name, requested_by=entry.wanted_by,
-                      hint=hint)
+        hint = (
+            f"put it back as it was: {shortened(line)}" if is_there else readd_command(manifest, entry.wanted_by, box)
+        )
+        yield Finding(
+            "changed-file", path, f"{path}: the line of {name} {what}", name, requested_by=entry.wanted_by, hint=hint
+        )
 
 
 def _differences(
@@ -83,12 +92,18 @@ def _differences(
     if kind_of(seen.mode) != entry.type:
         return
     if owned and (seen.uid, seen.gid) != (entry.uid, entry.gid):
-        yield finding("wrong-owner", f"belongs to {seen.uid}:{seen.gid} now, and belonged to {entry.uid}:{entry.gid}",
-                      command_on(path, box, "chown", "-h", f"{entry.uid}:{entry.gid}"))
+        yield finding(
+            "wrong-owner",
+            f"belongs to {seen.uid}:{seen.gid} now, and belonged to {entry.uid}:{entry.gid}",
+            command_on(path, box, "chown", "-h", f"{entry.uid}:{entry.gid}"),
+        )
     mode = stat.S_IMODE(seen.mode)
     if entry.mode is not None and mode != entry.mode:
-        yield finding("wrong-mode", f"has mode {mode:04o} now, and had {entry.mode:04o}",
-                      command_on(path, box, "chmod", f"{entry.mode:04o}"))
+        yield finding(
+            "wrong-mode",
+            f"has mode {mode:04o} now, and had {entry.mode:04o}",
+            command_on(path, box, "chmod", f"{entry.mode:04o}"),
+        )
 
 
 def _change(entry: Entry, seen: Seen, digests: Digests) -> str | int:

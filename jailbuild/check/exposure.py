@@ -29,8 +29,11 @@ def place_of(root: Root) -> Place:
     """Return where a root lies. The host's own root is nobody's secret and counts as not reachable from beside."""
     flags = os.fstatvfs(root.descriptor).f_flag
     return Place(
-        root.path.rstrip("/"), os.fstat(root.descriptor).st_dev, not root.is_host and _is_open_to_all(root),
-        bool(flags & os.ST_NOSUID), bool(flags & os.ST_NODEV),
+        root.path.rstrip("/"),
+        os.fstat(root.descriptor).st_dev,
+        not root.is_host and _is_open_to_all(root),
+        bool(flags & os.ST_NOSUID),
+        bool(flags & os.ST_NODEV),
     )
 
 
@@ -49,11 +52,21 @@ def place_findings(root: Root, name: str, uses: tuple[str, ...]) -> Iterator[Fin
     mode = stat.S_IMODE(os.fstat(root.descriptor).st_mode)
     if not mode & 0o001:
         open_it = command_on("/", name, "chmod", "a+rx")
-        yield Finding("not-enterable", "/", f"{name} has mode {mode:04o}: who is neither owner nor group cannot enter",
-                      "/", hint=f"{open_it}, and keep others out by the directory above it")
+        yield Finding(
+            "not-enterable",
+            "/",
+            f"{name} has mode {mode:04o}: who is neither owner nor group cannot enter",
+            "/",
+            hint=f"{open_it}, and keep others out by the directory above it",
+        )
     if mode & 0o002 and not mode & stat.S_ISVTX:
-        yield Finding("world-writable-directory", "/", f"everybody may write to {name} and remove what is in it", "/",
-                      hint=command_on("/", name, "chmod", "o-w"))
+        yield Finding(
+            "world-writable-directory",
+            "/",
+            f"everybody may write to {name} and remove what is in it",
+            "/",
+            hint=command_on("/", name, "chmod", "o-w"),
+        )
     if "sshd" in uses:
         yield from _sshd(root, name)
 
@@ -85,5 +98,6 @@ def _sshd(root: Root, name: str) -> Iterator[Finding]:
             wrong.append(f"has mode {mode:04o}, writable for group or others")
             hints.append(f"chmod go-w {quoted(path)}")
         if wrong:
-            yield Finding("sshd-refuses", "/", f"sshd refuses {name}: {path} {' and '.join(wrong)}", path,
-                          hint=" && ".join(hints))
+            yield Finding(
+                "sshd-refuses", "/", f"sshd refuses {name}: {path} {' and '.join(wrong)}", path, hint=" && ".join(hints)
+            )

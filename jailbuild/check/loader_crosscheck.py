@@ -46,7 +46,8 @@ def loader_findings(
     parts = _to_be_asked(root, programs, files)
     questions = [
         ProbeRequest(part.resolution.interpreter, (part.resolution.interpreter, "--list", real))
-        for real, part in parts.items() if part.resolution.interpreter is not None
+        for real, part in parts.items()
+        if part.resolution.interpreter is not None
     ]
     if not questions:
         return
@@ -56,17 +57,32 @@ def loader_findings(
         wanted_by = entry.wanted_by if entry is not None else ()
         interpreter = part.resolution.interpreter
         if answer is not None and answer.errno in _CANNOT:
-            yield Finding("loader-not-asked", path, f"{interpreter}, the loader of {path}, is for a machine that this "
-                          "one does not run", interpreter, requested_by=wanted_by)
+            yield Finding(
+                "loader-not-asked",
+                path,
+                f"{interpreter}, the loader of {path}, is for a machine that this one does not run",
+                interpreter,
+                requested_by=wanted_by,
+            )
             continue
         if answer is not None and part.resolution.error is None and _DENIED in read_list(answer, "").failure:
-            yield Finding("loader-not-asked", path, f"{interpreter}, the loader of {path}, is asked without any "
-                          "capability, and may not read it", interpreter, requested_by=wanted_by)
+            yield Finding(
+                "loader-not-asked",
+                path,
+                f"{interpreter}, the loader of {path}, is asked without any capability, and may not read it",
+                interpreter,
+                requested_by=wanted_by,
+            )
             continue
         unfound = _UNFOUND.match(read_list(answer, "").failure) if answer is not None else None
         if unfound and part.resolution.refusal is None and not part.resolution.missing:  # symbols are for --symbols
-            yield Finding("undefined-symbol", unfound[1], f"{unfound[1]} wants the symbol {unfound[2]}, which the "
-                          f"loader of {path} does not find", unfound[2], requested_by=wanted_by)
+            yield Finding(
+                "undefined-symbol",
+                unfound[1],
+                f"{unfound[1]} wants the symbol {unfound[2]}, which the loader of {path} does not find",
+                unfound[2],
+                requested_by=wanted_by,
+            )
             continue
         difference = _difference(part, answer)
         if difference:
@@ -97,8 +113,11 @@ def _difference(part: Part, answer: ProbeResult | None) -> str:
     said = read_list(answer, interpreter)
     resolution = part.resolution
     started = {part.path, *[one.path for one in resolution.started]}
-    missing = [one.name for one in resolution.missing  # not what is missed by something that is opened later
-               if any(edge.how not in ("preload", "audit", "dlopen") and edge.by in started for edge in one.requests)]
+    missing = [
+        one.name
+        for one in resolution.missing  # not what is missed by something that is opened later
+        if any(edge.how not in ("preload", "audit", "dlopen") and edge.by in started for edge in one.requests)
+    ]
     if said.failure:
         if resolution.refusal is not None or any(name in said.failure for name in missing):
             return ""

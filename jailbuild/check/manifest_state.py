@@ -124,17 +124,32 @@ def change_findings(root: Root, manifest: Manifest | None, name: str, settled: b
     others = others_leftover(root)
     journal = f"/{DIRECTORY}/{JOURNAL}"
     if not settled:
-        yield Finding("unfinished-change", journal, f"{name} is being changed: what was found may be half of it",
-                      journal, hint=f"check again: {command_line('jailbuild', 'check', operand(name))}")
+        yield Finding(
+            "unfinished-change",
+            journal,
+            f"{name} is being changed: what was found may be half of it",
+            journal,
+            hint=f"check again: {command_line('jailbuild', 'check', operand(name))}",
+        )
     elif _stamp(root, JOURNAL) is not None:
         by = f" by uid {others.uid}" if others is not None else ""
         if others is not None:
             again: str | None = recover_command(name)
         else:
             again = readd_command(manifest, [*manifest.requests][:1], name) if manifest is not None else None
-        yield Finding("unfinished-change", journal, f"a change of {name}{by} was interrupted", journal,
-                      hint=f"finish it: {again or add_command(['bash'], name)}")
+        yield Finding(
+            "unfinished-change",
+            journal,
+            f"a change of {name}{by} was interrupted",
+            journal,
+            hint=f"finish it: {again or add_command(['bash'], name)}",
+        )
     elif _stamp(root, STAGING) is not None and not is_being_written(root):
         staging = f"/{DIRECTORY}/{STAGING}"
-        yield Finding("leftover-staging", staging, f"{staging} was left by a change that never came about", staging,
-                      hint=f"take it back: {recover_command(name)}" if others is not None else None)
+        yield Finding(
+            "leftover-staging",
+            staging,
+            f"{staging} was left by a change that never came about",
+            staging,
+            hint=f"take it back: {recover_command(name)}" if others is not None else None,
+        )

@@ -49,7 +49,9 @@ class CheckOptions(NamedTuple):
 DEFAULT_CHECKS = CheckOptions()
 
 
-def check_root(root: Root, name: str, wishes: CheckOptions = DEFAULT_CHECKS, progress: Progress | None = None) -> Report:
+def check_root(
+    root: Root, name: str, wishes: CheckOptions = DEFAULT_CHECKS, progress: Progress | None = None
+) -> Report:
     """Check a box, or any root, that the user calls `name` (JailError if its manifest cannot be believed).
 
     A box that is changed meanwhile is looked at again; if that goes on, the report says so.
@@ -122,8 +124,11 @@ def _look(root: Root, name: str, wishes: CheckOptions, progress: Progress | None
         from jailbuild.check.loader_crosscheck import loader_findings  # only where it is asked for
 
         known = {(one.code, one.path, one.subject) for one in findings}
-        findings += [one for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
-                     if (one.code, one.path, one.subject) not in known]
+        findings += [
+            one
+            for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
+            if (one.code, one.path, one.subject) not in known
+        ]
     if places is None:
         return _Look(manifest, findings, rules.count, tree.files)
     files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())

@@ -44,7 +44,10 @@ def find_programs(root: Root, words: Iterable[str]) -> tuple[str, ...]:
 
 
 def places_of(
-    root: Root, paths: Collection[str], manifest: Manifest | None = None, dlopen: str | None = None,
+    root: Root,
+    paths: Collection[str],
+    manifest: Manifest | None = None,
+    dlopen: str | None = None,
 ) -> frozenset[str]:
     """Return the entries of a root that programs are made of: their files, the links on the way, the loaders' lists.
 
@@ -65,8 +68,9 @@ def places_of(
 
 def _entries(root: Root, program: Program) -> set[str]:
     found: set[str] = set()
-    lists = [part.resolution.built_in.path_file for part in program.parts
-             if isinstance(part.resolution.built_in, MuslConfig)]
+    lists = [
+        part.resolution.built_in.path_file for part in program.parts if isinstance(part.resolution.built_in, MuslConfig)
+    ]
     for path in (*program.files, *(part.path for part in program.parts), *lists):
         parent, _, name = path.rpartition("/")
         try:

@@ -36,34 +36,53 @@ def silent_findings(
         for want in left:
             if (why := reason_for(root, program, want, symbols)) is not None:
                 told.setdefault(want.code, []).append((program.path, why))
-        if manifest is not None and (found := sorted(DLOPEN & symbols)) and not (
-            _tells(files, program) or program.path in covered
+        if (
+            manifest is not None
+            and (found := sorted(DLOPEN & symbols))
+            and not (_tells(files, program) or program.path in covered)
         ):
-            yield Finding("uncovered-dlopen", program.path, f"{program.path} imports {found[0]}, and no recipe knows "
-                          "what it opens", found[0], requested_by=_requested_by(manifest, program.path),
-                          hint=command_line("jailbuild", "enter", "--env", "LD_DEBUG=files", operand(box),
-                                            program.path))
+            yield Finding(
+                "uncovered-dlopen",
+                program.path,
+                f"{program.path} imports {found[0]}, and no recipe knows what it opens",
+                found[0],
+                requested_by=_requested_by(manifest, program.path),
+                hint=command_line("jailbuild", "enter", "--env", "LD_DEBUG=files", operand(box), program.path),
+            )
     for want in wants:
         if some := told.get(want.code):
             path, why = some[0]
             others = "".join(f", {one}" for one, _ in some[1:_FEW])
             more = f" and {len(some) - _FEW} more" if len(some) > _FEW else ""
             yield Finding(
-                want.code, path, f"{path} {why}{f'; so do others ({others[2:]}{more})' if others else ''}: {want.what}",
-                want.places[0], want.places, _requested_by(manifest, path) if manifest is not None else (),
+                want.code,
+                path,
+                f"{path} {why}{f'; so do others ({others[2:]}{more})' if others else ''}: {want.what}",
+                want.places[0],
+                want.places,
+                _requested_by(manifest, path) if manifest is not None else (),
                 _adding(box, "--with", want.recipe),
             )
     for program in asked:
         if _uses_origin(files, program):
-            yield Finding("origin-needs-proc", program.path, f"{program.path} finds libraries by $ORIGIN, and without "
-                          "/proc the loader does not know where that is", "$ORIGIN",
-                          requested_by=_requested_by(manifest, program.path) if manifest is not None else (),
-                          hint=command_line("jailbuild", "enter", operand(box), program.path))
+            yield Finding(
+                "origin-needs-proc",
+                program.path,
+                f"{program.path} finds libraries by $ORIGIN, and without /proc the loader does not know where that is",
+                "$ORIGIN",
+                requested_by=_requested_by(manifest, program.path) if manifest is not None else (),
+                hint=command_line("jailbuild", "enter", operand(box), program.path),
+            )
     for one in asked_and_absent(root):
         option = ("--with", "zones") if one.code == "absent-zone" else ("--locale", one.name)
         kind = one.code.removeprefix("absent-")
-        yield Finding(one.code, one.path, f"{one.path} asks for the {kind} {one.name}, which is not there", one.name,
-                      hint=_adding(box, *option))
+        yield Finding(
+            one.code,
+            one.path,
+            f"{one.path} asks for the {kind} {one.name}, which is not there",
+            one.name,
+            hint=_adding(box, *option),
+        )
 
 
 def _is_intended(manifest: Manifest | None, want: Want) -> bool:
@@ -92,7 +111,9 @@ def _covered(manifest: Manifest) -> frozenset[str]:
     wanted = {one.path for one in manifest.requests.values() if not one.bare}
     bare = {one.path for one in manifest.requests.values()} - wanted
     told = {
-        step.by for entry in manifest.entries.values() for step in entry.reasons
+        step.by
+        for entry in manifest.entries.values()
+        for step in entry.reasons
         if step.recipe and step.cause.startswith("program ")
     }
     return frozenset(bare | told)

@@ -14,21 +14,28 @@ from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
-_WORDS = {"add": "would be added", "replace": "would be replaced", "remove": "would be removed",
-          "conflict": "would have to change, and cannot"}
+_WORDS = {
+    "add": "would be added",
+    "replace": "would be replaced",
+    "remove": "would be removed",
+    "conflict": "would have to change, and cannot",
+}
 
 
-def stale_findings(
-    root: Root, manifest: Manifest, box: str, source: Root, shelf: RecipeCatalog
-) -> Iterator[Finding]:
+def stale_findings(root: Root, manifest: Manifest, box: str, source: Root, shelf: RecipeCatalog) -> Iterator[Finding]:
     """Yield what `update` from the source root `source` would change, and what it could not bring up to date."""
     where = ["--sysroot", source.path] if source.path != "/" else []
     where += [word for directory in shelf.directories for word in ("--recipes", directory)]
     hint = command_line("jailbuild", "update", operand(box), *where)
     label = label_of(source)
     if label != manifest.label:
-        yield Finding("stale", "/", f"{box} was made from {manifest.label}, and the source root is {label}",
-                      str(label), hint=f"{hint} --rebase")
+        yield Finding(
+            "stale",
+            "/",
+            f"{box} was made from {manifest.label}, and the source root is {label}",
+            str(label),
+            hint=f"{hint} --rebase",
+        )
         return
     try:
         change, found = plan_update(source, box, root, manifest, (), (), PlanOptions(shelf=shelf), rebase=False)
@@ -41,10 +48,21 @@ def stale_findings(
         yield Finding("vanished-program", path, f"{name} is no longer in the source root", name, requested_by=(name,))
     for name in sorted(found.carried - set(found.vanished)):
         path = manifest.requests[name].path
-        yield Finding("not-compared", path, f"{name} was put in by path: nothing tells where it comes from", name,
-                      requested_by=(name,))
+        yield Finding(
+            "not-compared",
+            path,
+            f"{name} was put in by path: nothing tells where it comes from",
+            name,
+            requested_by=(name,),
+        )
     for action in change.plan.actions:
         if action.kind in _WORDS:
             why = f": it {action.why}" if action.why else ""
-            yield Finding("stale", action.entry.path, f"{action.entry.path} {_WORDS[action.kind]} by an update{why}",
-                          action.entry.path, requested_by=action.entry.wanted_by, hint=hint)
+            yield Finding(
+                "stale",
+                action.entry.path,
+                f"{action.entry.path} {_WORDS[action.kind]} by an update{why}",
+                action.entry.path,
+                requested_by=action.entry.wanted_by,
+                hint=hint,
+            )

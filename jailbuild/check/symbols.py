@@ -57,9 +57,11 @@ def symbol_findings(
             wanted_by = entry.wanted_by if entry is not None else ()
         why = f" {unfound.why}" if unfound.why else ""
         yield Finding(
-            "undefined-function" if reference.lazy else "undefined-symbol", unfound.by,
+            "undefined-function" if reference.lazy else "undefined-symbol",
+            unfound.by,
             f"{unfound.by} wants the symbol {reference.name}{why}{_for(unfound.by, some)}",
-            reference.name, requested_by=wanted_by,
+            reference.name,
+            requested_by=wanted_by,
             hint=readd_command(manifest, wanted_by, box) if manifest is not None else None,
         )
 

@@ -21,14 +21,33 @@ from jailbuild.root import Root
 
 @click.command(cls=Command)
 @programs(required=False)
-@option("--into", "box", metavar="BOX", required=True, type=click.Path(readable=False),
-              help="The box; made if need be.")
-@option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
-              help="A file of data; what is a program or script is resolved as at its place.")
-@option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
-              help="A directory of data, likewise.")
-@option("--package", "packages", metavar="NAME", multiple=True, type=click.UNPROCESSED,
-              help="The files of an installed package, without documentation and translations.")
+@option(
+    "--into", "box", metavar="BOX", required=True, type=click.Path(readable=False), help="The box; made if need be."
+)
+@option(
+    "--file",
+    "files",
+    metavar="SRC[:DST]",
+    multiple=True,
+    type=click.UNPROCESSED,
+    help="A file of data; what is a program or script is resolved as at its place.",
+)
+@option(
+    "--dir",
+    "directories",
+    metavar="SRC[:DST]",
+    multiple=True,
+    type=click.UNPROCESSED,
+    help="A directory of data, likewise.",
+)
+@option(
+    "--package",
+    "packages",
+    metavar="NAME",
+    multiple=True,
+    type=click.UNPROCESSED,
+    help="The files of an installed package, without documentation and translations.",
+)
 @option("--docs", is_flag=True, help="Of packages, manuals, documentation, completions and translations too.")
 @resolving
 @knowing
@@ -40,12 +59,31 @@ from jailbuild.root import Root
 @option("--as-shell", is_flag=True, help="Print it as a shell script, write nothing.")
 @manner
 def command(
-    programs: tuple[str, ...], box: str, files: tuple[str, ...], directories: tuple[str, ...],
-    packages: tuple[str, ...], docs: bool, library_path: str, search_path: str, sysroot: str | None,
-    recipes: tuple[str, ...], without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...],
-    excludes: tuple[str, ...], unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
-    level: str | None, bare: bool, keep_privileges: bool, rebase: bool, adopt: bool, as_shell: bool,
-    replace: tuple[str, ...], **how: bool,
+    programs: tuple[str, ...],
+    box: str,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
+    packages: tuple[str, ...],
+    docs: bool,
+    library_path: str,
+    search_path: str,
+    sysroot: str | None,
+    recipes: tuple[str, ...],
+    without: tuple[str, ...],
+    users: tuple[str, ...],
+    locales: tuple[str, ...],
+    excludes: tuple[str, ...],
+    unmanaged: tuple[str, ...],
+    shelves: tuple[str, ...],
+    allowed: tuple[str, ...],
+    level: str | None,
+    bare: bool,
+    keep_privileges: bool,
+    rebase: bool,
+    adopt: bool,
+    as_shell: bool,
+    replace: tuple[str, ...],
+    **how: bool,
 ) -> int:
     """Put PROGRAM... and every file they need into BOX.
 
@@ -71,8 +109,18 @@ def command(
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         nonlocal change
         with naming_source(), watched(Root(sysroot or "/")) as root:
-            change = plan_addition(root, words, box, choices, bare=bare, without=without, rebase=rebase, dlopen=level,
-                                   is_named=sysroot is not None, adopt=adopt)
+            change = plan_addition(
+                root,
+                words,
+                box,
+                choices,
+                bare=bare,
+                without=without,
+                rebase=rebase,
+                dlopen=level,
+                is_named=sysroot is not None,
+                adopt=adopt,
+            )
         return change.plan, change.source, change.notes
 
     what = f"add {few([name for some in words for name in some])}"
@@ -87,8 +135,11 @@ def command(
         return BEHIND
     plan, is_done = carried
     if change is not None and not (manner.dry_run or manner.quiet or manner.as_json):
-        names = [request.name.replace(":", " ", 1) if request.type in NAMED else request.name
-                 for request in change.closure.requests if request.name in plan.draft.requests]
+        names = [
+            request.name.replace(":", " ", 1) if request.type in NAMED else request.name
+            for request in change.closure.requests
+            if request.name in plan.draft.requests
+        ]
         names += [one.name.replace(":", " ", 1) for one in rules(excludes, unmanaged)]
         say(f"{box}: {few(names)}: {summary(plan)}")
     return 0 if is_done else FAILED

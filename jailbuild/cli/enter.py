@@ -40,19 +40,36 @@ _BY_DEFAULT = click.core.ParameterSource.DEFAULT
 @option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
 @option("--keep-env", is_flag=True, help="Keep the caller's environment.")
 @option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
-@option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
-        help="Show a file or directory of the host at DST, which the box must have.")
+@option(
+    "--bind",
+    metavar="SRC[:DST][:ro]",
+    multiple=True,
+    help="Show a file or directory of the host at DST, which the box must have.",
+)
 @option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
 @option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
 @option("--hostname", metavar="NAME", help="The host name inside.")
-@option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
-        help="The host's network, or none but a loopback.")
+@option(
+    "--net",
+    type=click.Choice(["host", "none"]),
+    default="host",
+    show_default=True,
+    help="The host's network, or none but a loopback.",
+)
 @option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
 @option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
-@option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
-        help="Refuse dangerous system calls, or none.")
-@option("--pty/--no-pty", default=None,
-        help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
+@option(
+    "--seccomp",
+    type=click.Choice(["default", "none"]),
+    default="default",
+    show_default=True,
+    help="Refuse dangerous system calls, or none.",
+)
+@option(
+    "--pty/--no-pty",
+    default=None,
+    help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.",
+)
 @option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
 @option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
 @option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
@@ -97,7 +114,10 @@ def _is_plain(options: dict[str, Any]) -> bool:
 
 
 def _isolated(
-    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
+    passed: tuple[int, ...],
     started: Callable[[int], None],
 ) -> int | None:
     """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
@@ -172,7 +192,10 @@ def _isolated(
 
 
 def _plain(
-    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
+    passed: tuple[int, ...],
     started: Callable[[int], None],
 ) -> int | None:
     """Enter as chroot(1) does; return the exit status, None where it was only explained.
@@ -194,15 +217,16 @@ def _plain(
     _refuse(preflight.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if not options["plain"]:
-        say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
-            " the container is the only boundary")
+        say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN; the container is the only boundary")
     if options["explain"]:
         _print([step.what for step in steps])
         return None
     owner = os.fstat(root.descriptor).st_uid
     if owner != 0:
-        say(f"jailbuild: {box} belongs to uid {owner}, who may have put anything into it;"
-            " the plain mode is no boundary against what runs as root inside")
+        say(
+            f"jailbuild: {box} belongs to uid {owner}, who may have put anything into it;"
+            " the plain mode is no boundary against what runs as root inside"
+        )
     try:
         status = run_plain(steps, made, passed, started)
     except StepError as failed:
@@ -235,7 +259,10 @@ def _print(lines: list[str]) -> None:
 
 
 def _command(
-    root: Root, box: str, arguments: tuple[str, ...], options: dict[str, Any],
+    root: Root,
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
 ) -> tuple[Account, Command, str]:
     """Return who runs what in the root, and the command's path or name as seen from /."""
     account = read_account(root, options["user"])
@@ -269,12 +296,16 @@ def _passed(options: dict[str, Any], is_plain: bool) -> tuple[int, ...]:
             mode = os.fstat(number).st_mode
         except (OSError, OverflowError, ValueError):
             if number in options["pass_fd"]:
-                raise JailError(f"cannot use --pass-fd {number}: no such descriptor is open",
-                                f"jailbuild enter --pass-fd {number} … {number}<file") from None
+                raise JailError(
+                    f"cannot use --pass-fd {number}: no such descriptor is open",
+                    f"jailbuild enter --pass-fd {number} … {number}<file",
+                ) from None
             continue
         if stat.S_ISDIR(mode) and not is_plain:
-            raise JailError(f"cannot enter: descriptor {number} is a directory, and a way out of the box",
-                            "--bind shows a directory inside")
+            raise JailError(
+                f"cannot enter: descriptor {number} is a directory, and a way out of the box",
+                "--bind shows a directory inside",
+            )
     if options["status_fd"] in options["pass_fd"]:
         raise JailError("cannot use one descriptor for --status-fd and --pass-fd", "the status is for outside")
     return tuple(sorted({number for number in options["pass_fd"] if number > 2}))
@@ -290,8 +321,10 @@ def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[
         if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "")
     except (OSError, OverflowError, ValueError):
-        raise JailError(f"cannot use --status-fd {number}: no such descriptor is open for writing",
-                        f"jailbuild enter --status-fd {number} … {number}>file") from None
+        raise JailError(
+            f"cannot use --status-fd {number}: no such descriptor is open for writing",
+            f"jailbuild enter --status-fd {number} … {number}>file",
+        ) from None
     told = []
 
     def started(process: int) -> None:
@@ -385,7 +418,13 @@ def _tell_missed(
 
 
 def _not_started(
-    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.ElfTarget | None,
+    error: OSError,
+    root: Root,
+    box: str,
+    name: str,
+    made: Command,
+    has_binds: bool,
+    kind: emulation.ElfTarget | None,
     mode: str = "isolated",
 ) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.
@@ -399,8 +438,9 @@ def _not_started(
     how = emulation.way(kind, root, isolated=mode == "isolated") if kind is not None else None
     if how is not None and how.how == "none":
         outside = "on the host of this container: apt install qemu-user-static binfmt-support"
-        complain([f"cannot start {asked} in {box}: {how.why}"],
-                 outside if how.hint and mode == "container" else how.hint)
+        complain(
+            [f"cannot start {asked} in {box}: {how.why}"], outside if how.hint and mode == "container" else how.hint
+        )
     elif error.errno == errno.ENOENT and asked.startswith("-"):
         complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(operand(box))}")
     elif has_binds or error.errno == errno.ELOOP:

@@ -29,8 +29,11 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
     def make() -> tuple[Plan, None, tuple[str, ...]]:
         manifest = manifest_of(box, "write")
         plan = plan_removal(Root(box), box, manifest, programs, replace)
-        lifted = [one.what for name, one in manifest.requests.items()
-                  if one.type == "exclude" and name not in plan.draft.requests]
+        lifted = [
+            one.what
+            for name, one in manifest.requests.items()
+            if one.type == "exclude" and name not in plan.draft.requests
+        ]
         again = command_line("jailbuild", "update", operand(box))
         notes = [f"what {pattern} kept out comes with the next {again}" for pattern in lifted]
         return plan, None, (*plan.notes, *notes)

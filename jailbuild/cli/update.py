@@ -39,10 +39,17 @@ class UpdateSpec(NamedTuple):
 
 @click.command(cls=Command)
 @click.argument("boxes", metavar="BOX...", nargs=-1, required=True, type=click.Path(readable=False))
-@option("--file", "files", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
-              help="Where a file that was put in by path comes from: nothing in a box is believed about that.")
-@option("--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED,
-              help="Likewise a directory.")
+@option(
+    "--file",
+    "files",
+    metavar="SRC[:DST]",
+    multiple=True,
+    type=click.UNPROCESSED,
+    help="Where a file that was put in by path comes from: nothing in a box is believed about that.",
+)
+@option(
+    "--dir", "directories", metavar="SRC[:DST]", multiple=True, type=click.UNPROCESSED, help="Likewise a directory."
+)
 @resolving
 @knowing
 @dlopen
@@ -51,11 +58,26 @@ class UpdateSpec(NamedTuple):
 @option("--recover", is_flag=True, help="Only finish or take back a change that was cut short, whoever made it.")
 @manner
 def command(
-    boxes: tuple[str, ...], files: tuple[str, ...], directories: tuple[str, ...],
-    library_path: str, search_path: str, sysroot: str | None, recipes: tuple[str, ...],
-    without: tuple[str, ...], users: tuple[str, ...], locales: tuple[str, ...], excludes: tuple[str, ...],
-    unmanaged: tuple[str, ...], shelves: tuple[str, ...], allowed: tuple[str, ...],
-    level: str | None, keep_privileges: bool, rebase: bool, recover: bool, replace: tuple[str, ...], **how: bool,
+    boxes: tuple[str, ...],
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
+    library_path: str,
+    search_path: str,
+    sysroot: str | None,
+    recipes: tuple[str, ...],
+    without: tuple[str, ...],
+    users: tuple[str, ...],
+    locales: tuple[str, ...],
+    excludes: tuple[str, ...],
+    unmanaged: tuple[str, ...],
+    shelves: tuple[str, ...],
+    allowed: tuple[str, ...],
+    level: str | None,
+    keep_privileges: bool,
+    rebase: bool,
+    recover: bool,
+    replace: tuple[str, ...],
+    **how: bool,
 ) -> int:
     """Bring each BOX up to the source root as it is now.
 
@@ -69,8 +91,12 @@ def command(
         shelf.get(name)
     choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
     words = zip(UNPLACED, (recipes, users, locales), strict=True)
-    more = UpdateSpec(tuple(unplaced(type, name) for type, some in words for name in some),
-                tuple(rules(excludes, unmanaged)), without, level)
+    more = UpdateSpec(
+        tuple(unplaced(type, name) for type, some in words for name in some),
+        tuple(rules(excludes, unmanaged)),
+        without,
+        level,
+    )
     manner = WriteOptions(**how)
     worst = 0
     for box in boxes:
@@ -115,23 +141,49 @@ def _naming(cause: str, box: str) -> str:
 
 
 def _update(
-    box: str, where: str, files: tuple[str, ...], directories: tuple[str, ...], sysroot: str | None, choices: PlanOptions,
-    more: UpdateSpec, how: WriteOptions, rebase: bool,
+    box: str,
+    where: str,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
+    sysroot: str | None,
+    choices: PlanOptions,
+    more: UpdateSpec,
+    how: WriteOptions,
+    rebase: bool,
 ) -> int:
     def make() -> tuple[Plan, Root, tuple[str, ...]]:
         manifest = manifest_of(box, "update")
         with watched(Root(sysroot or "/")) as root:
-            change, found = plan_update(root, box, Root(box), manifest, files, directories, choices,
-                                        more=more.requests, rules=more.rules, without=more.without, rebase=rebase,
-                                        dlopen=more.dlopen, is_named=sysroot is not None)
+            change, found = plan_update(
+                root,
+                box,
+                Root(box),
+                manifest,
+                files,
+                directories,
+                choices,
+                more=more.requests,
+                rules=more.rules,
+                without=more.without,
+                rebase=rebase,
+                dlopen=more.dlopen,
+                is_named=sysroot is not None,
+            )
             if found.vanished and worker(root) is not None:  # it may be about to put them back
                 gone = ", ".join(found.vanished)
                 raise UnsettledError(f"cannot update {box}: the source root has no {gone} at the moment")
         return change.plan, change.source, (*found.notes, *change.notes)
 
     carried = carry_out(
-        box, how, make, what=f"update {box}", sysroot=sysroot, keep_privileges=choices.keep_privileges,
-        all_of_it=False, where=where, box_in_json=True,
+        box,
+        how,
+        make,
+        what=f"update {box}",
+        sysroot=sysroot,
+        keep_privileges=choices.keep_privileges,
+        all_of_it=False,
+        where=where,
+        box_in_json=True,
     )
     if carried is None:
         return BEHIND

@@ -52,7 +52,12 @@ class Contribution(NamedTuple):
 
 
 def bring(
-    root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: RecipeCatalog,
+    root: Root,
+    recipe: Recipe,
+    accounts: Accounts,
+    search_path: str,
+    rules: Rules,
+    shelf: RecipeCatalog,
     prefixes: tuple[str, ...] = (),
 ) -> Contribution:
     """Look up in `root` what a recipe brings; what cannot be read there is left out with a note.
@@ -83,7 +88,13 @@ def prefixes_of(root: Root, path: str) -> tuple[str, ...]:
 
 class _Evaluation:
     def __init__(
-        self, root: Root, recipe: Recipe, accounts: Accounts, search_path: str, rules: Rules, shelf: RecipeCatalog,
+        self,
+        root: Root,
+        recipe: Recipe,
+        accounts: Accounts,
+        search_path: str,
+        rules: Rules,
+        shelf: RecipeCatalog,
         prefixes: tuple[str, ...],
     ) -> None:
         self.root = root
@@ -117,9 +128,16 @@ class _Evaluation:
                     if not any(character in pattern for character in "*?["):
                         self.named.add(canonical_place(self.root, path))
         parts = tuple(self.following.whole())
-        return Contribution(tuple(dict.fromkeys(programs)), parts, tuple(self._made()), tuple(self.missing),
-                       tuple(self.optional), tuple(self.notes), frozenset(self.named),
-                       tuple(dict.fromkeys(self.following.laid)))
+        return Contribution(
+            tuple(dict.fromkeys(programs)),
+            parts,
+            tuple(self._made()),
+            tuple(self.missing),
+            tuple(self.optional),
+            tuple(self.notes),
+            frozenset(self.named),
+            tuple(dict.fromkeys(self.following.laid)),
+        )
 
     def _programs(self, words: tuple[str, ...], if_there: bool) -> Iterator[str]:
         for word in words:
@@ -145,7 +163,7 @@ class _Evaluation:
         if not pattern.startswith(PREFIXES):
             return [pattern]
         prefixes = self.prefixes if pattern.startswith(EACH_PREFIX) else self.prefixes[-1:]
-        return [prefix + pattern[pattern.index("/"):] for prefix in prefixes] or [pattern]
+        return [prefix + pattern[pattern.index("/") :] for prefix in prefixes] or [pattern]
 
     def _made(self) -> Iterator[tuple[str, Made]]:
         bring = self.recipe.bring
@@ -154,8 +172,10 @@ class _Evaluation:
             place = real_path(self.root, directory.path) or canonical_place(self.root, directory.path)
             yield place, Made("directory", directory.mode, uid, gid)
         for device in bring.device:
-            yield canonical_place(self.root, device.path), Made(
-                "device", device.mode, device=(device.type, device.major, device.minor))
+            yield (
+                canonical_place(self.root, device.path),
+                Made("device", device.mode, device=(device.type, device.major, device.minor)),
+            )
         for link in bring.link:
             yield canonical_place(self.root, link.path), Made("link", target=link.target)
         for made in bring.made:
@@ -178,11 +198,16 @@ class _Evaluation:
         found = resolv_conf(self.root)
         servers = _servers(found or b"")
         if not servers:
-            self.notes.append("no /etc/resolv.conf is made: the source root names no server that knows hosts"
-                              if found is None else f"{made.path} names no server that knows hosts")
+            self.notes.append(
+                "no /etc/resolv.conf is made: the source root names no server that knows hosts"
+                if found is None
+                else f"{made.path} names no server that knows hosts"
+            )
         elif all(map(_is_own, servers)):
-            self.notes.append(f"{made.path} names {', '.join(servers)} alone: the host's own, which is not reached "
-                              "with a network of the box's own (enter --net none)")
+            self.notes.append(
+                f"{made.path} names {', '.join(servers)} alone: the host's own, which is not reached "
+                "with a network of the box's own (enter --net none)"
+            )
         return found
 
     def _owner(self, owner: str, path: str) -> tuple[int, int]:
@@ -212,11 +237,12 @@ def resolv_conf(root: Root) -> bytes | None:
 
 def _servers(data: bytes) -> list[str]:
     """Return whom a resolv.conf(5) says to ask."""
-    return [words[1] for line in data.decode("utf-8", "replace").splitlines()
-            if len(words := line.split()) > 1 and words[0] == "nameserver"]
+    return [
+        words[1]
+        for line in data.decode("utf-8", "replace").splitlines()
+        if len(words := line.split()) > 1 and words[0] == "nameserver"
+    ]
 
 
 def _is_own(server: str) -> bool:
     return server.startswith("127.") or server == "::1"
-
-

@@ -56,8 +56,11 @@ class RecipeCatalog:
                 import difflib  # only needed to word an error
 
                 near = difflib.get_close_matches(name, self.names, 3)
-                raise JailError(f"cannot find the recipe {name}: there is none of that name"
-                                + (f"; near: {', '.join(near)}" if near else ""), "jailbuild recipes lists them")
+                raise JailError(
+                    f"cannot find the recipe {name}: there is none of that name"
+                    + (f"; near: {', '.join(near)}" if near else ""),
+                    "jailbuild recipes lists them",
+                )
             recipe = self._read[name] = read_recipe(*self._all()[name])
         return recipe
 
@@ -106,8 +109,10 @@ def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
             if file.endswith(".toml") and not file.startswith("."):
                 with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
                     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                        raise JailError(f"cannot read recipes in {path}: it is no regular file",
-                                        "--recipes names a directory of TOML files")
+                        raise JailError(
+                            f"cannot read recipes in {path}: it is no regular file",
+                            "--recipes names a directory of TOML files",
+                        )
                     data = opened.read(_LARGEST + 1)
                 if len(data) > _LARGEST:
                     raise unusable(path, 1, f"it has more than {_LARGEST} bytes")
@@ -116,15 +121,18 @@ def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
                 except UnicodeDecodeError as error:
                     raise unusable(path, data.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from None
     except OSError as error:
-        raise JailError(f"cannot read recipes in {error.filename or directory}: {reason(error)}",
-                        "--recipes names a directory of TOML files") from None
+        raise JailError(
+            f"cannot read recipes in {error.filename or directory}: {reason(error)}",
+            "--recipes names a directory of TOML files",
+        ) from None
     return found
 
 
 def elsewhere(root: Root, command: str, shelf: RecipeCatalog) -> str | None:
     """Return where recipes say that a command stands which no search path has: of versions the highest."""
-    found = [path for pattern in shelf.places(command) for path in expand(root, pattern)
-             if is_executable_file(root, path)]
+    found = [
+        path for pattern in shelf.places(command) for path in expand(root, pattern) if is_executable_file(root, path)
+    ]
     return max(found, key=_version, default=None)
 
 

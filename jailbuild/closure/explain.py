@@ -71,14 +71,18 @@ def problems(program: Program, whose: str = "its") -> list[Problem]:
         if part.resolution.refusal is None:
             found += [
                 Problem(bad.code, bad.refusal(part.path).subject, bad.text(program.path, whose))
-                for bad in part.resolution.versions if bad.is_fatal
+                for bad in part.resolution.versions
+                if bad.is_fatal
             ]
     return found
 
 
 def _by_versions(program: Program) -> list[Refusal]:
-    return [part.resolution.error for part in program.parts
-            if part.resolution.error is not None and part.resolution.refusal is None]
+    return [
+        part.resolution.error
+        for part in program.parts
+        if part.resolution.error is not None and part.resolution.refusal is None
+    ]
 
 
 def _named(program: Program) -> str:
@@ -135,8 +139,10 @@ def explain_failure(
     if program is not None and program.error is None and os.path.basename(command) not in _SHELLS:
         symbols = soft_deps.imports(root, program)
         for want in soft_deps.absent(root):
-            if want.code in _OFTEN_FATAL and not (has_dev and want.code == "no-dev-null") and (
-                why := soft_deps.reason_for(root, program, want, symbols)
+            if (
+                want.code in _OFTEN_FATAL
+                and not (has_dev and want.code == "no-dev-null")
+                and (why := soft_deps.reason_for(root, program, want, symbols))
             ):
                 found.append((f"{command} {why}, and {want.what}", add_command(["--with", want.recipe], box)))
     for one in soft_deps.environment_absent(root, asked.items()):

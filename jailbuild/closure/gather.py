@@ -42,7 +42,10 @@ class Closure(NamedTuple):
 
 
 def gather(
-    root: Root, requests: tuple[Request, ...], options: Options, trees: Mapping[str, Tree] | None = None,
+    root: Root,
+    requests: tuple[Request, ...],
+    options: Options,
+    trees: Mapping[str, Tree] | None = None,
     knowledge: Knowledge = NO_KNOWLEDGE,
 ) -> Closure:
     """Resolve the requests in `root` (see commands.source_root); `trees` has the data of those that are no programs.
@@ -64,13 +67,28 @@ def gather(
         from jailbuild.closure.knowing import RecipeApplier  # not for --bare
 
         made = RecipeApplier(gathering, knowledge.shelf, knowledge, options.search_path).apply(requests)
-    sources = {canonical_place(root, one.path): one.source for one in requests
-               if one.source is not None and one.type == "program"}
+    sources = {
+        canonical_place(root, one.path): one.source
+        for one in requests
+        if one.source is not None and one.type == "program"
+    }
     for tree in (trees or {}).values():
         if tree.source is not None:
             sources.update((item.path, item.source) for item in tree.items)
     return Closure(
-        root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        gathering.listed, tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
-        gathering.laid, gathering.dlopen,
+        root,
+        gathering.files,
+        options.search_path,
+        requests,
+        gathering.asked,
+        gathering.nodes,
+        gathering.cached,
+        gathering.listed,
+        tuple(gathering.notes),
+        gathering.data,
+        sources,
+        made,
+        frozenset(gathering.inert),
+        gathering.laid,
+        gathering.dlopen,
     )

@@ -177,8 +177,9 @@ class ClosureState:
     def _ask(self, path: str, program: Program, name: str) -> None:
         """Note a program that must start in the box; of what requests say of its libraries, the farthest counts."""
         self.asked[path] = program
-        self.dlopen[path] = max(self.dlopen.get(path, LEVELS[0]), self.options.dlopen.get(name, DEFAULT),
-                                key=LEVELS.index)
+        self.dlopen[path] = max(
+            self.dlopen.get(path, LEVELS[0]), self.options.dlopen.get(name, DEFAULT), key=LEVELS.index
+        )
         self.notes += [unopened_text(one) for one in program.unopened]
 
     def bring_program(self, path: str, edge: AnyEdge, name: str) -> None:
@@ -219,9 +220,11 @@ class ClosureState:
             if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
                 self._make_inert(item.path, found[0])
                 continue
-            wrong += [one.text for one in found if (
-                one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
-            )]
+            wrong += [
+                one.text
+                for one in found
+                if (one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111)
+            ]
         self.notes += [f"warning: {text}" for text in _first(wrong)]
 
     def want_laid(self, path: str, edge: AnyEdge, name: str) -> None:

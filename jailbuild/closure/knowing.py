@@ -95,8 +95,7 @@ class RecipeApplier:
         self.users: dict[NamedEdge, tuple[set[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
         self.named: set[str] = set()  # likewise by a recipe
-        self.lists = frozenset(
-            canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
+        self.lists = frozenset(canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
 
     @property
     def accounts(self) -> Accounts:
@@ -161,7 +160,13 @@ class RecipeApplier:
         return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
 
     def _use(
-        self, request: str, name: str, edge: NamedEdge, done: set[str], is_told: bool, program: str | None = None,
+        self,
+        request: str,
+        name: str,
+        edge: NamedEdge,
+        done: set[str],
+        is_told: bool,
+        program: str | None = None,
     ) -> None:
         """Bring what a recipe has for a request, and the recipes that it brings; each once.
 
@@ -225,7 +230,8 @@ class RecipeApplier:
         known = self.brought.get((recipe.name, prefixes))
         if known is None:
             known = self.brought[recipe.name, prefixes] = bring(
-                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes)
+                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes
+            )
             self.gathering.notes += known.notes
             if is_told and known.missing:
                 nothing = "finds nothing" if known.is_nothing(recipe.bring) else "does not find all"
@@ -242,7 +248,8 @@ class RecipeApplier:
     def _warn_of_absent(self, recipe: Recipe, what: str, sought: tuple[str, ...]) -> None:
         more = f" and {len(sought) - _FEW} more (jailbuild recipes {recipe.name})" if len(sought) > _FEW else ""
         self.gathering.notes.append(
-            f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}")
+            f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}"
+        )
 
     def _hold(self, path: str, made: Made, edge: NamedEdge, request: str) -> None:
         known = self.made.setdefault(path, HeldMade(made, {}))
@@ -255,23 +262,26 @@ class RecipeApplier:
         absent = [name for name in names if name not in self.accounts.users]
         if absent and is_told:
             self.gathering.notes.append(
-                f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root")
+                f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root"
+            )
         users, requests = self.users.setdefault(edge, (set(), set()))
         users.update(name for name in names if name in self.accounts.users)
         requests.add(request)
 
     def _add_user(self, request: Request) -> None:
         if request.what not in self.accounts.users:
-            raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
-                            f"{command_line('useradd', request.what)} makes one" if self.root.lowest.is_host else "")
+            raise JailError(
+                f"cannot add the user {request.what}: the source root has none of that name",
+                f"{command_line('useradd', request.what)} makes one" if self.root.lowest.is_host else "",
+            )
         self._use(request.name, "users", NamedEdge("", "recipe", "users"), set(), True)
-        self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)),
-                         request.name, True)
+        self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)), request.name, True)
 
     def _add_locale(self, request: Request) -> None:
         tree = locales.find(self.root, request.what, self.knowledge.rules)
-        self.gathering.bring_tree(tree, tree.path, NamedEdge("", "locale", names=(spelled(request.what),)),
-                                  request.name)
+        self.gathering.bring_tree(
+            tree, tree.path, NamedEdge("", "locale", names=(spelled(request.what),)), request.name
+        )
 
     def _make_accounts(self) -> None:
         """Make the passwd and group files of all users that are wanted."""
@@ -283,8 +293,10 @@ class RecipeApplier:
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
             if place in self.made:
-                self.gathering.notes.append(f"warning: what a recipe makes at {place} is left out: who is known in the "
-                                            "box stands there (--without users, --user)")
+                self.gathering.notes.append(
+                    f"warning: what a recipe makes at {place} is left out: who is known in the "
+                    "box stands there (--without users, --user)"
+                )
             edges: dict[AnyEdge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
                 names = sorted(users if path == PASSWD else {group for user in users for group in groups[user]})

@@ -48,8 +48,15 @@ def _text(data: bytes) -> str:
 
 # env's options that matter here, by their long names; "-" for those that change nothing about what is run
 _OPTIONS = {
-    "block-signal": "-", "chdir": "C", "debug": "-", "default-signal": "-", "ignore-environment": "i",
-    "ignore-signal": "-", "list-signal-handling": "-", "split-string": "S", "unset": "u",
+    "block-signal": "-",
+    "chdir": "C",
+    "debug": "-",
+    "default-signal": "-",
+    "ignore-environment": "i",
+    "ignore-signal": "-",
+    "list-signal-handling": "-",
+    "split-string": "S",
+    "unset": "u",
 }
 _ESCAPES = {"f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", **{sign: sign for sign in "\"#$'\\"}}
 _SPACES = " \t\n\v\f\r"

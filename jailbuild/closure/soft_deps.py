@@ -32,18 +32,55 @@ class Want(NamedTuple):
 
 
 WANTS = (
-    Want("no-user-database", "there is no /etc/passwd", "users", ("/etc/passwd",), frozenset((
-        "getpwuid", "getpwuid_r", "getpwnam", "getpwnam_r", "getpwent", "getgrgid", "getgrgid_r", "getgrnam",
-        "getgrnam_r", "getgrent", "initgroups", "getgrouplist",
-    ))),
-    Want("no-tls-roots", "there are no certificates of authorities", "tls-roots", (
-        "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    ), sonames=("libssl.so.", "libgnutls.so.")),
-    Want("no-gconv", "there is no gconv: of character sets, only ASCII and UTF-8 can be converted", "gconv",
-         ("/usr/lib/*/gconv", "/usr/lib/gconv", "/usr/lib64/gconv"), frozenset(("iconv_open",))),
-    Want("no-dev-null", "there is no /dev/null outside of the isolated modes of enter", "devices", ("/dev/null",),
-         text=b"/dev/null\0"),
+    Want(
+        "no-user-database",
+        "there is no /etc/passwd",
+        "users",
+        ("/etc/passwd",),
+        frozenset(
+            (
+                "getpwuid",
+                "getpwuid_r",
+                "getpwnam",
+                "getpwnam_r",
+                "getpwent",
+                "getgrgid",
+                "getgrgid_r",
+                "getgrnam",
+                "getgrnam_r",
+                "getgrent",
+                "initgroups",
+                "getgrouplist",
+            )
+        ),
+    ),
+    Want(
+        "no-tls-roots",
+        "there are no certificates of authorities",
+        "tls-roots",
+        (
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/etc/ssl/cert.pem",
+            "/etc/pki/tls/certs/ca-bundle.crt",
+            "/etc/ssl/ca-bundle.pem",
+            "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        ),
+        sonames=("libssl.so.", "libgnutls.so."),
+    ),
+    Want(
+        "no-gconv",
+        "there is no gconv: of character sets, only ASCII and UTF-8 can be converted",
+        "gconv",
+        ("/usr/lib/*/gconv", "/usr/lib/gconv", "/usr/lib64/gconv"),
+        frozenset(("iconv_open",)),
+    ),
+    Want(
+        "no-dev-null",
+        "there is no /dev/null outside of the isolated modes of enter",
+        "devices",
+        ("/dev/null",),
+        text=b"/dev/null\0",
+    ),
 )
 DLOPEN = frozenset(("dlopen", "dlmopen"))
 _ZONEINFO = "/usr/share/zoneinfo"
@@ -101,7 +138,7 @@ def _has(root: Root, path: str, text: bytes) -> bool:
         while read < _MAX_PROGRAM and (block := os.read(opened, _BLOCK)):
             if text in end + block:
                 return True
-            end, read = block[-len(text):], read + len(block)
+            end, read = block[-len(text) :], read + len(block)
     except OSError:
         pass
     finally:

@@ -12,11 +12,37 @@ from jailbuild.root import Root, upwards
 
 _FEW = 3
 # a link to one of these leads to half a system
-_TOO_MUCH = frozenset((
-    "/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/run", "/sbin", "/srv",
-    "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/cache",
-    "/var/lib", "/var/log", "/var/tmp",
-))
+_TOO_MUCH = frozenset(
+    (
+        "/",
+        "/bin",
+        "/boot",
+        "/etc",
+        "/home",
+        "/lib",
+        "/lib64",
+        "/media",
+        "/mnt",
+        "/opt",
+        "/root",
+        "/run",
+        "/sbin",
+        "/srv",
+        "/tmp",
+        "/usr",
+        "/usr/bin",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local",
+        "/usr/sbin",
+        "/usr/share",
+        "/var",
+        "/var/cache",
+        "/var/lib",
+        "/var/log",
+        "/var/tmp",
+    )
+)
 _GONE = ("/run/", "/tmp/")  # mounted over, or emptied
 
 
@@ -100,8 +126,11 @@ class SymlinkFollower:
             for path in todo:
                 done.add(path)
                 part = self.parts[path]
-                gone = {item.path for item in part.tree.items
-                        if item.type == "link" and not self._follow(part.tree, item.path)}
+                gone = {
+                    item.path
+                    for item in part.tree.items
+                    if item.type == "link" and not self._follow(part.tree, item.path)
+                }
                 if gone and not self.keep_lost:
                     items = tuple(item for item in part.tree.items if item.path not in gone)
                     part = part._replace(tree=part.tree._replace(items=items))

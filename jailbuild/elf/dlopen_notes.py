@@ -106,10 +106,14 @@ def _dlopens(text: bytes) -> list[Dlopen]:
     for one in said if isinstance(said, list) else ():
         if isinstance(one, dict) and (sonames := _names(one.get("soname"))):
             priority = one.get("priority")
-            found.append(Dlopen(
-                sonames, priority if priority in PRIORITIES else DEFAULT, _text(one.get("feature")),
-                _text(one.get("description")),
-            ))
+            found.append(
+                Dlopen(
+                    sonames,
+                    priority if priority in PRIORITIES else DEFAULT,
+                    _text(one.get("feature")),
+                    _text(one.get("description")),
+                )
+            )
     return found[:_MOST]
 
 

@@ -55,9 +55,19 @@ DT_PLTRELSZ: int = ENUM_D_TAG["DT_PLTRELSZ"]
 DT_SYMBOLIC: int = ENUM_D_TAG["DT_SYMBOLIC"]
 DT_BIND_NOW: int = ENUM_D_TAG["DT_BIND_NOW"]
 DT_FLAGS: int = ENUM_D_TAG["DT_FLAGS"]
-DT_TABLES: tuple[int, ...] = tuple(ENUM_D_TAG[name] for name in (
-    "DT_STRTAB", "DT_HASH", "DT_GNU_HASH", "DT_VERSYM", "DT_VERNEED", "DT_RELA", "DT_REL", "DT_JMPREL",
-))
+DT_TABLES: tuple[int, ...] = tuple(
+    ENUM_D_TAG[name]
+    for name in (
+        "DT_STRTAB",
+        "DT_HASH",
+        "DT_GNU_HASH",
+        "DT_VERSYM",
+        "DT_VERNEED",
+        "DT_RELA",
+        "DT_REL",
+        "DT_JMPREL",
+    )
+)
 
 # What is read of a record; both classes have these in this order.
 HEADER = ("e_type", "e_machine", "e_version", "e_phoff", "e_flags", "e_phentsize", "e_phnum")

@@ -48,7 +48,11 @@ def remapped(libc: bytes) -> dict[str, str]:
 
 class _MuslReader(Reader):
     def references(
-        self, infos: set[tuple[int, bool]], shift: int, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None,
+        self,
+        infos: set[tuple[int, bool]],
+        shift: int,
+        symbols: list[tuple[int, ...]],
+        marks: tuple[int, ...] | None,
     ) -> tuple[Reference, ...]:
         low = (1 << shift) - 1
         found = set()
@@ -58,8 +62,9 @@ class _MuslReader(Reader):
             if bind >> 4 == _LOCAL or not kind:
                 continue
             weak = bind >> 4 == _WEAK and section == _UNDEFINED
-            found.add(Reference(
-                self.name(name), None, None, False, weak, False, kind == self.jump_slot, kind == self.copy))
+            found.add(
+                Reference(self.name(name), None, None, False, weak, False, kind == self.jump_slot, kind == self.copy)
+            )
         return tuple(sorted(found))
 
     def definitions(

@@ -77,9 +77,9 @@ class Elf(NamedTuple):
     """What the loader takes from a file. Strings are decoded with os.fsdecode.
 
     A file that cannot be used still gives one: `bits` is 0 when it is no ELF file at all, `ident_error` says what the
-    loader finds wrong before it looks at the machine (open_verify), `load_error` what is wrong after that. The kernel does
-    not ask what `ident_error` asks. Where it would even start a file of another class or byte order than the first bytes
-    have, this is what it starts, and `as_library` what the loader finds.
+    loader finds wrong before it looks at the machine (open_verify), `load_error` what is wrong after that. The kernel
+    does not ask what `ident_error` asks. Where it would even start a file of another class or byte order than the first
+    bytes have, this is what it starts, and `as_library` what the loader finds.
     """
 
     bits: int = 0  # 32 or 64; -1 for a class that there is none of
@@ -149,8 +149,11 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, ident_error: st
         size *= count
         if size > _MAX_HEADERS:
             raise DamagedError("too many program headers")
-        table = head[place : place + size] if place + size <= len(head) else _bytes(
-            descriptor, place, size, "program headers")
+        table = (
+            head[place : place + size]
+            if place + size <= len(head)
+            else _bytes(descriptor, place, size, "program headers")
+        )
         loads: Loads = []
         far_notes: list[tuple[int, int]] = []  # those that do not lie in `head`
         dynamic: tuple[int, int] | None = None
@@ -174,9 +177,18 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, ident_error: st
             return Elf(*said, "", exec_error, interpreter)
         soname, wants, rpath, runpath, audit, flags_1, versions = _dynamic(descriptor, loads, layout, *dynamic)
         return Elf(
-            *said, "", exec_error, interpreter, True, soname, wants,
-            rpath if runpath is None else None, runpath, audit,
-            bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
+            *said,
+            "",
+            exec_error,
+            interpreter,
+            True,
+            soname,
+            wants,
+            rpath if runpath is None else None,
+            runpath,
+            audit,
+            bool(flags_1 & _DF_1_NODEFLIB),
+            bool(flags_1 & _DF_1_PIE),
             _dlopens(descriptor, head, far_notes, bits, little) if far_notes or MARKS[little] in head else (),
             versions,
         )

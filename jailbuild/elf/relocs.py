@@ -157,7 +157,8 @@ class Reader(SymbolTable):
         """Return r_info of every relocation with a symbol, each once, and whether it is made when it is used."""
         values = self.values
         now = (
-            DT_BIND_NOW in values or bool(values.get(DT_FLAGS, 0) & _DF_BIND_NOW)
+            DT_BIND_NOW in values
+            or bool(values.get(DT_FLAGS, 0) & _DF_BIND_NOW)
             or bool(values.get(DT_FLAGS_1, 0) & _DF_1_NOW)
         )
         low = 0xFFFFFFFF if self.bits == 64 else 0xFF
@@ -169,7 +170,8 @@ class Reader(SymbolTable):
             last = first + size
             found.update((info, not now) for info in self._infos(record, first, size) if info > low)
         for record, table, length, skipped in (
-            (self.records.rela, DT_RELA, DT_RELASZ, DT_RELACOUNT), (self.records.rel, DT_REL, DT_RELSZ, DT_RELCOUNT),
+            (self.records.rela, DT_RELA, DT_RELASZ, DT_RELACOUNT),
+            (self.records.rel, DT_REL, DT_RELSZ, DT_RELCOUNT),
         ):
             if table in values:
                 start, end = values[table], values[table] + values.get(length, 0)
@@ -235,7 +237,11 @@ class Reader(SymbolTable):
         return self.words(self.values[DT_GNU_HASH], 4)[1] if DT_GNU_HASH in self.values else 1
 
     def references(
-        self, infos: set[tuple[int, bool]], shift: int, symbols: list[tuple[int, ...]], marks: tuple[int, ...] | None,
+        self,
+        infos: set[tuple[int, bool]],
+        shift: int,
+        symbols: list[tuple[int, ...]],
+        marks: tuple[int, ...] | None,
     ) -> tuple[Reference, ...]:
         """Return what is looked up for relocations: their r_info, the symbol's number being `shift` bits up."""
         low = (1 << shift) - 1
@@ -249,8 +255,14 @@ class Reader(SymbolTable):
                 continue
             asked = self.numbers.get(marks[index] & 0x7FFF) if marks is not None else None
             reference = Reference(
-                self.name(name), asked.version if asked else None, asked.file if asked else None,
-                bool(asked and asked.hides), bind >> 4 == _WEAK, lazy, kind == self.jump_slot, kind == self.copy,
+                self.name(name),
+                asked.version if asked else None,
+                asked.file if asked else None,
+                bool(asked and asked.hides),
+                bind >> 4 == _WEAK,
+                lazy,
+                kind == self.jump_slot,
+                kind == self.copy,
             )
             found.add(reference)
         return tuple(sorted(found, key=lambda one: (one.name, one.lazy, one.version or "")))
@@ -275,7 +287,8 @@ class Reader(SymbolTable):
             if one is None:
                 number = self.numbers.get(mark & 0x7FFF)
                 one = alike[mark, not section] = (
-                    Definition(number.version if number else None, mark & 0x7FFF, bool(mark & 0x8000), not section),)
+                    Definition(number.version if number else None, mark & 0x7FFF, bool(mark & 0x8000), not section),
+                )
             text = self.name(name)
             found[text] = found[text] + one if text in found else one
         return found

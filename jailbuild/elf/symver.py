@@ -174,7 +174,8 @@ class Usual:
         if not 0 < count <= _USUAL:
             raise KeyError(count)
         shape = (
-            Struct(self._format[0] + self._format[1:] * count), (0,) * count,
+            Struct(self._format[0] + self._format[1:] * count),
+            (0,) * count,
             (self._record.size,) * (count - 1) + (0,),
         )
         return self._shapes.setdefault(count, shape)

@@ -39,13 +39,17 @@ class Emulation(NamedTuple):
     own_user: bool  # whether a user namespace is to be made for it; else the box is in one
 
     def __str__(self) -> str:
-        return (f"emulation: {machine_name(self.kind)} programs by {self.emulator}, from a copy in memory,"
-                f" in a binfmt_misc of {'a user namespace' if self.own_user else 'the box'}'s own")
+        return (
+            f"emulation: {machine_name(self.kind)} programs by {self.emulator}, from a copy in memory,"
+            f" in a binfmt_misc of {'a user namespace' if self.own_user else 'the box'}'s own"
+        )
 
     def note(self) -> str:
         """Return what is weaker than without an emulator, in one line."""
-        return (f"programs for {machine_name(self.kind)} are run by {self.emulator}, in a user namespace:"
-                " ports below 1024 are not theirs, and what --cap-keep keeps counts in it alone")
+        return (
+            f"programs for {machine_name(self.kind)} are run by {self.emulator}, in a user namespace:"
+            " ports below 1024 are not theirs, and what --cap-keep keeps counts in it alone"
+        )
 
     def do(self, place: SetupContext) -> None:
         if not self.own_user:

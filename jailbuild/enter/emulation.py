@@ -22,18 +22,31 @@ _I386, _X86_64, _ARM, _AARCH64 = (32, True, 3), (64, True, 62), (32, True, 40), 
 
 # As qemu calls a machine in the name of its emulator (the user mode's: qemu-NAME or qemu-NAME-static)
 _NAMES: dict[ElfTarget, str] = {
-    _X86_64: "x86_64", _I386: "i386", _AARCH64: "aarch64", _ARM: "arm",
-    (64, True, 243): "riscv64", (32, True, 243): "riscv32", (64, True, 258): "loongarch64",
-    (64, True, 21): "ppc64le", (64, False, 21): "ppc64", (32, False, 20): "ppc", (64, False, 22): "s390x",
-    (32, False, 8): "mips", (32, True, 8): "mipsel", (64, False, 8): "mips64", (64, True, 8): "mips64el",
+    _X86_64: "x86_64",
+    _I386: "i386",
+    _AARCH64: "aarch64",
+    _ARM: "arm",
+    (64, True, 243): "riscv64",
+    (32, True, 243): "riscv32",
+    (64, True, 258): "loongarch64",
+    (64, True, 21): "ppc64le",
+    (64, False, 21): "ppc64",
+    (32, False, 20): "ppc",
+    (64, False, 22): "s390x",
+    (32, False, 8): "mips",
+    (32, True, 8): "mipsel",
+    (64, False, 8): "mips64",
+    (64, True, 8): "mips64el",
 }
 
 # What a kernel may run by itself, by its name in uname(2); whether it has been built to run 32 bits too exec will say.
 _NATIVE: dict[str, frozenset[ElfTarget]] = {
     "x86_64": frozenset({_X86_64, _I386, (32, True, 62)}),
     "aarch64": frozenset({_AARCH64, _ARM}),
-    "armv7l": frozenset({_ARM}), "armv8l": frozenset({_AARCH64, _ARM}),
-    "ppc64le": frozenset({(64, True, 21)}), "ppc64": frozenset({(64, False, 21), (32, False, 20)}),
+    "armv7l": frozenset({_ARM}),
+    "armv8l": frozenset({_AARCH64, _ARM}),
+    "ppc64le": frozenset({(64, True, 21)}),
+    "ppc64": frozenset({(64, False, 21), (32, False, 20)}),
     "s390x": frozenset({(64, False, 22), (32, False, 22)}),
     "riscv64": frozenset({(64, True, 243), (32, True, 243)}),
     "loongarch64": frozenset({(64, True, 258)}),
@@ -216,8 +229,10 @@ def registered(kind: ElfTarget) -> Registration | None:
 def magic(kind: ElfTarget) -> bytes:
     """Return the first bytes of a program of `kind` (ET_EXEC)."""
     bits, little, machine = kind
-    return b"\x7fELF" + struct.pack("BBBB8x", bits // 32, 1 if little else 2, 1, 0) + struct.pack(
-        "<HH" if little else ">HH", 2, machine
+    return (
+        b"\x7fELF"
+        + struct.pack("BBBB8x", bits // 32, 1 if little else 2, 1, 0)
+        + struct.pack("<HH" if little else ">HH", 2, machine)
     )
 
 
@@ -230,6 +245,8 @@ def refused(kind: ElfTarget, error: OSError) -> str:
     """Return why a box cannot have a binfmt_misc of its own, in one line."""
     name = machine_name(kind)
     if error.errno in (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOSPC):
-        return (f"programs for {name} need a binfmt_misc of the box's own, from Linux 6.7 on and with user namespaces;"
-                f" this is {os.uname().release} ({reason(error)})")
+        return (
+            f"programs for {name} need a binfmt_misc of the box's own, from Linux 6.7 on and with user namespaces;"
+            f" this is {os.uname().release} ({reason(error)})"
+        )
     return f"the emulator for {name} cannot be set up: {reason(error)}"

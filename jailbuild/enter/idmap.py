@@ -22,8 +22,9 @@ class Ids(NamedTuple):
 
     def __str__(self) -> str:
         def lines(maps: tuple[tuple[int, int, int], ...]) -> str:
-            return ", ".join(f"{inside}={outside}" + (f" ({count})" if count > 1 else "")
-                             for inside, outside, count in maps)
+            return ", ".join(
+                f"{inside}={outside}" + (f" ({count})" if count > 1 else "") for inside, outside, count in maps
+            )
 
         return f"ids: uid {lines(self.uids)}; gid {lines(self.gids)}{'' if self.by_ranges else '; setgroups denied'}"
 
@@ -128,6 +129,7 @@ def _ranges(path: str, name: str, uid: int) -> list[tuple[int, int]]:
     except OSError:
         return []
     return [
-        (int(line[1]), int(line[2])) for line in lines
+        (int(line[1]), int(line[2]))
+        for line in lines
         if len(line) == 3 and line[0] in (name, str(uid)) and line[1].isdecimal() and line[2].isdecimal()
     ]

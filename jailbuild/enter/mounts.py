@@ -24,9 +24,28 @@ _DIRECTORY = _PATH | os.O_DIRECTORY
 
 # What the kernel tells of itself, of its memory and of other people's keys and timers, to whoever is uid 0.
 MASKED = (
-    "acpi", "asound", "bootconfig", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg",
-    "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "pagetypeinfo", "sched_debug", "scsi", "slabinfo",
-    "timer_list", "timer_stats", "vmallocinfo", "vmcore",
+    "acpi",
+    "asound",
+    "bootconfig",
+    "config.gz",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "pagetypeinfo",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+    "vmcore",
 )
 
 
@@ -48,14 +67,12 @@ class SetupContext:
 
     def target(self, path: str, flags: int = _PATH) -> int:
         """Open a mount target as the box sees it: no link leads out, and no /proc/N/root or /proc/N/fd is followed."""
-        return syscalls.openat2(
-            self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        )
+        return syscalls.openat2(self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS)
 
     def make(self, within: str, path: str, is_directory: bool) -> None:
         """Make a mount target below `within`, an empty directory that we have mounted."""
         directory = self.target(within, _DIRECTORY)
-        *parents, name = path[len(within):].strip("/").split("/")
+        *parents, name = path[len(within) :].strip("/").split("/")
         for one in [*parents, name] if is_directory else parents:
             try:
                 os.mkdir(one, 0o755, dir_fd=directory)

@@ -40,7 +40,10 @@ def plain_steps(root: Root, account: Account, limits: tuple[Limit, ...] = (), di
 
 
 def run_plain(
-    steps: list[Step], command: Command, passed: tuple[int, ...], started: Callable[[int], object],
+    steps: list[Step],
+    command: Command,
+    passed: tuple[int, ...],
+    started: Callable[[int], object],
 ) -> int:
     """Run the command after the steps and return its exit status, 128+n for a signal (StepError, ExecError).
 

@@ -52,9 +52,11 @@ def has_plain_alone() -> bool:
     of a user namespace that needs another one to enter a box may have the rootless mode, and is not meant.
     """
     return (
-        os.geteuid() == 0 and not has_capability("SYS_ADMIN")
+        os.geteuid() == 0
+        and not has_capability("SYS_ADMIN")
         and not syscalls.prctl(_PR_CAPBSET_READ, NUMBERS["SYS_ADMIN"])
-        and has_capability("SYS_CHROOT") and not is_rootless()
+        and has_capability("SYS_CHROOT")
+        and not is_rootless()
     )
 
 
@@ -68,8 +70,10 @@ def before(root: Root, box: str, rootless: bool, has_binds: bool) -> Refusal | N
         )
     if not rootless and not has_capability("SYS_ADMIN"):
         more = "" if has_capability("SYS_CHROOT") else ", and CAP_SYS_CHROOT for the plain mode"
-        return Refusal(f"root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers{more}",
-                       other_mode(box, rootless))
+        return Refusal(
+            f"root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most containers{more}",
+            other_mode(box, rootless),
+        )
     return None
 
 
@@ -99,8 +103,10 @@ def groups(account: Account, rootless: bool) -> Refusal | None:
     """Return what keeps an account's groups from being set; rootless none are, or few."""
     if rootless or len(account.groups) <= _MOST_GROUPS:
         return None
-    return Refusal(f"its /etc/group has {account.name} in {len(account.groups)} groups, and Linux stops at"
-                   f" {_MOST_GROUPS}", "--user takes another; or mend that file")
+    return Refusal(
+        f"its /etc/group has {account.name} in {len(account.groups)} groups, and Linux stops at {_MOST_GROUPS}",
+        "--user takes another; or mend that file",
+    )
 
 
 def duplicate_targets(wanted: Iterable[Bind | Tmpfs]) -> Refusal | None:
@@ -133,8 +139,12 @@ def bind(root: Root, box: str, wanted: Bind, targets: Collection[str]) -> Refusa
         make = "" if place is None else f"mkdir -p {quoted(place if source else os.path.dirname(place))}"
         if place is not None and not source:
             make += f" && touch {quoted(place)}"
-        return Refusal(f"--bind: {box} has no {wanted.target}: {why}" if error.errno == errno.ENOENT else
-                       f"--bind: {wanted.target}: {reason(error)}", make)
+        return Refusal(
+            f"--bind: {box} has no {wanted.target}: {why}"
+            if error.errno == errno.ENOENT
+            else f"--bind: {wanted.target}: {reason(error)}",
+            make,
+        )
     if source != target:
         kinds = ("a file", "a directory")
         return Refusal(f"--bind: {wanted.source} is {kinds[source]} and {wanted.target} is {kinds[target]}", "")
@@ -148,7 +158,7 @@ def mkdir_hint(failed: StepError, root: Root, directory: str, binds: tuple[Bind,
         return ""
     around = [one for one in in_order(binds, tmpfs) if path != one.target and f"{path}/".startswith(f"{one.target}/")]
     if around and isinstance(around[-1], Bind):
-        return f"mkdir -p {quoted(around[-1].source.rstrip('/') + path[len(around[-1].target):])}"
+        return f"mkdir -p {quoted(around[-1].source.rstrip('/') + path[len(around[-1].target) :])}"
     if around or path.startswith(("/proc/", "/dev/")):  # the kernel's, or made anew for each command
         return ""
     place = _place(root, path)
@@ -178,20 +188,23 @@ def after(failed: StepError, box: str, rootless: bool, sysctls: str = "/proc/sys
     """Return what is behind a step that failed; None where the step says it all. `sysctls`: where /proc/sys is."""
     number = failed.error.errno
     if number == errno.ENOSYS:
-        return Refusal(f"{failed}: the isolated mode needs Linux 5.12, this is {os.uname().release}",
-                       other_mode(box, rootless))
+        return Refusal(
+            f"{failed}: the isolated mode needs Linux 5.12, this is {os.uname().release}", other_mode(box, rootless)
+        )
     if rootless and (failed.what == "namespaces" or number in _DENIED) and (why := _forbidden(box, sysctls)):
         return why
     if failed.what == "namespaces" and number in (*_DENIED, errno.ENOSPC, errno.EINVAL):
         kind = "user namespaces" if rootless else "namespaces"
-        return Refusal(f"{kind} cannot be made here, as in a container or a chroot ({failed})",
-                       other_mode(box, rootless))
+        return Refusal(
+            f"{kind} cannot be made here, as in a container or a chroot ({failed})", other_mode(box, rootless)
+        )
     if failed.what.startswith("/proc: fresh") and number in _DENIED:
-        return Refusal(f"parts of /proc are covered here, as in a container, and a fresh one is refused ({failed})",
-                       other_mode(box, rootless))
+        return Refusal(
+            f"parts of /proc are covered here, as in a container, and a fresh one is refused ({failed})",
+            other_mode(box, rootless),
+        )
     if failed.what.startswith("root:") and number == errno.EINVAL:
-        return Refusal(f"/ cannot be taken away here, as in an initramfs ({failed})",
-                       other_mode(box, rootless))
+        return Refusal(f"/ cannot be taken away here, as in an initramfs ({failed})", other_mode(box, rootless))
     if failed.what.startswith("limits"):
         return Refusal(str(failed), "a hard limit is raised by root of the host alone: ulimit -aH lists them")
     if number in _DENIED and not failed.what.startswith(_IN_EVERY_MODE) and ": rbind " not in failed.what:

@@ -86,8 +86,10 @@ def ask(root: Root, box: str, questions: Sequence[ProbeRequest], seconds: float 
     why = preflight.before(root, box, rootless, has_binds=False)
     if why is not None:
         raise _refused(box, why.why)
-    emulations = {file: emulation(foreign(root, (os.fsencode(file),)), rootless)
-                  for file in dict.fromkeys(question.file for question in questions)}
+    emulations = {
+        file: emulation(foreign(root, (os.fsencode(file),)), rootless)
+        for file in dict.fromkeys(question.file for question in questions)
+    }
     answers: list[ProbeResult | None] = [None] * len(questions)
     for emulated in dict.fromkeys(emulations.values()):
         here = [at for at, question in enumerate(questions) if emulations[question.file] == emulated]
@@ -98,14 +100,23 @@ def ask(root: Root, box: str, questions: Sequence[ProbeRequest], seconds: float 
 
 
 def _ask_in_room(
-    root: Root, box: str, questions: list[ProbeRequest], seconds: float, emulated: Emulation | None, rootless: bool,
+    root: Root,
+    box: str,
+    questions: list[ProbeRequest],
+    seconds: float,
+    emulated: Emulation | None,
+    rootless: bool,
 ) -> list[ProbeResult | None]:
     """Return the answers of programs that one machine, or one emulator, runs."""
     closed = hold_standard()
     memory = _MEMORY if emulated is None else _EMULATED_MEMORY
     options = Options(
-        limits=tuple(map(read_limit, (*_LIMITS, memory))), read_only=True, private_network=True, powerless=True,
-        filter=filter_program(kept=(), private_network=True), emulation=emulated,
+        limits=tuple(map(read_limit, (*_LIMITS, memory))),
+        read_only=True,
+        private_network=True,
+        powerless=True,
+        filter=filter_program(kept=(), private_network=True),
+        emulation=emulated,
     )
     files = tuple(dict.fromkeys(os.fsencode(question.file) for question in questions))
     command = Command((b"",), {}, files, False, "")
@@ -253,7 +264,7 @@ def _end_all() -> None:
 
 def _write(data: bytes) -> None:
     while data:
-        data = data[os.write(1, data):]
+        data = data[os.write(1, data) :]
 
 
 def _collect(reading: int, count: int, patience: float, box: str) -> list[ProbeResult | None]:

@@ -75,7 +75,11 @@ def start(steps: Sequence[Step], command: Command, passed: tuple[int, ...] = ())
 
 
 def _become(
-    steps: Sequence[Step], command: Command, report: int, others: list[tuple[int, int]], signals: list[int],
+    steps: Sequence[Step],
+    command: Command,
+    report: int,
+    others: list[tuple[int, int]],
+    signals: list[int],
 ) -> NoReturn:
     """Be the command; where that fails, tell the launcher and exit."""
     doing, number = 0, errno.EINVAL  # what Python refuses by itself (ValueError) the system would call so
@@ -129,7 +133,8 @@ def _others(kept: set[int]) -> list[tuple[int, int]]:
 def signals_to_reset() -> list[int]:
     """Return the signals that Python ignores or catches: those that the caller ignores stay so, as with chroot(1)."""
     ours = [
-        number for number in signal.valid_signals()
+        number
+        for number in signal.valid_signals()
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None)
     ]
     return [*_BY_PYTHON, *ours]

@@ -104,8 +104,16 @@ class Raw:
             except termios.error:  # hung up
                 return False
             flags = [one for one in now[:4] if isinstance(one, int)]
-            flags[_INPUT] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR
-                               | termios.IGNCR | termios.ICRNL | termios.IXON)
+            flags[_INPUT] &= ~(
+                termios.IGNBRK
+                | termios.BRKINT
+                | termios.PARMRK
+                | termios.ISTRIP
+                | termios.INLCR
+                | termios.IGNCR
+                | termios.ICRNL
+                | termios.IXON
+            )
             flags[_OUTPUT] &= ~termios.OPOST
             flags[_LOCAL] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             flags[_CONTROL] = flags[_CONTROL] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
@@ -179,7 +187,7 @@ class Flow:
     def write(self) -> None:
         """Hand on a piece of what waits."""
         try:
-            self.waiting = self.waiting[os.write(self.sink, self.waiting[:_PIECE]):]
+            self.waiting = self.waiting[os.write(self.sink, self.waiting[:_PIECE]) :]
         except BlockingIOError:
             return
         except OSError:  # nobody reads it any more

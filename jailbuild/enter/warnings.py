@@ -13,7 +13,8 @@ def notes(root: Root, options: Options, ids: Ids | None) -> list[str]:
     """Return what the person should know, a line each."""
     found = [
         f"{root.path} has no {path}: entered without {what}"
-        for path, what in (("/proc", "one"), ("/dev", "devices")) if not root.is_directory(path)
+        for path, what in (("/proc", "one"), ("/dev", "devices"))
+        if not root.is_directory(path)
     ]
     if ids is not None:  # all mounts come along, and nothing of the host's root is the caller's to change
         return found
@@ -52,11 +53,15 @@ def _unescaped(point: bytes) -> str:
 def below(path: str, points: list[str], covered: set[str]) -> list[str]:
     """Return the mount points below a directory of the host, but for those in what will be covered."""
     prefix = path.rstrip("/") + "/"
-    return sorted({
-        point for point in points
-        if point.startswith(prefix) and point != "/"
-        and not any(f"/{point[len(prefix):]}/".startswith(f"{one}/") for one in covered)
-    })
+    return sorted(
+        {
+            point
+            for point in points
+            if point.startswith(prefix)
+            and point != "/"
+            and not any(f"/{point[len(prefix) :]}/".startswith(f"{one}/") for one in covered)
+        }
+    )
 
 
 def fixed_interpreters(directory: str) -> list[str]:

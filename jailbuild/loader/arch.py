@@ -30,19 +30,34 @@ _LIB = ("/lib", "/usr/lib")
 
 _MACHINES: dict[ElfTarget, Machine] = {
     (64, True, 62): Machine("x86_64", "/lib64/ld-linux-x86-64.so.2", frozenset({0x303}), 0x303, _X86_64_LEVELS),
-    (32, True, 62): Machine("x86_64", "/libx32/ld-linux-x32.so.2", frozenset({0x803}), 0x803, _X86_64_LEVELS,
-                            ("/libx32", "/usr/libx32")),
+    (32, True, 62): Machine(
+        "x86_64", "/libx32/ld-linux-x32.so.2", frozenset({0x803}), 0x803, _X86_64_LEVELS, ("/libx32", "/usr/libx32")
+    ),
     (32, True, 3): Machine("i686", "/lib/ld-linux.so.2", frozenset({3, 1}), 3, (), _LIB, "linux-gate.so.1"),
     (64, True, 183): Machine("aarch64", "/lib/ld-linux-aarch64.so.1", frozenset({0xA03}), 0xA03),
     (32, True, 40): Machine("armv7l", "/lib/ld-linux-armhf.so.3", frozenset({0x903, 3}), 0x903, (), _LIB),
-    (64, True, 21): Machine("ppc64le", "/lib64/ld64.so.2", frozenset({0x503}), 0x503, _POWER_LEVELS,
-                            vdso="linux-vdso64.so.1"),
-    (64, False, 21): Machine("ppc64", "/lib64/ld64.so.1", frozenset({0x503}), 0x503, _POWER_LEVELS,
-                            vdso="linux-vdso64.so.1"),
-    (64, False, 22): Machine("s390x", "/lib/ld64.so.1", frozenset({0x403}), 0x403,
-                             ("z17", "z16", "z15", "z14", "z13"), vdso="linux-vdso64.so.1"),
-    (64, True, 243): Machine("riscv64", "/lib/ld-linux-riscv64-lp64d.so.1", frozenset({0x1003}), 0x1003, (),
-                             ("/lib64/lp64d", "/usr/lib64/lp64d")),
+    (64, True, 21): Machine(
+        "ppc64le", "/lib64/ld64.so.2", frozenset({0x503}), 0x503, _POWER_LEVELS, vdso="linux-vdso64.so.1"
+    ),
+    (64, False, 21): Machine(
+        "ppc64", "/lib64/ld64.so.1", frozenset({0x503}), 0x503, _POWER_LEVELS, vdso="linux-vdso64.so.1"
+    ),
+    (64, False, 22): Machine(
+        "s390x",
+        "/lib/ld64.so.1",
+        frozenset({0x403}),
+        0x403,
+        ("z17", "z16", "z15", "z14", "z13"),
+        vdso="linux-vdso64.so.1",
+    ),
+    (64, True, 243): Machine(
+        "riscv64",
+        "/lib/ld-linux-riscv64-lp64d.so.1",
+        frozenset({0x1003}),
+        0x1003,
+        (),
+        ("/lib64/lp64d", "/usr/lib64/lp64d"),
+    ),
     (64, True, 258): Machine("loongarch64", "/lib64/ld-linux-loongarch-lp64d.so.1", frozenset({0x1203}), 0x1203),
 }
 _UNKNOWN = Machine("unknown", "/lib/ld.so.1", frozenset({3}), 3, (), _LIB)
@@ -150,9 +165,7 @@ def _legacy(kind: ElfTarget) -> tuple[tuple[str, int], ...]:
     return names
 
 
-def legacy_subdirectories(
-    kind: ElfTarget, version: tuple[int, int], levels: tuple[str, ...] = ()
-) -> tuple[str, ...]:
+def legacy_subdirectories(kind: ElfTarget, version: tuple[int, int], levels: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the directories that glibc to 2.36 tries below each one it searches, best first.
 
     Every combination of "tls", the platform and the hwcap names, by falling binary number (elf/dl-hwcaps.c).

@@ -134,9 +134,15 @@ class Resolution:
     )
 
     def __init__(
-        self, interpreter: str | None, libraries: tuple[Library, ...] = (), missing: tuple[Missing, ...] = (),
-        error: Refusal | None = None, built_in: LdsoConfig | MuslConfig | None = None, requester: Edge | None = None,
-        versions: tuple[BadVersion, ...] = (), unopened: tuple[Unopened, ...] = (),
+        self,
+        interpreter: str | None,
+        libraries: tuple[Library, ...] = (),
+        missing: tuple[Missing, ...] = (),
+        error: Refusal | None = None,
+        built_in: LdsoConfig | MuslConfig | None = None,
+        requester: Edge | None = None,
+        versions: tuple[BadVersion, ...] = (),
+        unopened: tuple[Unopened, ...] = (),
     ) -> None:
         self.interpreter = interpreter
         self.refusal = error  # for anything but versions
@@ -171,10 +177,14 @@ class Resolution:
         """What is loaded, in the loader's order."""
         if self._libraries is None:
             assert self.like is not None
-            self._libraries = tuple([
-                library.needed_by(self._asked(library.requests)) if self.like.requester in library.requests else library
-                for library in self.like.libraries
-            ])
+            self._libraries = tuple(
+                [
+                    library.needed_by(self._asked(library.requests))
+                    if self.like.requester in library.requests
+                    else library
+                    for library in self.like.libraries
+                ]
+            )
         return self._libraries
 
     @property

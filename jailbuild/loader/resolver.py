@@ -95,8 +95,10 @@ class Loader:
         resolution, providers = self._load(interpreter, path, file)
         texts = [elf.rpath or "", elf.runpath or "", *[name for _, name in elf.wants]]
         if (
-            not any("$" in text for text in texts) and all(tag == DT_NEEDED for tag, _ in elf.wants)
-            and all(name for _, name in elf.wants) and all(library.path != path for library in resolution.libraries)
+            not any("$" in text for text in texts)
+            and all(tag == DT_NEEDED for tag, _ in elf.wants)
+            and all(name for _, name in elf.wants)
+            and all(library.path != path for library in resolution.libraries)
         ):
             # where it needs libgcc_s anyway it makes no difference who calls for it
             self._alike.setdefault(plain if _needs_unwinder(resolution) else key, (resolution, providers))
@@ -107,9 +109,7 @@ class Loader:
 
         return unwinds(self.files, path, file)
 
-    def _load(
-        self, interpreter: LdsoConfig | MuslConfig, path: str, file: File
-    ) -> tuple[Resolution, Providers | None]:
+    def _load(self, interpreter: LdsoConfig | MuslConfig, path: str, file: File) -> tuple[Resolution, Providers | None]:
         if isinstance(interpreter, MuslConfig):
             from jailbuild.loader.musl.link_map import MuslLinkMapLoader
             from jailbuild.loader.musl.linker import Musl  # few need it
@@ -157,5 +157,7 @@ class Loader:
 
 
 def _needs_unwinder(resolution: Resolution) -> bool:
-    return any(library.name == UNWINDER and any(edge.how != "dlopen" for edge in library.requests)
-               for library in resolution.libraries)
+    return any(
+        library.name == UNWINDER and any(edge.how != "dlopen" for edge in library.requests)
+        for library in resolution.libraries
+    )

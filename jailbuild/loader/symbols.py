@@ -154,8 +154,10 @@ def _remember(one: Object, main: Object, scope: _Scope) -> _Memory:
                 named[reference.file] = holder.identity
                 continue
         elif reference.version is None:
-            giver = next((other for other in scope.asked(reference)
-                          if other is not main and _offers(other, reference, main)), None)
+            giver = next(
+                (other for other in scope.asked(reference) if other is not main and _offers(other, reference, main)),
+                None,
+            )
             if giver is not None:
                 others.add(giver.identity)
                 continue

@@ -46,8 +46,9 @@ class Programs:
     def line(self, program: Program) -> str:
         """Return the object for one program or library, as a line."""
         if program.type == "script":
-            chain = [f"{{{_member('path', one.path)}, {_member('argument', one.argument)}}}"
-                     for one in program.interpreters]
+            chain = [
+                f"{{{_member('path', one.path)}, {_member('argument', one.argument)}}}" for one in program.interpreters
+            ]
             start = f'"interpreters": [{", ".join(chain)}]'
         else:
             start = _member("interpreter", program.interpreter)

@@ -68,8 +68,14 @@ def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -
     """Run jailbuild; names that are not UTF-8 come and go as os.fsdecode has them."""
     command = [sys.executable, "-c", AS_NOBODY] if nobody else [sys.executable, "-m", "jailbuild"]
     return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="surrogateescape", cwd=cwd,
-        timeout=PATIENCE, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"},
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        cwd=cwd,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
     )
 
 
@@ -262,16 +268,27 @@ def _entering(root: Path) -> Callable[[], None]:
 def inside(box: Path, *command: str) -> Done:
     """Run a command with the box as its root: a real chroot(2)."""
     return subprocess.run(
-        command, preexec_fn=_entering(box), env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE,
-        encoding="utf-8", errors="surrogateescape", stdin=subprocess.DEVNULL,
+        command,
+        preexec_fn=_entering(box),
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        timeout=PATIENCE,
+        encoding="utf-8",
+        errors="surrogateescape",
+        stdin=subprocess.DEVNULL,
     )
 
 
 def listed_inside(box: Path, program: str) -> dict[str, str]:
     """Return what the box's own loader says a program would load, by name, when it is started inside."""
     done = subprocess.run(
-        [program], preexec_fn=_entering(box), env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True,
-        timeout=PATIENCE, check=True,
+        [program],
+        preexec_fn=_entering(box),
+        env={"LD_TRACE_LOADED_OBJECTS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     found = {}
     for line in done.stdout.splitlines():

@@ -181,9 +181,7 @@ def test_a_source_that_is_named_again_counts(box: _Box, mine: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["tool", "own"])
-def test_what_is_below_a_file_or_link_of_the_users_does_not_come(
-    box: _Box, root: Path, mine: Path, first: str
-) -> None:
+def test_what_is_below_a_file_or_link_of_the_users_does_not_come(box: _Box, root: Path, mine: Path, first: str) -> None:
     """A recipe's file in a directory where the user has a link: the link stays, and nothing is written through it."""
     (mine / "other").mkdir()
     (mine / "conf").mkdir()
@@ -351,7 +349,8 @@ def test_what_was_changed_by_hand_stays_where_the_source_did_not(box: _Box, chan
         done = box.update(*(("--with", "tool") if "--with" in command else ()))
     after = dump(box.place, contents=True)
     assert {name: what for name, what in after.items() if name.startswith("/etc/")} == {
-        name: what for name, what in before.items() if name.startswith("/etc/")}
+        name: what for name, what in before.items() if name.startswith("/etc/")
+    }
     assert "note: /etc/tool/tool.conf was changed in the box" in done.stderr or command == "add more"
 
 
@@ -384,8 +383,9 @@ ALICE = "alice:x:1000:1000::/home/alice:/bin/sh\n"
 @pytest.fixture
 def people(root: Path, recipes: Path) -> Path:
     """A root with users, and a recipe that wants one of them; `ls` wants none."""
-    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\n"
-                                     "mail:x:8:8::/var/mail:/bin/false\n")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nmail:x:8:8::/var/mail:/bin/false\n"
+    )
     (root / "etc/group").write_text("root:x:0:\nweb:x:33:mail\nmail:x:8:web\n")
     (recipes / "tool.toml").write_text('title = "A tool"\n[when]\nprogram = ["tool"]\n[bring]\nusers = ["web"]\n')
     tiny.backdate(root)

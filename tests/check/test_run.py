@@ -57,8 +57,11 @@ def root(versioned: Path, tmp_path: Path) -> Path:
 
 def disagreeing(root: Path) -> dict[str, str]:
     """Return message by path, of what the loader says otherwise."""
-    return {one["path"]: one["message"] for one in findings(run("check", root, "--run", "--json"))
-            if one["code"] == "loader-disagrees"}
+    return {
+        one["path"]: one["message"]
+        for one in findings(run("check", root, "--run", "--json"))
+        if one["code"] == "loader-disagrees"
+    }
 
 
 def loader(root: Path, body: str, name: str = "loader") -> str:
@@ -161,8 +164,22 @@ def test_the_same_in_a_user_namespace(versioned: Path) -> None:
             for name in [*names, *files]:
                 os.lchown(os.path.join(directory, name), NOBODY, NOBODY)
         done = subprocess.run(
-            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command, "check", root, "--run",
-             "--json"], capture_output=True, text=True, check=False, env=environment)
+            [
+                "setpriv",
+                f"--reuid={NOBODY}",
+                f"--regid={NOBODY}",
+                "--clear-groups",
+                *command,
+                "check",
+                root,
+                "--run",
+                "--json",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
     if done.returncode == 1:
         assert done.stderr.startswith(f"jailbuild: cannot ask the loader of {root}: user namespaces")
     else:
@@ -181,7 +198,8 @@ def test_what_the_loader_sees_otherwise_is_an_error(root: Path) -> None:
     said = disagreeing(root)
     assert said["/usr/bin/plain"] == (
         "/usr/bin/plain: its loader loads libc.so.6 from /elsewhere/libc.so.6, where this check has libc.so.6 from "
-        "/lib/x86_64-linux-gnu/libc.so.6")
+        "/lib/x86_64-linux-gnu/libc.so.6"
+    )
     assert {"/usr/bin/both", "/usr/bin/through", "/usr/bin/plain"} <= set(said)
     path.write_bytes(real)
     assert disagreeing(root) == {}
@@ -209,8 +227,9 @@ def test_what_is_opened_later_is_nothing_that_a_loader_tells_of(root: Path) -> N
         shutil.copy("/usr/lib/x86_64-linux-musl/libc.so", root / "usr/lib/ld-musl-x86_64.so.1")
         (root / "etc").mkdir()
         (root / "etc/ld-musl-x86_64.path").write_text(f"/{LIB}\n")
-        subprocess.run(["musl-gcc", "-o", root / "usr/bin/opens-too", "-x", "c", "-"], input=main, text=True,
-                       check=True)
+        subprocess.run(
+            ["musl-gcc", "-o", root / "usr/bin/opens-too", "-x", "c", "-"], input=main, text=True, check=True
+        )
     told = findings(run("check", root, "--run", "--json"))
     assert {one["subject"] for one in told if one["code"] == "missing-library"} >= {"libno.so", "libgone.so"}
     assert "loader-disagrees" not in {one["code"] for one in told}
@@ -240,10 +259,15 @@ def test_where_the_emulator_cannot_be_had_the_loader_is_not_asked(root: Path, mo
     (root / "foreign").write_bytes(foreign)
     (root / "foreign").chmod(0o755)
     fine = loader(root, 'say("fine");', "fine")
-    monkeypatch.setattr("jailbuild.enter.probe.emulation",
-                        lambda kind, rootless: kind and Emulation(kind, "/nowhere/qemu-static", not rootless))
+    monkeypatch.setattr(
+        "jailbuild.enter.probe.emulation",
+        lambda kind, rootless: kind and Emulation(kind, "/nowhere/qemu-static", not rootless),
+    )
     assert answers(root, "/foreign", fine, "/foreign") == [
-        ProbeResult(0, 8, ""), ProbeResult(0, 0, "fine"), ProbeResult(0, 8, "")]
+        ProbeResult(0, 8, ""),
+        ProbeResult(0, 0, "fine"),
+        ProbeResult(0, 8, ""),
+    ]
 
 
 def _emulated() -> list[str]:
@@ -256,8 +280,10 @@ def _emulated() -> list[str]:
 
 def test_programs_are_not_run(root: Path) -> None:
     """The loader lists; a program that would leave a mark leaves none, and nothing in the root is changed."""
-    versions.compile_c('#include <stdio.h>\nint main(void) { puts("ran"); fclose(fopen("/mark", "w")); return 0; }',
-                       root / "usr/bin/plain")
+    versions.compile_c(
+        '#include <stdio.h>\nint main(void) { puts("ran"); fclose(fopen("/mark", "w")); return 0; }',
+        root / "usr/bin/plain",
+    )
     before = state(root)
     assert disagreeing(root) == {}
     assert before == state(root)
@@ -290,8 +316,9 @@ def test_a_loader_writes_nothing_and_reaches_nothing(root: Path) -> None:
 def test_a_loader_that_never_ends_or_never_stops_talking_is_ended(root: Path) -> None:
     """And the next one is asked all the same."""
     sleeps = loader(root, "for (;;) call(34, 0, 0, 0);", "sleeps")
-    talks = loader(root, 'for (;;) say("more and more and more and more and more and more and more and more\\n");',
-                   "talks")
+    talks = loader(
+        root, 'for (;;) say("more and more and more and more and more and more and more and more\\n");', "talks"
+    )
     fine = loader(root, 'say("fine");', "fine")
     begun = time.monotonic()
     found = answers(root, sleeps, talks, fine, seconds=1.0)
@@ -342,7 +369,10 @@ def test_statuses_and_failures_are_told_as_they_are(root: Path) -> None:
     (root / "text").write_text("no program")
     (root / "text").chmod(0o755)
     assert answers(root, seven, crashes, "/absent", "/text") == [
-        ProbeResult(7, 0, ""), ProbeResult(-11, 0, ""), ProbeResult(0, 2, ""), ProbeResult(0, 8, ""),
+        ProbeResult(7, 0, ""),
+        ProbeResult(-11, 0, ""),
+        ProbeResult(0, 2, ""),
+        ProbeResult(0, 8, ""),
     ]
 
 
@@ -360,8 +390,10 @@ def test_where_there_is_no_isolated_mode_it_is_refused(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
-    assert first == (f"jailbuild: cannot ask the loader of {root}: root here lacks CAP_SYS_ADMIN for namespaces and "
-                     "mounts, as in most containers")
+    assert first == (
+        f"jailbuild: cannot ask the loader of {root}: root here lacks CAP_SYS_ADMIN for namespaces and "
+        "mounts, as in most containers"
+    )
     assert second.startswith("hint: leave out --run")
 
 

@@ -62,7 +62,8 @@ def files(tmp_path: Path, root: Path, *words: str) -> set[str]:
     done = run("add", *words, "--sysroot", root, "--recipes", tmp_path / "shelf", "--into", box)
     assert done.returncode == 0, done
     return {
-        f"/{path.relative_to(box)}" for path in box.rglob("*")
+        f"/{path.relative_to(box)}"
+        for path in box.rglob("*")
         if path.is_file() and not path.is_symlink() and ".jailbuild" not in path.parts
     }
 
@@ -78,7 +79,10 @@ def test_a_command_is_found_where_a_recipe_says_in_its_highest_version(tmp_path:
 def test_each_prefix_on_the_way_of_a_program_counts(tmp_path: Path, root: Path) -> None:
     """{prefix} is that of the link and that of the file, {real-prefix} that of the file alone."""
     assert files(tmp_path, root, "/opt/env/bin/ours") == {
-        "/usr/lib/ours/9/bin/ours", "/usr/lib/ours/9/each", "/usr/lib/ours/9/real", "/usr/lib/ours/9/lib/ours/data",
+        "/usr/lib/ours/9/bin/ours",
+        "/usr/lib/ours/9/each",
+        "/usr/lib/ours/9/real",
+        "/usr/lib/ours/9/lib/ours/data",
         "/opt/env/each",
     }
 

@@ -133,9 +133,17 @@ def by_pyelftools(path: str) -> Said:
 def by_us(path: str) -> Said:
     elf = read_path(path)
     return Said(
-        elf.bits, elf.little, elf.machine, elf.type, elf.interpreter, elf.dynamic,
+        elf.bits,
+        elf.little,
+        elf.machine,
+        elf.type,
+        elf.interpreter,
+        elf.dynamic,
         tuple(name for tag, name in elf.wants if tag == layouts.DT_NEEDED),
-        elf.soname, elf.rpath, elf.runpath, (elf.nodeflib, elf.pie),
+        elf.soname,
+        elf.rpath,
+        elf.runpath,
+        (elf.nodeflib, elf.pie),
     )
 
 
@@ -457,7 +465,8 @@ def test_any_bytes_give_an_answer(data: bytes) -> None:
 
 
 numbers = st.one_of(
-    st.integers(0, 300), st.sampled_from([0x1000, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000]),
+    st.integers(0, 300),
+    st.sampled_from([0x1000, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000]),
     st.integers(0, (1 << 64) - 1),
 )
 
@@ -477,13 +486,29 @@ def plausible(draw: st.DrawFn) -> bytes:
     limit = (1 << 32 * bits) - 1
     count = draw(st.integers(0, 5))
     data = struct.pack(
-        sign + header, ident, draw(st.sampled_from([2, 3])), 62, 1, 0, layout.header.size, 0, 0, layout.header.size,
-        layout.segment.size, count, 0, 0, 0,
+        sign + header,
+        ident,
+        draw(st.sampled_from([2, 3])),
+        62,
+        1,
+        0,
+        layout.header.size,
+        0,
+        0,
+        layout.header.size,
+        layout.segment.size,
+        count,
+        0,
+        0,
+        0,
     )
     kinds = st.sampled_from([PT_LOAD, PT_DYNAMIC, PT_INTERP])
     for _ in range(count):
-        data += struct.pack(sign + segment, draw(kinds), *(draw(numbers) & 0xFFFFFFFF if code == "I" else draw(numbers)
-                                                           for code in segment[1:]))
+        data += struct.pack(
+            sign + segment,
+            draw(kinds),
+            *(draw(numbers) & 0xFFFFFFFF if code == "I" else draw(numbers) for code in segment[1:]),
+        )
     tags = st.sampled_from([0, 1, 5, 10, 14, 15, 29, 0x6FFFFFFB])
     for _ in range(draw(st.integers(0, 6))):
         data += layout.dynamic.pack(draw(tags), draw(numbers) & limit)
@@ -704,7 +729,9 @@ def test_the_whole_command_stays_within_256_mb_and_a_second(made: Path, tmp_path
         paths.append(large(tmp_path / str(number), made, 64 * MEGABYTE, forge))
     done = subprocess.run(
         [sys.executable, "-m", "jailbuild", "deps", *paths],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=limit,
     )
     assert done.returncode in (0, 1)
@@ -717,9 +744,7 @@ def test_the_whole_command_stays_within_256_mb_and_a_second(made: Path, tmp_path
 def test_what_lies_beyond_every_file_is_damage(tag: int | None, offset: int, made: Path, tmp_path: Path) -> None:
     image = Image(made / "prog")
     place, _ = next(item for item in image.segments() if item[1][0] not in (PT_LOAD, PT_DYNAMIC, PT_INTERP, 6))
-    image.set_segment(
-        place, type=PT_LOAD, offset=offset, vaddr=0x10000000, filesz=1 << 20, memsz=1 << 20, align=4096
-    )
+    image.set_segment(place, type=PT_LOAD, offset=offset, vaddr=0x10000000, filesz=1 << 20, memsz=1 << 20, align=4096)
     if tag is None:
         image.set_segment(image.segment(PT_DYNAMIC)[0], vaddr=0x10000000 + 0x800)
     else:

@@ -58,8 +58,10 @@ def _by_pyelftools(path: str) -> tuple[list[tuple[str, list[str]]], set[str] | N
     with open(path, "rb") as file:
         for section in ELFFile(file).iter_sections():
             if isinstance(section, GNUVerNeedSection):
-                needs = [(str(need.name), [one.name for one in some if not one.entry.vna_flags & WEAK])
-                         for need, some in section.iter_versions()]
+                needs = [
+                    (str(need.name), [one.name for one in some if not one.entry.vna_flags & WEAK])
+                    for need, some in section.iter_versions()
+                ]
             elif isinstance(section, GNUVerDefSection):
                 has = {next(iter(names)).name for _, names in section.iter_versions()}
     return needs, has
@@ -114,8 +116,9 @@ def forged(groups: Groups, bits: int, little: bool) -> tuple[bytes, bytes]:
 
 
 _NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=12)
-_GROUPS = st.lists(st.tuples(_NAMES, st.lists(st.tuples(_NAMES, st.booleans()), min_size=1, max_size=6)), min_size=1,
-                   max_size=4)
+_GROUPS = st.lists(
+    st.tuples(_NAMES, st.lists(st.tuples(_NAMES, st.booleans()), min_size=1, max_size=6)), min_size=1, max_size=4
+)
 
 
 @given(_GROUPS, st.sampled_from(KINDS))
@@ -204,5 +207,8 @@ def test_damaged_files_say_something_or_are_damaged(path: str, tmp_path: Path) -
 def _table_places(path: str) -> list[tuple[int, int]]:
     wanted = (".gnu.version", ".gnu.version_r", ".gnu.version_d", ".dynamic", ".dynsym", ".rela.plt", ".gnu.hash")
     with open(path, "rb") as file:
-        return [(section["sh_offset"], section["sh_size"]) for section in ELFFile(file).iter_sections()
-                if section.name in wanted and section["sh_size"]]
+        return [
+            (section["sh_offset"], section["sh_size"])
+            for section in ELFFile(file).iter_sections()
+            if section.name in wanted and section["sh_size"]
+        ]

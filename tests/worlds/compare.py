@@ -80,8 +80,9 @@ def differences(world: World, ours: Resolution, theirs: Answer) -> list[str]:
     # a trace lists an absent DT_AUXILIARY too
     auxiliary = {os.path.basename(name) for name in _auxiliary(world)}
     owners = {world.program, *(library.path for library in filtees)}
-    unlisted = Counter(one.name for one in ours.missing for edge in one.requests
-                       if edge.how == "filter" and edge.by in owners)
+    unlisted = Counter(
+        one.name for one in ours.missing for edge in one.requests if edge.how == "filter" and edge.by in owners
+    )
     if theirs.listed and (
         absent - Counter(theirs.missing) - unlisted or any(os.path.basename(name) not in auxiliary for name in more)
     ):
@@ -147,10 +148,13 @@ def _shared(world: World, ours: Resolution, path: str) -> bool:
                 for tag, value in node.thing.tags:
                     if tag in ("RPATH", "RUNPATH"):
                         kinds.setdefault(tag, set()).update(paths.directories(str(value), ":", tokens))
-    holding = [kind for kind, listed in kinds.items() if any(
-        path.startswith(directory) and path.removeprefix(directory).count("/") in range(6)
-        for directory in listed
-    )]
+    holding = [
+        kind
+        for kind, listed in kinds.items()
+        if any(
+            path.startswith(directory) and path.removeprefix(directory).count("/") in range(6) for directory in listed
+        )
+    ]
     return len(holding) > 1
 
 

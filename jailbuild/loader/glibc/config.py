@@ -49,7 +49,17 @@ def read_built_in(
     subdirectories = [f"glibc-hwcaps/{level}/" for level in usable]
     subdirectories += [f"{name}/" for name in arch.legacy_subdirectories(kind, version, usable)]
     return LdsoConfig(
-        kind, path, file.elf.soname or "" if file else os.path.basename(path), file, version, directories,
-        facts.lib or directories[0].strip("/"), arch.platform(kind, version, usable), tuple(subdirectories),
-        usable, facts.lenient, arch.legacy_hwcaps(kind, version), files.cache(facts.cache),
+        kind,
+        path,
+        file.elf.soname or "" if file else os.path.basename(path),
+        file,
+        version,
+        directories,
+        facts.lib or directories[0].strip("/"),
+        arch.platform(kind, version, usable),
+        tuple(subdirectories),
+        usable,
+        facts.lenient,
+        arch.legacy_hwcaps(kind, version),
+        files.cache(facts.cache),
     )

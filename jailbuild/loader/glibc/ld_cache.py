@@ -135,7 +135,7 @@ def _read(data: bytes, order: str) -> Cache | None:
     """Read a cache in one byte order; None if the file says that it has another."""
     start = 0
     if data.startswith(_OLD_MAGIC):
-        (_, count), = _table(data, order, _OLD_HEADER, 0, 1)
+        ((_, count),) = _table(data, order, _OLD_HEADER, 0, 1)
         table = struct.calcsize(_OLD_HEADER)
         old = _table(data, order, _OLD_ENTRY, table, count)
         end = table + count * struct.calcsize(_OLD_ENTRY)
@@ -144,7 +144,7 @@ def _read(data: bytes, order: str) -> Cache | None:
             return _cache(data, [(*row, 0, 0) for row in old], end, [])
     elif not data.startswith(_MAGIC):
         raise CacheError("this is no ld.so.cache")
-    (_, count, _, mark, extensions), = _table(data, order, _HEADER, start, 1)
+    ((_, count, _, mark, extensions),) = _table(data, order, _HEADER, start, 1)
     if mark and mark & 3 != _BYTE_ORDER[order]:
         return None
     rows = _table(data, order, _ENTRY, start + struct.calcsize(_HEADER), count)
@@ -181,7 +181,7 @@ def _levels(data: bytes, order: str, extensions: int) -> list[str]:
     """Return the names of the levels (cache_extension_load). Here all offsets count from the start of the file."""
     if not extensions:
         return []
-    (magic, count), = _table(data, order, "II", extensions, 1)
+    ((magic, count),) = _table(data, order, "II", extensions, 1)
     start = size = 0
     if magic == _EXTENSION_MAGIC and count <= _MOST_EXTENSIONS:
         for tag, _, offset, length in _table(data, order, "IIII", extensions + 8, count):
@@ -189,7 +189,7 @@ def _levels(data: bytes, order: str, extensions: int) -> list[str]:
                 start, size = offset, length
     if (extensions | start | size) % 4 or size > 4 * _MOST_EXTENSIONS:
         raise CacheError("the levels of the cache are damaged")
-    offsets = [offset for offset, in _table(data, order, "I", start, size // 4)]
+    offsets = [offset for (offset,) in _table(data, order, "I", start, size // 4)]
     text = _strings(data, set(offsets))
     return [text[offset] for offset in offsets]
 
@@ -205,8 +205,7 @@ def _cache(data: bytes, rows: list[tuple[int, ...]], base: int, levels: list[str
         else:
             kinds[hwcap] = None, hwcap
     return Cache(
-        CacheEntry(text[base + name], text[base + path], flags, *kinds[hwcap])
-        for flags, name, path, _, hwcap in rows
+        CacheEntry(text[base + name], text[base + path], flags, *kinds[hwcap]) for flags, name, path, _, hwcap in rows
     )
 
 

@@ -55,7 +55,12 @@ class LinkMapLoader:
     """The loading of one program."""
 
     def __init__(
-        self, loader: Glibc, interpreter: LdsoConfig, path: str, file: File, search: Search | None = None,
+        self,
+        loader: Glibc,
+        interpreter: LdsoConfig,
+        path: str,
+        file: File,
+        search: Search | None = None,
         above: Scope = PLAIN,
     ) -> None:
         """Take the file to begin with; one that audits a program goes on with its search, in a scope `above`."""
@@ -126,8 +131,11 @@ class LinkMapLoader:
         objects, hidden, queue = list(self.objects), list(self.hidden), list(self.queue)
         noted = {key: (one, list(one.requests)) for key, one in self.missing.items()}
         flags = [(object, object.listed, object.done) for object in dict.fromkeys(names.values())]
-        requests = [(object.library.requests, list(object.library.requests)) for object, _, _ in flags
-                    if object.library is not None]
+        requests = [
+            (object.library.requests, list(object.library.requests))
+            for object, _, _ in flags
+            if object.library is not None
+        ]
 
         def restore() -> None:
             self.names, self.identities = names, identities

@@ -15,9 +15,7 @@ from jailbuild.loader.model import NOTHING, Opening, Requesters
 class Glibc:
     """glibc's loader of one root under one LD_LIBRARY_PATH and one LD_PRELOAD, and what it remembers."""
 
-    def __init__(
-        self, files: Files, library_path: str, preloads: tuple[str, ...], opening: Opening = NOTHING
-    ) -> None:
+    def __init__(self, files: Files, library_path: str, preloads: tuple[str, ...], opening: Opening = NOTHING) -> None:
         """Take what counts for each program; `opening` says what is followed of what they open while they run."""
         self.files = files
         self.library_path = library_path

@@ -47,8 +47,14 @@ def _run(walk: LinkMapLoader) -> Resolution:
         except FatalError as fatal:
             error = fatal.refusal
     return Resolution(
-        walk.main.elf.interpreter, tuple(libraries), tuple(walk.missing.values()), error, walk.interpreter,
-        walk.needed, versions if error is None else (), unopened,
+        walk.main.elf.interpreter,
+        tuple(libraries),
+        tuple(walk.missing.values()),
+        error,
+        walk.interpreter,
+        walk.needed,
+        versions if error is None else (),
+        unopened,
     )
 
 

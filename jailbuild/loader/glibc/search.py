@@ -143,8 +143,11 @@ class Search(Budget):
             elif self.files.is_directory(directory):
                 tops = {name.partition("/")[0] for name in self.interpreter.subdirectories}
                 tops = {top for top in tops if self.files.is_directory(directory + top)}
-                below = [name for name in self.interpreter.subdirectories
-                         if name.partition("/")[0] in tops and self.files.is_directory(directory + name)]
+                below = [
+                    name
+                    for name in self.interpreter.subdirectories
+                    if name.partition("/")[0] in tops and self.files.is_directory(directory + name)
+                ]
                 there.append((directory, (*below, "")))
         self._there[directories] = there
         return there
@@ -171,8 +174,11 @@ class Search(Budget):
         if elf.as_library is not None:
             elf = elf.as_library
             file = file._replace(elf=elf)
-        if elf.kind == self.interpreter.kind and not elf.ident_error and not elf.load_error and self.abi == arch.abi(
-            elf.kind, elf.flags
+        if (
+            elf.kind == self.interpreter.kind
+            and not elf.ident_error
+            and not elf.load_error
+            and self.abi == arch.abi(elf.kind, elf.flags)
         ):
             return file
         if not elf.bits:
@@ -207,8 +213,10 @@ class Search(Budget):
             for found_by, directories in self._lists(scope):
                 if found_by == "cache":
                     lines.append("cache")
-                lines += [f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
-                          for directory in directories]
+                lines += [
+                    f"{found_by} {directory.rstrip('/') or '/'}" if directory else f"{found_by} ."
+                    for directory in directories
+                ]
             searched = self._searched[scope] = tuple(dict.fromkeys(lines))
         self.spend_text(*searched, *over.values())
         return Missing(name, searched, [request], tuple(over.values()))

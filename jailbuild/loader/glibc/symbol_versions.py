@@ -40,7 +40,10 @@ def are_met(versions: Versions, providers: Mapping[str, Provider | None]) -> boo
 
 
 def bad_versions(
-    path: str, versions: Versions, providers: Mapping[str, Provider | None], glibc: tuple[int, int],
+    path: str,
+    versions: Versions,
+    providers: Mapping[str, Provider | None],
+    glibc: tuple[int, int],
 ) -> Iterator[BadVersion]:
     """Yield what the loader of a `glibc` says of the versions that the object at `path` asks for.
 

@@ -89,8 +89,14 @@ class MuslLinkMapLoader(Budget):
         except TooMuchError as error:
             self.error = error.refusal
         return Resolution(
-            self.main.file.elf.interpreter, tuple(self.chain), tuple(self.missing.values()), self.error,
-            self.interpreter, self.needed, (), unopened,
+            self.main.file.elf.interpreter,
+            tuple(self.chain),
+            tuple(self.missing.values()),
+            self.error,
+            self.interpreter,
+            self.needed,
+            (),
+            unopened,
         )
 
     def _open_all(self) -> tuple[Unopened, ...]:

@@ -20,9 +20,7 @@ _SPACE = re.compile("[ \t\n\v\f\r:]+")  # isspace(3), and the colon
 class Musl:
     """musl's loader of one root under one LD_LIBRARY_PATH and one LD_PRELOAD, and what it remembers."""
 
-    def __init__(
-        self, files: Files, library_path: str, preloads: tuple[str, ...], opening: Opening = NOTHING
-    ) -> None:
+    def __init__(self, files: Files, library_path: str, preloads: tuple[str, ...], opening: Opening = NOTHING) -> None:
         """Take what counts for each program; `opening` says what is followed of what they open while they run."""
         self.files = files
         self.library_path = split(library_path)
