@@ -132,8 +132,8 @@ def _find_all(
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request
         if type in UNPLACED:
-            if type == "recipe" and choices.shelf is not None:
-                choices.shelf.get(word)
+            if type == "recipe" and choices.catalog is not None:
+                choices.catalog.get(word)
             return unplaced(type, word)
         if type == "package":
             from jailbuild.closure.packages import find_package  # only who asks for one

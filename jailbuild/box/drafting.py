@@ -22,7 +22,7 @@ from jailbuild.packages.dpkg import Dpkg
 from jailbuild.packages.info import PackageInfo
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
+    from jailbuild.closure.evaluate import Made
 
 # Where a merged /usr has links at the top (file-hierarchy(7)): a box that has the directory gets the other name too,
 # so that /bin/sh and library paths written into programs keep working.

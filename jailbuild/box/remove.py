@@ -10,7 +10,7 @@ from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import own_paths, rule
 from jailbuild.box.plan import Plan
-from jailbuild.box.retain import carry
+from jailbuild.box.retain import retain
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand
@@ -38,7 +38,7 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
             names.update(found)
     if failures:
         raise JailError(failures, hint)
-    draft = carry(before, before.requests.keys() - names, before.label, root)
+    draft = retain(before, before.requests.keys() - names, before.label, root)
     plan = make_plan(draft, None, before, root, replace=replace)
     left = sorted(
         path

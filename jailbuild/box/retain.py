@@ -17,7 +17,7 @@ from jailbuild.root import Root
 _MAX_CACHE = 8 << 20  # bytes
 
 
-def carry(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
+def retain(before: Manifest | None, names: Collection[str], label: Label, box: Root | None) -> Draft:
     """Return what stays of a box when only the requests `names` do, from its manifest alone."""
     if before is None or box is None:
         return Draft(label, {}, {}, {})

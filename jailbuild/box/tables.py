@@ -16,7 +16,7 @@ from jailbuild.names import spelled
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
+    from jailbuild.closure.evaluate import Made
 
 PATHS = frozenset((accounts.PASSWD, accounts.GROUP, accounts.SHADOW))
 

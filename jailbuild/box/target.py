@@ -10,7 +10,7 @@ from jailbuild.box.deciding import make_plan
 from jailbuild.box.drafting import draft
 from jailbuild.box.manifest import Label, Manifest, RecordedRequest
 from jailbuild.box.plan import Plan, Source
-from jailbuild.box.retain import carry
+from jailbuild.box.retain import retain
 from jailbuild.box.verify import verify_plan
 from jailbuild.closure.commands import RULES, Request, find_program, source_root
 from jailbuild.closure.gather import Closure, gather
@@ -42,16 +42,16 @@ class PlanOptions(NamedTuple):
     options: Options = Options()
     keep_privileges: bool = False
     replace: tuple[str, ...] = ()  # paths of the user's that may go
-    shelf: RecipeCatalog | None = None  # the recipes that may apply
+    catalog: RecipeCatalog | None = None  # the recipes that may apply
     allowed: Collection[str] = ()  # paths of secrets that may go in
 
     def find(self, root: Root, word: str) -> Request:
         """Find the program that a word means (JailError), also where a recipe says that such a command stands."""
-        if self.shelf is None:
+        if self.catalog is None:
             return find_program(root, word, self.options.search_path)
         from jailbuild.closure.catalog import find_named  # not for --bare
 
-        return find_named(root, word, self.options.search_path, self.shelf)
+        return find_named(root, word, self.options.search_path, self.catalog)
 
 
 class ResolveSet(NamedTuple):
@@ -109,7 +109,7 @@ def plan_change(
     OthersDecideError, if `others_decide`, where the source root has another file now for something that the carried
     ones want: then they cannot stay as they are. JailError; nothing is written.
     """
-    kept = carry(target.before, carried, target.label, target.there)
+    kept = retain(target.before, carried, target.label, target.there)
     packages = {request.name for request in wanted.requests if request.type == "package"}
     trees = {name: _beside(tree, kept.own) if name in packages else tree for name, tree in wanted.trees.items()}
     wanted = wanted._replace(trees=trees)
@@ -143,4 +143,4 @@ def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions) -> Know
         for name, asked in wanted.asked.items()
         if not asked.bare and asked.type not in RULES
     }
-    return Knowledge(choices.shelf, without, Rules(own, choices.allowed))
+    return Knowledge(choices.catalog, without, Rules(own, choices.allowed))

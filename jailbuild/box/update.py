@@ -82,7 +82,7 @@ def find_again(root: Root, before: Manifest, given: ResolveSet, choices: PlanOpt
 
 def _is_known(root: Root, known: RecordedRequest, choices: PlanOptions) -> bool:
     if known.type == "recipe":
-        return choices.shelf is not None and known.what in choices.shelf.names
+        return choices.catalog is not None and known.what in choices.catalog.names
     if known.type == "user":
         return known.what in root.once(read_accounts).users
     return locales.is_there(root, known.what)
@@ -90,7 +90,7 @@ def _is_known(root: Root, known: RecordedRequest, choices: PlanOptions) -> bool:
 
 def _still_known(known: RecordedRequest, choices: PlanOptions) -> tuple[str, ...]:
     """Return the recipes that are not to apply: one that there is none of does not."""
-    return tuple(name for name in known.without if choices.shelf is None or name in choices.shelf.names)
+    return tuple(name for name in known.without if choices.catalog is None or name in choices.catalog.names)
 
 
 def plan_update(

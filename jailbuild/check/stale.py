@@ -22,10 +22,10 @@ _WORDS = {
 }
 
 
-def stale_findings(root: Root, manifest: Manifest, box: str, source: Root, shelf: RecipeCatalog) -> Iterator[Finding]:
+def stale_findings(root: Root, manifest: Manifest, box: str, source: Root, catalog: RecipeCatalog) -> Iterator[Finding]:
     """Yield what `update` from the source root `source` would change, and what it could not bring up to date."""
     where = ["--sysroot", source.path] if source.path != "/" else []
-    where += [word for directory in shelf.directories for word in ("--recipes", directory)]
+    where += [word for directory in catalog.directories for word in ("--recipes", directory)]
     hint = command_line("jailbuild", "update", operand(box), *where)
     label = label_of(source)
     if label != manifest.label:
@@ -38,7 +38,7 @@ def stale_findings(root: Root, manifest: Manifest, box: str, source: Root, shelf
         )
         return
     try:
-        change, found = plan_update(source, box, root, manifest, (), (), PlanOptions(shelf=shelf), rebase=False)
+        change, found = plan_update(source, box, root, manifest, (), (), PlanOptions(catalog=catalog), rebase=False)
     except JailError as error:
         for cause in error.causes:
             yield Finding("stale", "/", f"{box} could not be brought up to date: {cause}", hint=error.hint or hint)

@@ -97,12 +97,12 @@ def command(
     words = AddSpec(programs, files, directories, recipes, users, locales, packages, excludes, unmanaged)
     if not any(words):
         raise click.UsageError("Missing argument 'PROGRAM...': name a program, --file, --dir, --package or --with.")
-    shelf = None
+    catalog = None
     if not bare or recipes or users or locales or os.path.lexists(box):  # else nothing of it is needed
         from jailbuild.closure.catalog import RecipeCatalog
 
-        shelf = RecipeCatalog(shelves)
-    choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
+        catalog = RecipeCatalog(shelves)
+    choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, catalog, absolute(allowed))
     manner = WriteOptions(**how)
     change: Change | None = None
 

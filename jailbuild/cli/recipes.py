@@ -28,8 +28,8 @@ from jailbuild.report import jsonlines
 @as_json
 def command(names: tuple[str, ...], shelves: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or those called NAME: when each applies and what it brings."""
-    shelf = RecipeCatalog(shelves)
-    found = [shelf.get(name) for name in names or shelf.names]
+    catalog = RecipeCatalog(shelves)
+    found = [catalog.get(name) for name in names or catalog.names]
     if as_json:
         write("".join(jsonlines.line(_record(recipe)) for recipe in found))
         return

@@ -86,10 +86,10 @@ def command(
     if recover:
         _refuse_more(click.get_current_context())
         return max(_recover(box, WriteOptions(**how)) for box in boxes)
-    shelf = RecipeCatalog(shelves)
+    catalog = RecipeCatalog(shelves)
     for name in (*recipes, *without):
-        shelf.get(name)
-    choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, shelf, absolute(allowed))
+        catalog.get(name)
+    choices = PlanOptions(Options(search_path, library_path), keep_privileges, replace, catalog, absolute(allowed))
     words = zip(UNPLACED, (recipes, users, locales), strict=True)
     more = UpdateSpec(
         tuple(unplaced(type, name) for type, some in words for name in some),

@@ -128,10 +128,10 @@ def _texts_in(directory: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def elsewhere(root: Root, command: str, shelf: RecipeCatalog) -> str | None:
+def elsewhere(root: Root, command: str, catalog: RecipeCatalog) -> str | None:
     """Return where recipes say that a command stands which no search path has: of versions the highest."""
     found = [
-        path for pattern in shelf.places(command) for path in expand(root, pattern) if is_executable_file(root, path)
+        path for pattern in catalog.places(command) for path in expand(root, pattern) if is_executable_file(root, path)
     ]
     return max(found, key=_version, default=None)
 
@@ -140,14 +140,14 @@ def _version(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
-def find_named(root: Root, word: str, search_path: str, shelf: RecipeCatalog) -> Request:
+def find_named(root: Root, word: str, search_path: str, catalog: RecipeCatalog) -> Request:
     """Find what the user means by `word` as find_program does, and where recipes say that such a command stands."""
     try:
         return find_program(root, word, search_path)
     except JailError:
         if not word or "/" in word:
             raise
-        path = elsewhere(root, word, shelf)
+        path = elsewhere(root, word, catalog)
         if path is None:
             raise
         return Request(word, path)

@@ -63,10 +63,10 @@ def gather(
     if failures:
         raise JailError(failures, gathering.hint)
     made: dict[str, HeldMade] = {}
-    if knowledge.shelf is not None and (knowledge.without or any(request.type in UNPLACED for request in requests)):
+    if knowledge.catalog is not None and (knowledge.without or any(request.type in UNPLACED for request in requests)):
         from jailbuild.closure.knowing import RecipeApplier  # not for --bare
 
-        made = RecipeApplier(gathering, knowledge.shelf, knowledge, options.search_path).apply(requests)
+        made = RecipeApplier(gathering, knowledge.catalog, knowledge, options.search_path).apply(requests)
     sources = {
         canonical_place(root, one.path): one.source
         for one in requests

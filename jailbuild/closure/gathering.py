@@ -27,8 +27,8 @@ from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
     from jailbuild.closure.catalog import RecipeCatalog
+    from jailbuild.closure.evaluate import Made
     from jailbuild.closure.symlinks import Part as Led
 
 _HINTS = {
@@ -80,7 +80,7 @@ class Options(NamedTuple):
 class Knowledge(NamedTuple):
     """Which recipes may apply, and to which requests: those that `without` names, but for the recipes it has there."""
 
-    shelf: RecipeCatalog | None = None
+    catalog: RecipeCatalog | None = None
     without: Mapping[str, frozenset[str]] = {}  # by name of a request
     rules: Rules = NO_RULES
 

@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts
-from jailbuild.closure.bring import Contribution, Made, bring, has_prefix, prefixes_of
 from jailbuild.closure.catalog import RecipeCatalog, elsewhere
 from jailbuild.closure.commands import Request, canonical_place, find_command
 from jailbuild.closure.edges import AnyEdge, NamedEdge
+from jailbuild.closure.evaluate import Contribution, Made, evaluate, has_prefix, prefixes_of
 from jailbuild.closure.gathering import ClosureState, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
 from jailbuild.closure.trees import Tree
@@ -83,13 +83,13 @@ class Matches:
 class RecipeApplier:
     """The applying of recipes to a closure that is being gathered."""
 
-    def __init__(self, gathering: ClosureState, shelf: RecipeCatalog, knowledge: Knowledge, search_path: str) -> None:
+    def __init__(self, gathering: ClosureState, catalog: RecipeCatalog, knowledge: Knowledge, search_path: str) -> None:
         self.gathering = gathering
         self.root = gathering.root
-        self.shelf = shelf
+        self.catalog = catalog
         self.knowledge = knowledge
         self.search_path = search_path
-        self.matches = Matches(self.shelf.whens())
+        self.matches = Matches(self.catalog.whens())
         self.brought: dict[tuple[str, tuple[str, ...]], Contribution] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
         self.users: dict[NamedEdge, tuple[set[str], set[str]]] = {}  # which, and for which requests
@@ -105,7 +105,7 @@ class RecipeApplier:
     def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
         """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""
         for unwanted in {name for names in self.knowledge.without.values() for name in names}:
-            self.shelf.get(unwanted)
+            self.catalog.get(unwanted)
         for request in requests:
             if request.type == "user":
                 self._add_user(request)
@@ -113,7 +113,7 @@ class RecipeApplier:
                 self._add_locale(request)
             elif request.type == "recipe":
                 self._use(request.name, request.what, NamedEdge("", "recipe", request.what), set(), True)
-                self._tell_of_nothing(self.shelf.get(request.what))
+                self._tell_of_nothing(self.catalog.get(request.what))
             if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
                 self._settle(request)
         self._make_accounts()
@@ -175,7 +175,7 @@ class RecipeApplier:
         if name in done:
             return
         done.add(name)
-        recipe = self.shelf.get(name)
+        recipe = self.catalog.get(name)
         if program is None and has_prefix(recipe):
             program = self._program_of(recipe)
             if program is not None:
@@ -220,7 +220,7 @@ class RecipeApplier:
     def _program_of(self, recipe: Recipe) -> str | None:
         """Return where the first program stands that a recipe is for, where nobody named one."""
         for word in recipe.when.program:
-            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.catalog)
             if path is not None:
                 return path
         return None
@@ -229,8 +229,8 @@ class RecipeApplier:
         prefixes = prefixes_of(self.root, program) if program is not None and has_prefix(recipe) else ()
         known = self.brought.get((recipe.name, prefixes))
         if known is None:
-            known = self.brought[recipe.name, prefixes] = bring(
-                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes
+            known = self.brought[recipe.name, prefixes] = evaluate(
+                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.catalog, prefixes
             )
             self.gathering.notes += known.notes
             if is_told and known.missing:

@@ -1,6 +1,6 @@
 """One recipe: what a program or library needs beside its libraries, as a TOML file says it. Read and checked.
 
-What it means for a root is closure/bring.py's; which recipes there are, closure/shelf.py's.
+What it means for a root is closure/evaluate.py's; which recipes there are, closure/shelf.py's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 # In front of a path: the directory above the bin or sbin of the program that the recipe applies to, for each path on
 # its way through links; for the last of them alone.
 EACH_PREFIX, REAL_PREFIX = PREFIXES = "{prefix}", "{real-prefix}"
-MAKERS = ("resolv.conf",)  # what `make` may name: see closure/bring.py
+MAKERS = ("resolv.conf",)  # what `make` may name: see closure/evaluate.py
 
 
 class When(NamedTuple):

@@ -164,7 +164,7 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "", 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
-        choices = PlanOptions(Options(library_path=library_path), shelf=RecipeCatalog())
+        choices = PlanOptions(Options(library_path=library_path), catalog=RecipeCatalog())
         addition = plan_addition(Root(str(root)), AddSpec(words), str(box), choices, adopt=adopt)
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))

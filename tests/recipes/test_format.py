@@ -260,7 +260,7 @@ def test_another_form_of_when_is_left_to_the_parser(text: str) -> None:
 
 
 def test_every_recipe_of_the_package_is_right_and_in_the_plain_form() -> None:
-    shelf = RecipeCatalog()
+    catalog = RecipeCatalog()
     assert {
         "devices",
         "users",
@@ -273,21 +273,21 @@ def test_every_recipe_of_the_package_is_right_and_in_the_plain_form() -> None:
         "pam",
         "os-release",
         "dev-log",
-    } <= {*shelf.names}
-    for name in shelf.names:
-        recipe = shelf.get(name)
+    } <= {*catalog.names}
+    for name in catalog.names:
+        recipe = catalog.get(name)
         assert quick_when(Path(recipe.file).read_text(encoding="utf-8")) == recipe.when, name
-        assert {*recipe.bring.recipes} <= {*shelf.names}, name
+        assert {*recipe.bring.recipes} <= {*catalog.names}, name
 
 
 def test_a_later_directory_s_recipe_replaces_the_one_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "users.toml").write_text('title = "mine"\n')
     (tmp_path / "more.toml").write_text('title = "more"\n')
     (tmp_path / "README").write_text("not a recipe")
-    shelf = RecipeCatalog((str(tmp_path),))
-    assert shelf.get("users").title == "mine"
-    assert shelf.get("more").file == str(tmp_path / "more.toml")
-    assert {*shelf.names} == {*RecipeCatalog().names, "more"}
+    catalog = RecipeCatalog((str(tmp_path),))
+    assert catalog.get("users").title == "mine"
+    assert catalog.get("more").file == str(tmp_path / "more.toml")
+    assert {*catalog.names} == {*RecipeCatalog().names, "more"}
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.closure.bring import prefixes_of
 from jailbuild.closure.catalog import RecipeCatalog, elsewhere
+from jailbuild.closure.evaluate import prefixes_of
 from jailbuild.closure.recipe import read_recipe
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -102,8 +102,8 @@ def test_what_is_on_the_search_path_goes_before_what_a_recipe_finds(tmp_path: Pa
 
 def test_a_command_that_no_recipe_finds_is_nowhere(tmp_path: Path, root: Path) -> None:
     """Nor is one whose places are empty."""
-    shelf = RecipeCatalog((str(tmp_path / "shelf"),))
-    assert elsewhere(Root(str(root)), "other", shelf) is None
+    catalog = RecipeCatalog((str(tmp_path / "shelf"),))
+    assert elsewhere(Root(str(root)), "other", catalog) is None
     assert prefixes_of(Root(str(root)), "/opt/env/bin/ours") == ("/opt/env", "/usr/lib/ours/9")
 
 

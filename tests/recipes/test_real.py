@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.bring import bring
 from jailbuild.closure.catalog import RecipeCatalog
+from jailbuild.closure.evaluate import evaluate
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -401,7 +401,7 @@ def test_a_pattern_that_fits_too_much_is_told_with_its_recipe(
         (tmp_path / str(number)).touch()
     root = Root(str(tmp_path))
     with pytest.raises(JailError, match=rf"{mine}/wide.toml: cannot bring /\*: more than 3 names fit"):
-        bring(root, recipe, read_accounts(root), "/bin", Rules(), RecipeCatalog())
+        evaluate(root, recipe, read_accounts(root), "/bin", Rules(), RecipeCatalog())
 
 
 def test_a_root_without_any_of_it_makes_no_noise_for_a_symbol(tmp_path: Path) -> None:
@@ -716,10 +716,10 @@ def test_recipes_by_symbol_bring_less_than_100_kb_together(tmp_path: Path) -> No
     """And python3 or bash would have brought most of them: the rule holds for all of them at once."""
     from jailbuild.closure.catalog import RecipeCatalog
 
-    shelf = RecipeCatalog()
-    names = [name for name in shelf.names if shelf.get(name).when.symbol]
+    catalog = RecipeCatalog()
+    names = [name for name in catalog.names if catalog.get(name).when.symbol]
     assert {"users", "names", "zone"} <= {*names}
-    assert all(shelf.get(name).by_symbol_alone for name in names)
+    assert all(catalog.get(name).by_symbol_alone for name in names)
     box = tmp_path / "box"
     add(box, *[word for name in names for word in ("--with", name)])
     assert sum(entry["size"] or 0 for entry in entries(box).values()) < 100_000
@@ -741,7 +741,7 @@ def test_recipes_lists_them_and_shows_one_with_what_to_know(mine: Path) -> None:
     assert "near: users" in complaint(run("recipes", "userz"))
 
 
-def test_the_script_of_as_shell_makes_what_recipes_bring(tmp_path: Path, mine: Path) -> None:
+def test_the_script_of_as_shell_makes_what_recipes_evaluate(tmp_path: Path, mine: Path) -> None:
     (mine / "x.toml").write_text(
         'title = "x"\n[[bring.directory]]\npath = "/var/x"\nowner = "nobody:nogroup"\nmode = "1770"\n'
     )

@@ -51,20 +51,20 @@ class Contribution(NamedTuple):
         return not (self.programs or self.parts or self.made or bring.recipes or bring.users) and bring != Bring()
 
 
-def bring(
+def evaluate(
     root: Root,
     recipe: Recipe,
     accounts: Accounts,
     search_path: str,
     rules: Rules,
-    shelf: RecipeCatalog,
+    catalog: RecipeCatalog,
     prefixes: tuple[str, ...] = (),
 ) -> Contribution:
     """Look up in `root` what a recipe brings; what cannot be read there is left out with a note.
 
     `prefixes` are those of the program that it is brought for, the real one last.
     """
-    return _Evaluation(root, recipe, accounts, search_path, rules, shelf, prefixes).brought()
+    return _Evaluation(root, recipe, accounts, search_path, rules, catalog, prefixes).brought()
 
 
 def has_prefix(recipe: Recipe) -> bool:
@@ -94,14 +94,14 @@ class _Evaluation:
         accounts: Accounts,
         search_path: str,
         rules: Rules,
-        shelf: RecipeCatalog,
+        catalog: RecipeCatalog,
         prefixes: tuple[str, ...],
     ) -> None:
         self.root = root
         self.recipe = recipe
         self.accounts = accounts
         self.search_path = search_path
-        self.shelf = shelf
+        self.catalog = catalog
         self.prefixes = prefixes
         self.following = SymlinkFollower(root, rules)
         self.named: set[str] = set()
@@ -144,7 +144,7 @@ class _Evaluation:
             if word.startswith("/"):
                 found = [path for path in expand(self.root, word) if is_executable_file(self.root, path)]
             else:
-                path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+                path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.catalog)
                 found = [] if path is None else [path]
             if not found:
                 (self.optional if if_there else self.missing).append(word)
