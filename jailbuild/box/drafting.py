@@ -15,6 +15,7 @@ from jailbuild.box.ownership import Exclusions, own_items, reachable, yielding
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gather import Closure
+from jailbuild.closure.symlinks import real_path
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
 from jailbuild.loader.glibc.ld_cache import CacheEntry, read_cache, write_cache
@@ -105,6 +106,7 @@ class _Drafting:
         self.identities: dict[tuple[int, int], list[str]] = {}
         self.tables: dict[str, tuple[str, ...]] = dict(carried.tables)
         self.packages: dict[str, PackageInfo] = {}
+        self.before = carried.entries
         self.own = own_items(closure)
         self.kept_own = carried.own - self.own  # of requests that are carried over
         self._refuse_two(carried)
@@ -361,8 +363,17 @@ class _Drafting:
 
     def leave_kept(self) -> None:
         """Leave out what the source root's own file needs where the user has put something in its place before."""
-        for path, edges in self.reasons.items() if self.kept_own else ():
-            left = {why: names for why, names in edges.items() if why.by not in self.kept_own}
+        kept = {path for path in self.kept_own if self.before[path].type != "directory"}
+        leading: dict[str, bool] = {}  # of each path that leads to something: whether it is one of these, by links too
+        for path, edges in self.reasons.items() if kept else ():
+            for why in edges:
+                if why.by not in leading:
+                    leading[why.by] = why.by in kept or (real_path(self.root, why.by) in kept if why.by else False)
+            left = {
+                why: names
+                for why, names in edges.items()
+                if not leading[why.by] or (why.by not in kept and (path in kept or why.how in ("target", "path")))
+            }
             if len(left) < len(edges):
                 self.reasons[path] = left
                 self.is_left = True
@@ -374,6 +385,16 @@ class _Drafting:
         """
         for path, entry in carried.entries.items():
             is_own = path in self.kept_own
+            drawn = self.entries.get(path)
+            if (
+                path not in self.own
+                and drawn is not None
+                and drawn.type == entry.type == "directory"
+                and drawn.source is not None
+                and (entry.source is None and any(why.recipe for why in entry.reasons))
+            ):
+                self.entries[path] = entry  # as a recipe makes it: that goes before what is copied
+                self.carried.add(path)
             if is_own and path in self.entries and _facts(self.entries[path]) != _facts(entry):
                 self.replaced[path] = self.entries[path]
             if path not in self.entries or is_own:

@@ -198,7 +198,8 @@ def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[RecordedReq
 def rule(type: str, word: str) -> RecordedRequest:
     """Return the request for a rule: an "exclude" with its pattern, an "unmanaged" path (JailError)."""
     if not word.startswith("/") or "\0" in word:
-        hint = f"{OPTIONS[type]} {quoted(f'/**/{word}')}" if type == "exclude" and word else "name a path of the box"
+        deep = f"/{word}" if word.startswith("**/") else f"/**/{word}"
+        hint = f"{OPTIONS[type]} {quoted(deep)}" if type == "exclude" and word else "name a path of the box"
         raise JailError(f"cannot take {OPTIONS[type]} {quoted(word)}: it does not begin with /", hint)
     parts = [part for part in word.split("/") if part not in ("", ".")]
     if ".." in parts or not parts:

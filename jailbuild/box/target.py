@@ -110,12 +110,9 @@ def plan_change(
     ones want: then they cannot stay as they are. JailError; nothing is written.
     """
     kept = retain(target.before, carried, target.label, target.there)
-    packages = {request.name for request in wanted.requests if request.type == "package"}
-    trees = {name: _beside(tree, kept.own) if name in packages else tree for name, tree in wanted.trees.items()}
-    wanted = wanted._replace(trees=trees)
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
     options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
-    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices))
+    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices, kept.own))
     drafted = draft(closure, target.label, target.source, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:
@@ -129,13 +126,7 @@ def plan_change(
     return Change(plan, closure, source)
 
 
-def _beside(tree: Tree, own: Collection[str]) -> Tree:
-    """Return the files of a package without those in whose place the user has put something."""
-    items = tuple(item for item in tree.items if item.path not in own) if own else tree.items
-    return tree._replace(items=items)
-
-
-def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions) -> Knowledge:
+def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions, apart: frozenset[str]) -> Knowledge:
     """Return which recipes may apply to what is wanted."""
     own = frozenset({identity(os.fstat(target.there.descriptor))}) if target.there is not None else frozenset()
     without = {
@@ -143,4 +134,4 @@ def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions) -> Know
         for name, asked in wanted.asked.items()
         if not asked.bare and asked.type not in RULES
     }
-    return Knowledge(choices.catalog, without, Rules(own, choices.allowed))
+    return Knowledge(choices.catalog, without, Rules(own, choices.allowed), apart)

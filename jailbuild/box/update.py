@@ -18,6 +18,7 @@ from jailbuild.box.target import Change, PlanOptions, ResolveSet, Target, plan_c
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
 from jailbuild.closure.commands import RULES, UNPLACED, Request, canonical_place, find_program, unplaced
+from jailbuild.closure.symlinks import real_path
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand, quoted
@@ -59,7 +60,7 @@ def find_again(root: Root, before: Manifest, given: ResolveSet, choices: PlanOpt
                     requests[name], trees[name] = find_package(root, known.word, Rules(allowed=choices.allowed))
                 else:
                     request = choices.find(root, name)
-                    if canonical_place(root, request.path) in own:
+                    if own and not own.isdisjoint((canonical_place(root, request.path), real_path(root, request.path))):
                         notes.append(f"{name} is what was put in by path at {request.path}, and stays as it is")
                     else:
                         requests[name] = request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from jailbuild.box.draft import named_in
 from jailbuild.box.plan import Plan
 from jailbuild.closure.explain import Problem, problems
 from jailbuild.closure.gather import Closure
@@ -32,6 +33,8 @@ def verify_plan(plan: Plan, closure: Closure, box: Root | None, *, anew: bool = 
     for path, program in closure.programs.items():
         if any(_leads_to(closure.files, file, kept) for file in program.files if kept):
             continue  # the user has put something in the place of what it takes
+        if kept and named_in(closure.root, path) not in plan.draft.entries:
+            continue  # only the source root's own file there would have led to it
         try:
             found = programs.resolve(path, closure.dlopen.get(path, DEFAULT))
         except OSError as error:

@@ -44,7 +44,7 @@ class Contribution(NamedTuple):
     optional: tuple[str, ...]  # likewise, and need not be
     notes: tuple[str, ...]
     named: frozenset[str] = frozenset()  # files that are named in full, by no pattern; canonical
-    laid: tuple[str, ...] = ()  # paths that it would bring, and for which the user named something of their own
+    laid: tuple[tuple[str, str], ...] = ()  # what it would bring where the user named something; the link to it, or ""
 
     def is_nothing(self, bring: Bring) -> bool:
         """Whether the recipe has something to bring, and the root nothing of it."""

@@ -54,6 +54,7 @@ def gather(
     with a program in a directory of data is a note: it may be there for other reasons than to be started.
     """
     gathering = ClosureState(root, options)
+    gathering.apart = knowledge.apart
     failures = []
     for request in requests:
         if request.type == "program":

@@ -83,6 +83,7 @@ class Knowledge(NamedTuple):
     catalog: RecipeCatalog | None = None
     without: Mapping[str, frozenset[str]] = {}  # by name of a request
     rules: Rules = NO_RULES
+    apart: frozenset[str] = frozenset()  # canonical paths where the box has something else: the user's by request
 
 
 NO_KNOWLEDGE = Knowledge()
@@ -119,6 +120,7 @@ class ClosureState:
         self.listed: dict[Listed, set[str]] = {}
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
+        self.apart: frozenset[str] = frozenset()  # paths of files that come to nobody, and need nothing
         self.laid: dict[str, dict[AnyEdge, set[str]]] = {}  # what recipes want of what the user named
         self.met: dict[str, PendingTriggers] = {}
         self.inert: set[str] = set()
@@ -216,6 +218,8 @@ class ClosureState:
         for item in tree.items:
             if item.program is None or (item.program == "script" and not item.status.st_mode & 0o111):
                 continue
+            if item.path in self.apart:
+                continue
             found = self._add_data_program(name, item, "file")
             if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
                 self._make_inert(item.path, found[0])
@@ -275,7 +279,7 @@ class ClosureState:
         wrong: list[str] = []
         for item in tree.items:
             is_executable = bool(item.status.st_mode & 0o111)
-            if item.program is None or (item.program == "script" and not is_executable):
+            if item.program is None or (item.program == "script" and not is_executable) or item.path in self.apart:
                 continue
             kind = "program" if request.type == "package" and self._is_command(item.path) else "file"
             problems_found = self._add_data_program(request.name, item, kind)

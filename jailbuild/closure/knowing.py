@@ -183,8 +183,8 @@ class RecipeApplier:
         brought = self._bring(recipe, is_told, program)
         for path in brought.programs:
             self.gathering.bring_program(path, edge, request)
-        for path in brought.laid:
-            self.gathering.want_laid(path, edge, request)
+        for path, link in brought.laid:
+            self.gathering.want_laid(path, Edge(link, "target") if link else edge, request)
         self.named |= brought.named
         for part in brought.parts:
             tree = self._without_lists(part.tree)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jailbuild.closure.places import why_not
-from jailbuild.closure.trees import Rules, Tree, read_directory, read_file
+from jailbuild.closure.trees import Item, Rules, Tree, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.root import Root, upwards
 
@@ -86,7 +86,7 @@ class SymlinkFollower:
         self.parts: dict[str, Part] = {}  # by what was named
         self.roots: set[str] = set()  # of trees, canonical
         self.notes: list[str] = []
-        self.laid: list[str] = []  # what is the user's own there
+        self.laid: list[tuple[str, str]] = []  # what is the user's own there, and the link that leads to it, if any
         self.lost: list[str] = []  # links that lead nowhere
         self.refused: set[str] = set()  # links to what does not come
 
@@ -103,7 +103,7 @@ class SymlinkFollower:
         if path in self.parts or real is None or (not by and real in self.roots):
             return
         if self.root.is_laid(real):
-            self.laid.append(real)
+            self._read_links(path, real, by)
             return
         if why := why_not(real):
             self.notes.append(f"{path} is left out: {why}")
@@ -118,6 +118,16 @@ class SymlinkFollower:
             return
         self.take(tree, path, by)
         self.notes += tree.notes
+
+    def _read_links(self, path: str, real: str, by: str) -> None:
+        """Take the links that lead to what is the user's own there; who wants that is told."""
+        links = [
+            Item(self.root.host_path(link), link, "link", self.root.lstat(link), target)
+            for link, target in sorted(self.root.walk(path).links)
+        ]
+        if links:
+            self.take(Tree(real, None, tuple(links), ()), path, by)
+        self.laid.append((real, self.parts[path].named if links else ""))
 
     def whole(self) -> Iterator[Part]:
         """Yield what was read, and what the links in it lead to."""

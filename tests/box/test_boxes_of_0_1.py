@@ -447,8 +447,9 @@ def test_lines_that_the_user_added_before_the_upgrade_stay(old: Old, where: str)
     old("remove", "user:svc")
     hold_mine("svc", "mine")  # a group that they have changed, and that is theirs from now on
     assert "svc:x:70" not in (old.box / "etc/passwd").read_text() + group.read_text()
-    old("remove", "recipe:users")
-    hold_mine("svc", "mine")
+    old("remove", "recipe:users")  # which takes ours with it
+    assert (old.box / "etc/passwd").read_text() == MINE
+    assert sorted(group.read_text().splitlines()) == ["# a comment", "both:x:72:svc,mine", "mine:x:1000:svc"]
 
 
 def test_a_line_of_ours_that_was_changed_before_the_upgrade_stays(old: Old) -> None:
