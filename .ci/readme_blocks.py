@@ -110,7 +110,7 @@ def _read_console(block: list[tuple[int, str]], sections: tuple[str, ...]) -> li
         if line.startswith("> ") and not last.output and not last.typed and not _is_whole(last.text + "\n"):
             found[-1] = last._replace(text=f"{last.text}\n{line[2:]}")
         elif prompt := _PROMPT.match(line):
-            found[-1] = last._replace(typed=f"{last.typed}{line[prompt.end():]}\n")
+            found[-1] = last._replace(typed=f"{last.typed}{line[prompt.end() :]}\n")
         else:
             found[-1] = last._replace(output=f"{last.output}{line}\n")
     for command in found:

@@ -74,7 +74,7 @@ def shortened(text: str) -> str:
     """Return text of a length that a person may read: of what is longer, as any name of a file may be, both ends."""
     if len(text) <= _LONGEST:
         return text
-    return f"{text[:_LONGEST * 3 // 4]} … {text[-_LONGEST // 4:]}"
+    return f"{text[: _LONGEST * 3 // 4]} … {text[-_LONGEST // 4 :]}"
 
 
 def _escape(character: str) -> str:

@@ -21,7 +21,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _Answer = TypeVar("_Answer")
 
 
-class Walk(NamedTuple):
+class PathLookup(NamedTuple):
     """Where a path leads, and the links on the way, in the order they were met; all by canonical paths."""
 
     real: str
@@ -61,9 +61,14 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0, *, one_mo
 
     try:
         return syscalls.openat2(
-            directory, path, flags,
-            syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
-            | (syscalls.RESOLVE_NO_XDEV if one_mount else 0), mode,
+            directory,
+            path,
+            flags,
+            syscalls.RESOLVE_BENEATH
+            | syscalls.RESOLVE_NO_SYMLINKS
+            | syscalls.RESOLVE_NO_MAGICLINKS
+            | (syscalls.RESOLVE_NO_XDEV if one_mount else 0),
+            mode,
         )
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):  # EPERM: sandboxes that do not know the call
@@ -100,7 +105,7 @@ class Root:
         self.path = os.path.realpath(path)
         self.is_host = os.path.samestat(os.fstat(self.descriptor), os.stat("/"))
         self._seen: dict[str, str | bool] = {}
-        self._walks: dict[str, Walk] = {}
+        self._walks: dict[str, PathLookup] = {}
         self._marks: dict[str, Mark] = {}
         self._absent: set[str] = set()
         self._lists: dict[tuple[str, Callable[[str], bool]], int] = {}
@@ -173,7 +178,7 @@ class Root:
         """Return a canonical path as the host names it."""
         return path if self.path == "/" else self.path + path
 
-    def walk(self, path: str) -> Walk:
+    def walk(self, path: str) -> PathLookup:
         """Follow `path` as the kernel would after a chroot (OSError: ENOENT, ENOTDIR, ELOOP, EACCES)."""
         walk = self._walks.get(path)
         if walk is None:
@@ -186,14 +191,14 @@ class Root:
         self._follow(path, "", path.split("/"), through)
         return tuple(dict.fromkeys(through))
 
-    def _walk(self, path: str) -> Walk:
+    def _walk(self, path: str) -> PathLookup:
         # What was seen has a canonical path: below such a directory only the rest is new, however deep it is.
         above = path.rpartition("/")[0]
         while above and self._seen.get(above) is not True:
             above = above.rpartition("/")[0]
         return self._follow(path, above, path[len(above) :].split("/"), [])
 
-    def _follow(self, path: str, real: str, names: list[str], through: list[str]) -> Walk:
+    def _follow(self, path: str, real: str, names: list[str], through: list[str]) -> PathLookup:
         """Follow `names` from the canonical directory `real` on; what is passed is added to `through`."""
         links: list[tuple[str, str]] = []
         todo = names[::-1]
@@ -221,7 +226,7 @@ class Root:
             if seen.startswith("/"):
                 real = ""
             todo.extend(seen.split("/")[::-1])
-        return Walk(real or "/", tuple(links))
+        return PathLookup(real or "/", tuple(links))
 
     def _look(self, here: str) -> str | bool:
         """Return the text of the link at `here` (its parent is canonical), else whether it is a directory."""

@@ -26,9 +26,18 @@ _LANDLOCK_RESTRICT_SELF = 446
 # keyctl is older than the common numbers, and no C library has it. By the start of the machine's name and the bits of
 # this program: uname(2) says what the kernel is, or what setarch(8) has asked it to say.
 _KEYCTL = (
-    ("x86_64", 64, 250), ("x86_64", 32, 288), ("i", 64, 250), ("i", 32, 288), ("aarch64", 64, 219),
-    ("aarch64", 32, 311), ("arm", 64, 219), ("arm", 32, 311), ("riscv", 64, 219), ("loongarch", 64, 219),
-    ("ppc", 64, 271), ("s390x", 64, 280),
+    ("x86_64", 64, 250),
+    ("x86_64", 32, 288),
+    ("i", 64, 250),
+    ("i", 32, 288),
+    ("aarch64", 64, 219),
+    ("aarch64", 32, 311),
+    ("arm", 64, 219),
+    ("arm", 32, 311),
+    ("riscv", 64, 219),
+    ("loongarch", 64, 219),
+    ("ppc", 64, 271),
+    ("s390x", 64, 280),
 )
 
 # openat2(2), how.resolve
@@ -110,8 +119,11 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(100):
         opened: int = _libc.syscall(
-            ctypes.c_long(_OPENAT2), ctypes.c_int(directory), os.fsencode(path),
-            ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)),
+            ctypes.c_long(_OPENAT2),
+            ctypes.c_int(directory),
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
         )
         if opened >= 0:
             return opened
@@ -185,9 +197,19 @@ def syncfs(descriptor: int) -> None:
 
 
 class _CloneArguments(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in (
-        "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls",
-    ))
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+        )
+    )
 
 
 class _MountAttributes(ctypes.Structure):
@@ -302,9 +324,7 @@ def close_range(first: int, last: int = _LAST_DESCRIPTOR, on_exec: bool = False)
 
 def prctl(operation: int, *arguments: int) -> int:
     """Do a prctl(2) whose arguments are numbers."""
-    result: int = _libc.prctl(
-        ctypes.c_int(operation), *(ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:4])
-    )
+    result: int = _libc.prctl(ctypes.c_int(operation), *(ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:4]))
     _checked(result)
     return result
 
@@ -331,7 +351,7 @@ def signalfd(signals: set[int]) -> int:
     for number in signals:
         bits[(number - 1) // 8] |= 1 << (number - 1) % 8
     words = b"".join(  # a sigset_t is an array of unsigned long
-        int.from_bytes(bits[at:at + _LONG], "little").to_bytes(_LONG, sys.byteorder)
+        int.from_bytes(bits[at : at + _LONG], "little").to_bytes(_LONG, sys.byteorder)
         for at in range(0, len(bits), _LONG)
     )
     result: int = _libc.signalfd(ctypes.c_int(-1), words, ctypes.c_int(_SFD_NONBLOCK_CLOEXEC))

@@ -20,7 +20,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--skips", metavar="FILE", type=Path, default=_LIST if os.environ.get("CI") else None,
+        "--skips",
+        metavar="FILE",
+        type=Path,
+        default=_LIST if os.environ.get("CI") else None,
         help="fail if a test is skipped that FILE does not list as 'nodeid: reason' (where CI is set: tests/skips.txt)",
     )
 

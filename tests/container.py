@@ -14,8 +14,20 @@ from jailbuild.enter import seccomp
 from jailbuild.enter.denied import ENOSYS, EPERM, Denial, any_of
 
 CAPABILITIES = (
-    "chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "net_bind_service", "net_raw",
-    "sys_chroot", "mknod", "audit_write", "setfcap",
+    "chown",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "net_bind_service",
+    "net_raw",
+    "sys_chroot",
+    "mknod",
+    "audit_write",
+    "setfcap",
 )
 _INSIDE = "--inside"
 _NAMESPACES = 0x7E020000  # CLONE_NEW*, linux/sched.h

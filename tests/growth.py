@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -61,12 +62,11 @@ def assert_linear(place: Path, make: Make, *, start: int = 8, within: str = "") 
     for size in (1, start, 2 * start, 4 * start):
         below = place / str(size)
         below.mkdir()
-        found.append([
-            lines(lambda command=command: call(*command), within) for command in make(size, below)  # type: ignore[misc]
-        ])
+        found.append([lines(partial(call, *command), within) for command in make(size, below)])
     assert found.pop(0)  # which has loaded all modules
     grown = {
-        number: (first, second, third) for number, (first, second, third) in enumerate(zip(*found, strict=True))
+        number: (first, second, third)
+        for number, (first, second, third) in enumerate(zip(*found, strict=True))
         if third - second > _LINEAR * max(second - first, _STEP)
     }
     assert not grown, f"lines run for {start}, {2 * start}, {4 * start}, by command: {grown}"

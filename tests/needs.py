@@ -97,7 +97,6 @@ def capability(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not has_capability(name), reason=f"CAP_{name} is not to be had here")
 
 
-
 def may_mount() -> None:
     """Skip the test of a fixture that mounts, where that is not to be had."""
     if not has_namespaces():

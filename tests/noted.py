@@ -24,8 +24,16 @@ def assembly(*notes: Sequence[Entry]) -> str:
 def _assembly(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     lines = (
-        '.pushsection .note.dlopen,"a",%note', ".balign 4", ".long 2f-1f", ".long 4f-3f", f".long {TYPE:#x}",
-        '1: .asciz "FDO"', '2: .balign 4', f'3: .asciz "{escaped}"', "4: .balign 4", ".popsection",
+        '.pushsection .note.dlopen,"a",%note',
+        ".balign 4",
+        ".long 2f-1f",
+        ".long 4f-3f",
+        f".long {TYPE:#x}",
+        '1: .asciz "FDO"',
+        "2: .balign 4",
+        f'3: .asciz "{escaped}"',
+        "4: .balign 4",
+        ".popsection",
     )
     quoted = "".join('"' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"\n' for line in lines)
     return f"__asm__({quoted});\n"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
 from jailbuild.box.location import open_box
-from jailbuild.box.manifest import Asked, Manifest
+from jailbuild.box.manifest import Manifest, RecordedRequest
 from jailbuild.box.ownership import rules
 from jailbuild.box.records import read_manifest
-from jailbuild.box.target import Change, Choices, OthersDecideError, Target, Wanted, plan_change
+from jailbuild.box.source_id import label_of, refuse_other_root, refuse_unnamed_source
+from jailbuild.box.target import Change, OthersDecideError, PlanOptions, ResolveSet, Target, plan_change
 from jailbuild.box.update import find_again
 from jailbuild.closure.commands import (
     DOCS,
@@ -29,7 +29,7 @@ from jailbuild.errors import JailError
 from jailbuild.root import Root
 
 
-class Words(NamedTuple):
+class AddSpec(NamedTuple):
     """What the user asks for, in his words."""
 
     programs: tuple[str, ...] = ()
@@ -44,8 +44,17 @@ class Words(NamedTuple):
 
 
 def plan_addition(
-    root: Root, words: Words, box: str, choices: Choices, *, bare: bool = False, without: tuple[str, ...] = (),
-    rebase: bool = False, dlopen: str | None = None, is_named: bool = True, adopt: bool = False,
+    root: Root,
+    words: AddSpec,
+    box: str,
+    choices: PlanOptions,
+    *,
+    bare: bool = False,
+    without: tuple[str, ...] = (),
+    rebase: bool = False,
+    dlopen: str | None = None,
+    is_named: bool = True,
+    adopt: bool = False,
 ) -> Change:
     """Plan to put what `words` name into the directory `box` (JailError; nothing is written).
 
@@ -60,8 +69,9 @@ def plan_addition(
     if not is_named:
         refuse_unnamed_source(before, box, "add to")
     wanted = _find_all(root, words, there, choices, before)
-    notes = [note for request in wanted.requests
-             if request.name in words.programs and (note := path_note(root, request))]
+    notes = [
+        note for request in wanted.requests if request.name in words.programs and (note := path_note(root, request))
+    ]
     label = label_of(root)
     asked = {one.name: one for one in rules(words.excludes, words.unmanaged)}
     if before is not None and not rebase:
@@ -73,10 +83,17 @@ def plan_addition(
         is_bare = bare and request.type not in UNPLACED and (known is None or known.bare)
         own = () if request.type in UNPLACED else tuple(sorted(set(without)))
         level = dlopen or (known.dlopen if known is not None else DEFAULT)
-        one = known if known is not None else Asked(request.name, request.path)
+        one = known if known is not None else RecordedRequest(request.name, request.path)
         flags = one.flags | wanted.flags.get(request.name, frozenset())
-        asked[request.name] = one._replace(path=request.path, source=request.source, bare=is_bare, type=request.type,
-                                           without=own, dlopen=level, flags=flags)
+        asked[request.name] = one._replace(
+            path=request.path,
+            source=request.source,
+            bare=is_bare,
+            type=request.type,
+            without=own,
+            dlopen=level,
+            flags=flags,
+        )
     wanted = wanted._replace(asked=asked)
     target = Target(box, there, before, label, root.path)
     change = None
@@ -97,7 +114,9 @@ def plan_addition(
     return change._replace(closure=change.closure._replace(notes=(*notes, *change.closure.notes)))
 
 
-def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, before: Manifest | None) -> Wanted:
+def _find_all(
+    root: Root, words: AddSpec, there: Root | None, choices: PlanOptions, before: Manifest | None
+) -> ResolveSet:
     """Find what the words mean (JailError: all that is wrong with any of them)."""
     requests: dict[str, Request] = {}
     trees: dict[str, Tree] = {}
@@ -113,8 +132,8 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, be
                 raise JailError(f"cannot add {word}: what is in {request.path[:5]} is the kernel's, and no file")
             return request
         if type in UNPLACED:
-            if type == "recipe" and choices.shelf is not None:
-                choices.shelf.get(word)
+            if type == "recipe" and choices.catalog is not None:
+                choices.catalog.get(word)
             return unplaced(type, word)
         if type == "package":
             from jailbuild.closure.packages import find_package  # only who asks for one
@@ -144,7 +163,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, be
             except JailError as error:
                 failures += [cause.replace("cannot find", "cannot add", 1) for cause in error.causes]
                 hint = hint or error.hint
-    wanted = Wanted(tuple(requests.values()), {}, trees, flags)
+    wanted = ResolveSet(tuple(requests.values()), {}, trees, flags)
     if failures:
         try:
             gather(source_root(lay_over(root, trees.values()), wanted.requests), wanted.requests, options, trees)
@@ -154,7 +173,7 @@ def _find_all(root: Root, words: Words, there: Root | None, choices: Choices, be
     return wanted
 
 
-def _refuse_other_source(request: Request, known: Asked) -> None:
+def _refuse_other_source(request: Request, known: RecordedRequest) -> None:
     if request.type == known.type and (known.is_own or known.type == "package"):  # its source is named again
         return
     if (known.path, known.source, known.type) != (request.path, request.source, request.type):

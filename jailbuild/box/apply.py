@@ -42,7 +42,11 @@ class Writing:
     """How to write: whether to wait for other writers and whom to tell, whether to wait for the disk."""
 
     def __init__(
-        self, *, keep_privileges: bool = False, sync: bool = True, wait: Callable[[str], None] | None = None,
+        self,
+        *,
+        keep_privileges: bool = False,
+        sync: bool = True,
+        wait: Callable[[str], None] | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.keep_privileges = keep_privileges
@@ -190,8 +194,10 @@ def recover_anyones(box: str, wait: Callable[[str], None] | None) -> list[str]:
     if left is None:
         return []
     if os.geteuid() not in (0, left.uid):
-        raise JailError(f"cannot recover {box}: {left.words(box)}, and only uid {left.uid} or root can finish it",
-                        f"sudo {recover_command(box)}")
+        raise JailError(
+            f"cannot recover {box}: {left.words(box)}, and only uid {left.uid} or root can finish it",
+            f"sudo {recover_command(box)}",
+        )
     with _stoppable() as signals, _as_one_line(box):
         return _settle(root, box, wait, signals, anyones=True)
 
@@ -235,8 +241,10 @@ def _recover(record: Record, root: Root, box: str, left: Leftover) -> list[str]:
     if following is not None:
         step("undo")
         listed = before.entries if before is not None else {}
-        remove_directories(root, [path for path, entry in following.entries.items()
-                                  if entry.type == "directory" and path not in listed])
+        remove_directories(
+            root,
+            [path for path, entry in following.entries.items() if entry.type == "directory" and path not in listed],
+        )
     record.clear_staging()
     if before is None:
         record.remove()

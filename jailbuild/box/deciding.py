@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from jailbuild.box import tables
+from jailbuild.box.confined_fs import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.draft import CACHE, Draft
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.look import can_make_devices, device_of, digest_in, kind_of, lstat_in, names_in, read_link_in
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.ownership import Unmanaged
 from jailbuild.box.plan import PRIVILEGES, UNMANAGED, Action, Plan, Source
@@ -25,8 +25,13 @@ _FEW = 5  # paths in a note
 
 
 def make_plan(
-    draft: Draft, source: Source | None, before: Manifest | None, box: Root | None, *,
-    replace: Collection[str] = (), spare: bool = False,
+    draft: Draft,
+    source: Source | None,
+    before: Manifest | None,
+    box: Root | None,
+    *,
+    replace: Collection[str] = (),
+    spare: bool = False,
 ) -> Plan:
     """Hold a draft against the box as it is (None if there is none yet) and return what would be done.
 
@@ -36,7 +41,7 @@ def make_plan(
     """
     if len(draft.entries) > OWN.entries:
         raise JailError(f"cannot write the box: it would have more than {OWN.entries} entries", "make several of it")
-    merged = _merged(draft, before, box)
+    merged = _merged(draft, before, box, replace)
     draft = merged.draft
     for path in draft.entries:
         above = draft.entries.get(path.rpartition("/")[0])
@@ -52,6 +57,8 @@ def make_plan(
         actions.sort(key=lambda action: action.entry.path)
     is_refused = any(action.kind == "conflict" for action in actions)  # then nothing comes, and nothing stays for it
     notes = () if is_refused else (*_preferred(draft), *deciding.notes)
+    if deciding.made:
+        draft = draft._replace(made={**draft.made, **deciding.made})
     return Plan(draft, tuple(actions), before, notes, identity(os.fstat(box.descriptor)))
 
 
@@ -71,11 +78,13 @@ class _Merged(NamedTuple):
     conflicts: Mapping[str, tuple[str, ...]]  # by path
 
 
-def _merged(draft: Draft, before: Manifest | None, box: Root | None) -> _Merged:
+def _merged(draft: Draft, before: Manifest | None, box: Root | None, replace: Collection[str]) -> _Merged:
     entries, made, conflicts = dict(draft.entries), dict(draft.made), {}
     listed = before.entries if before is not None else {}
     for path, lines in draft.tables.items():
         there = tables.read_table(box, path) if path in listed else None  # else it is the user's own
+        if there is not None and (path in replace or tables.is_copy(listed[path], there)):
+            there = None  # nothing in it is the user's by hand
         result = tables.merge(path, tables.our_lines(listed, path, there), lines, there)
         made[path] = result.data
         entries[path] = entries[path]._replace(size=len(result.data), lines=result.lines)
@@ -85,7 +94,12 @@ def _merged(draft: Draft, before: Manifest | None, box: Root | None) -> _Merged:
 
 class _Deciding:
     def __init__(
-        self, merged: _Merged, source: Source | None, before: Manifest | None, box: Root, replace: frozenset[str],
+        self,
+        merged: _Merged,
+        source: Source | None,
+        before: Manifest | None,
+        box: Root,
+        replace: frozenset[str],
         spare: bool,
     ) -> None:
         self.draft = draft = merged.draft
@@ -97,6 +111,7 @@ class _Deciding:
         self.replace = replace
         self.others_spared = spare
         self.notes: list[str] = []
+        self.made: dict[str, bytes] = {}  # of files that nobody wants: the user's lines
         # who made the record could set owners, or could not: then they are merely intended
         self.owned = before is not None and lstat_in(box, f"/{DIRECTORY}").st_uid == 0
 
@@ -110,6 +125,8 @@ class _Deciding:
         try:
             status = lstat_in(self.box, entry.path)
         except FileNotFoundError:
+            if self.source is None and listed is not None:  # a removal puts nothing back
+                return Action("keep", listed._replace(wanted_by=entry.wanted_by, reasons=entry.reasons), "is gone")
             if entry.type == "device" and listed == entry and not (self.owned and can_make_devices()):
                 return Action("keep", entry)  # it is merely intended
             return Action("add", entry)
@@ -157,7 +174,7 @@ class _Deciding:
             return self._spared(entry, f"it is a {found}")
         why = f"is a {found} in the box, and would have to be a {entry.type}"
         if "directory" in (found, entry.type):
-            return Action("conflict", entry, why)
+            return Action("conflict", entry, f"{why} (--replace gives up no directory)")
         if listed is not None and self._is_as_listed(listed, status):
             return Action("replace", entry)
         return self._refused(entry, why)
@@ -165,8 +182,7 @@ class _Deciding:
     def _link(self, entry: Entry, listed: Entry | None) -> Action:
         there = read_link_in(self.box, entry.path)
         if there == entry.target:
-            same = listed is None or (listed.mtime_ns, listed.uid, listed.gid) == (
-                entry.mtime_ns, entry.uid, entry.gid)
+            same = listed is None or (listed.mtime_ns, listed.uid, listed.gid) == (entry.mtime_ns, entry.uid, entry.gid)
             return Action("keep" if same else "replace", entry)
         if listed is not None and there == listed.target:
             return Action("replace", entry)
@@ -211,8 +227,11 @@ class _Deciding:
         there = self._digest(entry.path) if is_candidate else ""
         wanted = self._wanted(entry)
         if listed is None:
-            if there != wanted and entry.path in self.draft.made and entry.path not in self.replace and (
-                entry.path != CACHE
+            if (
+                there != wanted
+                and entry.path in self.draft.made
+                and entry.path not in self.replace
+                and (entry.path != CACHE)
             ):
                 self.notes.append(f"{entry.path} is yours in the box, and stays as it is")
                 return Action("keep", entry, "is the user's own")
@@ -222,15 +241,20 @@ class _Deciding:
             if mode & 0o777 != (entry.mode or 0) & 0o777:
                 return self._refused(entry, f"has mode {mode:04o} in the box, and would have {entry.mode:04o}")
             return Action("keep", entry)
-        if listed.mode is not None and entry.mode is not None and (
-            (listed.mode ^ entry.mode) & PRIVILEGES and not self.others_spared
+        if (
+            listed.mode is not None
+            and entry.mode is not None
+            and ((listed.mode ^ entry.mode) & PRIVILEGES and not self.others_spared)
         ):
             return self._refused(entry, f"was put there with mode {listed.mode:04o}, and would have {entry.mode:04o}")
         changed = self._change(listed, status, there)
         if changed and entry.path in self.replace:
             return Action("replace", entry, given=True)
-        same = (_attributes(entry)[:3] == _attributes(listed)[:3] if entry.path in self.draft.made
-                else _attributes(entry) == _attributes(listed))
+        same = (
+            _attributes(entry)[:3] == _attributes(listed)[:3]
+            if entry.path in self.draft.made
+            else _attributes(entry) == _attributes(listed)
+        )
         if changed and same and wanted == listed.sha256:
             return self._spared(entry, f"other {changed}")
         if there == wanted and same and changed in ("", "mode", "owner"):
@@ -242,6 +266,8 @@ class _Deciding:
     def _table(self, entry: Entry, listed: Entry, status: os.stat_result) -> Action:
         """Decide on a file that is merged by lines: what the user changed in it, its mode too, is in the new one."""
         path = entry.path
+        if status.st_size > tables.LARGEST:
+            return self._refused(entry, f"has more than {tables.LARGEST >> 20} MiB in the box")
         there, wanted = self._digest(path), self._wanted(entry)
         if stat.S_IMODE(status.st_mode) != listed.mode:
             entry = entry._replace(mode=stat.S_IMODE(status.st_mode) & ~PRIVILEGES)
@@ -251,13 +277,23 @@ class _Deciding:
             return Action("keep", entry, "" if listed.sha256 == wanted else "has lines of the user's")
         return Action("replace", entry, given=there != listed.sha256)
 
-    def _has_lines_of_users(self, listed: Entry) -> bool:
-        """Say whether a file that is merged by lines has other lines than ours."""
-        if listed.path not in tables.PATHS or listed.source is not None:
-            return False
-        there = tables.read_table(self.box, listed.path)
-        ours = tables.our_lines(self.listed, listed.path, there)
-        return there is not None and tables.has_others(listed.path, ours, there)
+    def _without_lines(self, listed: Entry, status: os.stat_result) -> Action | None:
+        """Return what leaves the user's lines in a file that nobody wants any more; None where there are none."""
+        path = listed.path
+        there = tables.read_table(self.box, path) if path in tables.PATHS else None
+        if there is None or listed.source is not None or path in self.replace:
+            return None
+        ours = tables.our_lines(self.listed, path, there)
+        if not tables.has_others(path, ours, there):
+            return None
+        data = tables.merge(path, ours, (), there).data
+        mode = stat.S_IMODE(status.st_mode) & ~PRIVILEGES
+        entry = listed._replace(mode=mode, size=len(data), wanted_by=(), reasons=(), lines=())
+        self.made[path] = data
+        digest = hashlib.sha256(there).hexdigest()
+        if data == there:
+            return Action("keep", entry)
+        return Action("replace", entry, given=digest != listed.sha256)
 
     def _wanted(self, entry: Entry) -> str:
         if entry.path in self.draft.made:
@@ -298,9 +334,15 @@ class _Deciding:
 
         A family of hard links may have changed in the source while no byte of it did.
         """
-        kept = [action.entry for action in actions if action.kind == "keep" and not action.why
-                and action.entry.type == "file" and action.entry.path not in self.draft.carried
-                and action.entry.path in self.listed]
+        kept = [
+            action.entry
+            for action in actions
+            if action.kind == "keep"
+            and not action.why
+            and action.entry.type == "file"
+            and action.entry.path not in self.draft.carried
+            and action.entry.path in self.listed
+        ]
         if all(entry.hardlink == self.listed[entry.path].hardlink for entry in kept):
             return actions
         inodes: dict[str, tuple[int, int]] = {}  # by family
@@ -331,9 +373,9 @@ class _Deciding:
                         going.add(path)
                         actions.append(Action("remove", listed))
                     continue  # what is the user's keeps its directory
-                if self._has_lines_of_users(listed):
-                    self.notes.append(f"{path} has lines of yours, and stays as it is")
-                    actions.append(Action("keep", listed, "has lines of the user's", released=True))
+                if (action := self._without_lines(listed, status)) is not None:
+                    self.notes.append(f"{path} has lines of yours, and stays")
+                    actions.append(action)
                 elif self._is_as_listed(listed, status):
                     going.add(path)
                     actions.append(Action("remove", listed))

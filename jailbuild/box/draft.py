@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jailbuild.box.manifest import Asked, Entry, Label
+from jailbuild.box.manifest import Entry, Label, RecordedRequest
 from jailbuild.packages.info import PackageInfo
 from jailbuild.root import Root
 
@@ -21,7 +21,7 @@ class Draft(NamedTuple):
     """
 
     label: Label
-    requests: Mapping[str, Asked]
+    requests: Mapping[str, RecordedRequest]
     entries: Mapping[str, Entry]
     made: Mapping[str, bytes]  # contents of the files that are not copied
     carried: frozenset[str] = frozenset()  # paths

@@ -7,22 +7,23 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from jailbuild.box import lists, tables
+from jailbuild.box import linker_config, tables
 from jailbuild.box.draft import CACHE, MOUNT_POINTS, Draft, cache_entry, named_in
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.manifest import Asked, Entry, Label, Reason
+from jailbuild.box.manifest import Entry, Label, Reason, RecordedRequest
 from jailbuild.box.ownership import Exclusions, own_items, reachable, yielding
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gather import Closure
+from jailbuild.closure.symlinks import real_path
 from jailbuild.closure.trees import Item
 from jailbuild.errors import JailError, reason
-from jailbuild.loader.cache import CacheEntry, read_cache, write_cache
+from jailbuild.loader.glibc.ld_cache import CacheEntry, read_cache, write_cache
 from jailbuild.packages.dpkg import Dpkg
 from jailbuild.packages.info import PackageInfo
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
+    from jailbuild.closure.evaluate import Made
 
 # Where a merged /usr has links at the top (file-hierarchy(7)): a box that has the directory gets the other name too,
 # so that /bin/sh and library paths written into programs keep working.
@@ -32,7 +33,11 @@ _CAPABILITY = "security.capability"
 
 
 def draft(
-    closure: Closure, label: Label, source: str | None, asked: Mapping[str, Asked], carried: Draft,
+    closure: Closure,
+    label: Label,
+    source: str | None,
+    asked: Mapping[str, RecordedRequest],
+    carried: Draft,
     keep_privileges: bool,
 ) -> Draft:
     """Return what a box would be that has the closure's requests, `asked`, beside those that are carried over.
@@ -64,14 +69,27 @@ def draft(
     drafting.join_hard_links()
     drafting.name_packages()
     entries = drafting.finished()
-    made = {path: data for path, data in made.items()
-            if path in entries and entries[path].source is None and path not in drafting.carried}
-    merged = {path: lines for path, lines in drafting.tables.items()
-              if path in entries and path not in drafting.carried}
+    made = {
+        path: data
+        for path, data in made.items()
+        if path in entries and entries[path].source is None and path not in drafting.carried
+    }
+    merged = {
+        path: lines for path, lines in drafting.tables.items() if path in entries and path not in drafting.carried
+    }
     return Draft(
-        label, requests, entries, made, frozenset(drafting.carried), drafting.notes, source, merged,
-        {**carried.packages, **drafting.packages}, frozenset(drafting.own | drafting.kept_own),
-        frozenset(drafting.excluded), tuple(sorted(drafting.preferred)),
+        label,
+        requests,
+        entries,
+        made,
+        frozenset(drafting.carried),
+        drafting.notes,
+        source,
+        merged,
+        {**carried.packages, **drafting.packages},
+        frozenset(drafting.own | drafting.kept_own),
+        frozenset(drafting.excluded),
+        tuple(sorted(drafting.preferred)),
     )
 
 
@@ -88,6 +106,7 @@ class _Drafting:
         self.identities: dict[tuple[int, int], list[str]] = {}
         self.tables: dict[str, tuple[str, ...]] = dict(carried.tables)
         self.packages: dict[str, PackageInfo] = {}
+        self.before = carried.entries
         self.own = own_items(closure)
         self.kept_own = carried.own - self.own  # of requests that are carried over
         self._refuse_two(carried)
@@ -177,8 +196,9 @@ class _Drafting:
 
     def _link(self, path: str, target: str) -> Entry:
         status = self.root.lstat(path)
-        return Entry(path, "link", None, status.st_uid, status.st_gid, None, status.st_mtime_ns, target=target,
-                     source=path)
+        return Entry(
+            path, "link", None, status.st_uid, status.st_gid, None, status.st_mtime_ns, target=target, source=path
+        )
 
     def _file(self, path: str) -> Entry:
         try:
@@ -201,12 +221,18 @@ class _Drafting:
         if mode != stat.S_IMODE(status.st_mode) or has_capabilities:
             what = "its capabilities" if has_capabilities else "setuid or setgid"
             self.notes[path] = f"{path} goes in without {what} (--keep-privileges keeps them)"
-        return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns,
-                     source=self.closure.source_of(path))
+        return Entry(
+            path,
+            "file",
+            mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_size,
+            status.st_mtime_ns,
+            source=self.closure.source_of(path),
+        )
 
-    def add_made(
-        self, path: str, made: Made, edges: Mapping[AnyEdge, set[str]], carried: Draft
-    ) -> bytes | None:
+    def add_made(self, path: str, made: Made, edges: Mapping[AnyEdge, set[str]], carried: Draft) -> bytes | None:
         """Add something that is made, unless it is asked for by path; return the bytes of what is a file."""
         content = made.content
         old = carried.entries.get(path)
@@ -227,8 +253,9 @@ class _Drafting:
                 self.tables[path] = tables.joined(path, carried.tables.get(path, ()), lines)
                 content = b""  # merged with what the box has when that is looked at
             size, time = (None, None) if content is None else (len(content), 0)
-            self.entries[path] = Entry(path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target,
-                                       device=made.device)
+            self.entries[path] = Entry(
+                path, made.type, made.mode, made.uid, made.gid, size, time, target=made.target, device=made.device
+            )
         for edge, names in edges.items():
             self._want_by(path, names, edge.by, edge)
         return content
@@ -259,16 +286,16 @@ class _Drafting:
         `carried` has those of the requests that are carried over, among others.
         """
         directories: dict[str, set[str]] = {
-            path: set() for path in carried if lists.is_list(path) and path in self.entries
+            path: set() for path in carried if linker_config.is_list(path) and path in self.entries
         }
         for one, wanted_by in self.closure.listed.items():
             path = canonical_place(self.root, one.path_file) or one.path_file
             directories.setdefault(path, set()).add(one.directory)
-            self._want(path, wanted_by, self._named(one.library), lists.LISTED)
+            self._want(path, wanted_by, self._named(one.library), linker_config.LISTED)
         made = {}
         for path, some in directories.items():
-            made[path] = lists.made_list(self.root, path, some, carried.get(path))
-            self.entries[path] = lists.entry_of(path, made[path])
+            made[path] = linker_config.made_list(self.root, path, some, carried.get(path))
+            self.entries[path] = linker_config.entry_of(path, made[path])
         return made
 
     def _is_little(self, cached: Collection[CacheEntry], carried: bytes | None) -> bool:
@@ -276,7 +303,9 @@ class _Drafting:
         paths = {entry.path for entry in cached}
         parts = [part for program in self.closure.programs.values() for part in program.parts]
         orders = {
-            part.resolution.built_in.kind[1] for part in parts if part.resolution.built_in is not None
+            part.resolution.built_in.kind[1]
+            for part in parts
+            if part.resolution.built_in is not None
             and any(os.path.normpath(os.path.join("/", library.path)) in paths for library in part.resolution.libraries)
         }
         if carried is not None and (before := read_cache(carried).entries):
@@ -334,8 +363,17 @@ class _Drafting:
 
     def leave_kept(self) -> None:
         """Leave out what the source root's own file needs where the user has put something in its place before."""
-        for path, edges in self.reasons.items() if self.kept_own else ():
-            left = {why: names for why, names in edges.items() if why.by not in self.kept_own}
+        kept = {path for path in self.kept_own if self.before[path].type != "directory"}
+        leading: dict[str, bool] = {}  # of each path that leads to something: whether it is one of these, by links too
+        for path, edges in self.reasons.items() if kept else ():
+            for why in edges:
+                if why.by not in leading:
+                    leading[why.by] = why.by in kept or (real_path(self.root, why.by) in kept if why.by else False)
+            left = {
+                why: names
+                for why, names in edges.items()
+                if not leading[why.by] or (why.by not in kept and (path in kept or why.how in ("target", "path")))
+            }
             if len(left) < len(edges):
                 self.reasons[path] = left
                 self.is_left = True
@@ -347,6 +385,16 @@ class _Drafting:
         """
         for path, entry in carried.entries.items():
             is_own = path in self.kept_own
+            drawn = self.entries.get(path)
+            if (
+                path not in self.own
+                and drawn is not None
+                and drawn.type == entry.type == "directory"
+                and drawn.source is not None
+                and (entry.source is None and any(why.recipe for why in entry.reasons))
+            ):
+                self.entries[path] = entry  # as a recipe makes it: that goes before what is copied
+                self.carried.add(path)
             if is_own and path in self.entries and _facts(self.entries[path]) != _facts(entry):
                 self.replaced[path] = self.entries[path]
             if path not in self.entries or is_own:
@@ -429,9 +477,14 @@ class _Drafting:
 
     def name_packages(self) -> None:
         """Note which packages the files and links are from that the source root has itself."""
-        copied = {path: entry.target for path, entry in self.entries.items()
-                  if entry.type in ("file", "link") and entry.source == path
-                  and path not in self.carried and path not in self.closure.sources}
+        copied = {
+            path: entry.target
+            for path, entry in self.entries.items()
+            if entry.type in ("file", "link")
+            and entry.source == path
+            and path not in self.carried
+            and path not in self.closure.sources
+        }
         database = Dpkg(self.root)
         owners = database.owners(copied)
         for path, package in owners.items():
@@ -452,7 +505,8 @@ class _Drafting:
         for path in sorted(self.entries):
             reasons = sorted(why._replace(wanted_by=ordered(some)) for why, some in self.reasons.get(path, {}).items())
             found[path] = self.entries[path]._replace(
-                wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ()))
+                wanted_by=ordered(self.wanted[path]), reasons=tuple(reasons), lines=self.tables.get(path, ())
+            )
         return found
 
 

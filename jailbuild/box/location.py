@@ -9,8 +9,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from jailbuild.box.confined_fs import names_in
 from jailbuild.box.leftover import is_record
-from jailbuild.box.look import names_in
 from jailbuild.errors import JailError, reason
 from jailbuild.names import quoted
 from jailbuild.root import Root
@@ -20,15 +20,63 @@ _ELSEWHERE = "name a directory elsewhere"
 
 # file-hierarchy(7), hier(7). In the first, directories are anybody's to make.
 _SHARED = (
-    "/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/local", "/var", "/var/cache",
-    "/var/lib", "/var/local", "/var/opt", "/var/spool", "/var/tmp",
+    "/",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/srv",
+    "/tmp",
+    "/usr/local",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/local",
+    "/var/opt",
+    "/var/spool",
+    "/var/tmp",
 )
 _OWN = (
-    "/bin", "/boot", "/dev", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run/lock", "/run/user",
-    "/sbin", "/sys", "/usr", "/usr/bin", "/usr/games", "/usr/include", "/usr/lib", "/usr/lib32", "/usr/lib64",
-    "/usr/libexec", "/usr/libx32", "/usr/local/bin", "/usr/local/etc", "/usr/local/games", "/usr/local/include",
-    "/usr/local/lib", "/usr/local/sbin", "/usr/local/share", "/usr/local/src", "/usr/sbin", "/usr/share", "/usr/src",
-    "/var/backups", "/var/crash", "/var/log", "/var/mail",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/efi",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/proc",
+    "/run/lock",
+    "/run/user",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/usr/bin",
+    "/usr/games",
+    "/usr/include",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/libx32",
+    "/usr/local/bin",
+    "/usr/local/etc",
+    "/usr/local/games",
+    "/usr/local/include",
+    "/usr/local/lib",
+    "/usr/local/sbin",
+    "/usr/local/share",
+    "/usr/local/src",
+    "/usr/sbin",
+    "/usr/share",
+    "/usr/src",
+    "/var/backups",
+    "/var/crash",
+    "/var/log",
+    "/var/mail",
 )
 _KERNELS = ("/dev", "/proc", "/sys")  # nothing below them is on a disk
 _PACKAGED = ("/bin", "/boot", "/etc", "/lib", "/lib64", "/sbin", "/usr")  # what is below them is the system's too
@@ -45,8 +93,7 @@ def open_box(box: str, source: Root, *, adopt: bool = False) -> Root | None:
         parent, name = _split(box)
         if not os.path.isdir(parent):
             parent = os.path.abspath(parent)
-            raise JailError(f"cannot make a box at {box}: there is no directory {parent}",
-                            f"mkdir -p {quoted(parent)}")
+            raise JailError(f"cannot make a box at {box}: there is no directory {parent}", f"mkdir -p {quoted(parent)}")
         _refuse_own_to_be(box, parent, name)
         return None
     try:
@@ -68,8 +115,10 @@ def open_box(box: str, source: Root, *, adopt: bool = False) -> Root | None:
         if _tree(there.descriptor, _PACKAGED):
             raise _refusal(box, "", _ELSEWHERE)
         if not adopt:
-            raise JailError(f"cannot make a box at {box}: it is not empty and no box",
-                            "name an empty directory, or --adopt to leave what is there as it is")
+            raise JailError(
+                f"cannot make a box at {box}: it is not empty and no box",
+                "name an empty directory, or --adopt to leave what is there as it is",
+            )
     return there
 
 

@@ -32,7 +32,7 @@ class Label(NamedTuple):
         return " ".join(part or "?" for part in self)
 
 
-class Asked(NamedTuple):
+class RecordedRequest(NamedTuple):
     """One request, as it is remembered: known by the path or the name that was asked for."""
 
     name: str
@@ -157,7 +157,7 @@ class Manifest(NamedTuple):
     """What a box is: the root it came from, what was asked, what is in it."""
 
     label: Label
-    requests: Mapping[str, Asked]  # by name
+    requests: Mapping[str, RecordedRequest]  # by name
     entries: Mapping[str, Entry]  # by path
     packages: tuple[PackageInfo, ...] = ()  # sorted
     source: str | None = ""  # the source root's path on the host; None for an image, "" where it is not known
@@ -212,4 +212,3 @@ def edges_of(entries: Mapping[str, Entry], entry: Entry, held: tuple[str, ...] |
     """Return all edges to an entry, sorted: those of its own, and those from what it holds."""
     derived = [Reason(path, PARENT, entries[path].wanted_by) for path in held]
     return tuple(sorted([*entry.reasons, *derived])) if derived else entry.reasons
-

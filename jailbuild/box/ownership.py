@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from jailbuild.box.manifest import Asked, Entry, Manifest, Reason
+from jailbuild.box.manifest import Entry, Manifest, Reason, RecordedRequest
 from jailbuild.closure.commands import OPTIONS, RULES, canonical_place
 from jailbuild.closure.path_glob import path_regex
 from jailbuild.errors import JailError
@@ -31,8 +31,9 @@ def own_items(closure: Closure) -> set[str]:
     tops = {path for path, held in closure.data.items() for edge in held.edges if not edge.by and edge.how in _OWN}
     for path, held in closure.data.items():
         for edge, names in held.edges.items():
-            if path in tops or (not trees.isdisjoint(names) and (edge.how == "tree" or (
-                    edge.how == "target" and edge.by in tops))):
+            if path in tops or (
+                not trees.isdisjoint(names) and (edge.how == "tree" or (edge.how == "target" and edge.by in tops))
+            ):
                 found.add(path)
     return found
 
@@ -56,8 +57,10 @@ def own_paths(before: Manifest, names: Collection[str]) -> frozenset[str]:
                         tops[name].add(path)
     found = set().union(*tops.values())
     for path, entry in before.entries.items():
-        if any(why.how == "tree" and any(why.by in tops.get(name, ()) for name in own.intersection(why.wanted_by))
-               for why in entry.reasons):
+        if any(
+            why.how == "tree" and any(why.by in tops.get(name, ()) for name in own.intersection(why.wanted_by))
+            for why in entry.reasons
+        ):
             found.add(path)
     return frozenset(found)
 
@@ -110,11 +113,12 @@ def reachable(entries: Mapping[str, Entry], reasons: Mapping[str, Iterable[Reaso
 class Exclusions:
     """The patterns of what never comes, as the requests of a box have them."""
 
-    def __init__(self, root: Root, requests: Iterable[Asked]) -> None:
+    def __init__(self, root: Root, requests: Iterable[RecordedRequest]) -> None:
         """Take the patterns of the requests; names of directories in them lead where the links of `root` lead."""
         self._patterns = {
             one.what: re.compile(f"(?:{path_regex(one.what)}|{path_regex(_canonical(root, one.what))})")
-            for one in requests if one.type == "exclude"
+            for one in requests
+            if one.type == "exclude"
         }
 
     def __bool__(self) -> bool:
@@ -156,14 +160,17 @@ class Exclusions:
             for path in sorted(named & gone.keys())
         ]
         if causes:
-            raise JailError(causes, "leave out one of both; jailbuild remove takes back what the box has: "
-                                    f"{quoted(f'exclude:{gone[min(gone)]}')}")
+            raise JailError(
+                causes,
+                "leave out one of both; jailbuild remove takes back what the box has: "
+                f"{quoted(f'exclude:{gone[min(gone)]}')}",
+            )
 
 
 class Unmanaged:
     """The paths that are the user's for good, with all that is below them."""
 
-    def __init__(self, box: Root | None, requests: Iterable[Asked]) -> None:
+    def __init__(self, box: Root | None, requests: Iterable[RecordedRequest]) -> None:
         """Take the paths of the requests; they lead where the directories of the box lead."""
         self._paths = set()
         for one in requests:
@@ -183,15 +190,16 @@ class Unmanaged:
         return bool(path)
 
 
-def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[Asked]:
+def rules(excludes: Iterable[str], unmanaged: Iterable[str]) -> list[RecordedRequest]:
     """Return the requests for patterns of what never comes and for paths that are the user's (JailError)."""
     return [rule(type, word) for type, words in zip(RULES, (excludes, unmanaged), strict=True) for word in words]
 
 
-def rule(type: str, word: str) -> Asked:
+def rule(type: str, word: str) -> RecordedRequest:
     """Return the request for a rule: an "exclude" with its pattern, an "unmanaged" path (JailError)."""
     if not word.startswith("/") or "\0" in word:
-        hint = f"{OPTIONS[type]} {quoted(f'/**/{word}')}" if type == "exclude" and word else "name a path of the box"
+        deep = f"/{word}" if word.startswith("**/") else f"/**/{word}"
+        hint = f"{OPTIONS[type]} {quoted(deep)}" if type == "exclude" and word else "name a path of the box"
         raise JailError(f"cannot take {OPTIONS[type]} {quoted(word)}: it does not begin with /", hint)
     parts = [part for part in word.split("/") if part not in ("", ".")]
     if ".." in parts or not parts:
@@ -204,7 +212,7 @@ def rule(type: str, word: str) -> Asked:
             path_regex(word)
         except ValueError as error:
             raise JailError(f"cannot take --exclude {quoted(word)}: {error}") from None
-    return Asked(f"{type}:{word}", "", None, False, type)
+    return RecordedRequest(f"{type}:{word}", "", None, False, type)
 
 
 def _canonical(root: Root, pattern: str) -> str:

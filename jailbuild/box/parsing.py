@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from jailbuild.box.layout import DIRECTORY
-from jailbuild.box.manifest import FLAGS, REQUESTS, TYPES, Asked, Entry, Label, Manifest, Reason, line_from_json
+from jailbuild.box.manifest import (
+    FLAGS,
+    REQUESTS,
+    TYPES,
+    Entry,
+    Label,
+    Manifest,
+    Reason,
+    RecordedRequest,
+    line_from_json,
+)
 from jailbuild.box.ownership import rule
 from jailbuild.closure.commands import NAMED, RULES
 from jailbuild.elf.priorities import DEFAULT, LEVELS
@@ -28,7 +38,7 @@ class ManifestParser:
     def __init__(self, header: dict[str, Any]) -> None:
         root = get_value(header, "root", dict)
         self.label = Label(*(_optional(root, key, str) for key in Label._fields))
-        self.requests: dict[str, Asked] = {}
+        self.requests: dict[str, RecordedRequest] = {}
         self.names: dict[str, str] = {}  # of the requests, by how entries write them
         self.packages: list[PackageInfo] = []
         self.whys: dict[int, Why] = {}
@@ -64,8 +74,15 @@ class ManifestParser:
 
     def finished(self) -> Manifest:
         """Return the whole."""
-        return Manifest(self.label, self.requests, self.entries, tuple(sorted(set(self.packages), key=str)),
-                        self.source, self.built, self.image)
+        return Manifest(
+            self.label,
+            self.requests,
+            self.entries,
+            tuple(sorted(set(self.packages), key=str)),
+            self.source,
+            self.built,
+            self.image,
+        )
 
     def _take_request(self, record: dict[str, Any]) -> None:
         asked = read_request(record)
@@ -142,7 +159,7 @@ class ManifestParser:
         )
 
 
-def read_request(record: dict[str, Any]) -> Asked:
+def read_request(record: dict[str, Any]) -> RecordedRequest:
     kind = get_value(record, "type", str)
     if kind not in REQUESTS:
         raise ValueError("a request of unknown type")
@@ -166,7 +183,7 @@ def read_request(record: dict[str, Any]) -> Asked:
     else:
         path = _path(record, "path")
     mode = _optional(record, "mode", str)
-    return Asked(
+    return RecordedRequest(
         name,
         path,
         from_json(record, "source") if path else None,
@@ -193,8 +210,9 @@ def _refuse_odd(value: Any, depth: int = 0) -> None:
 
 
 def _package(record: dict[str, Any]) -> PackageInfo:
-    return PackageInfo(get_value(record, "name", str),
-                       *(_optional(record, key, str) for key in PackageInfo._fields[1:]))
+    return PackageInfo(
+        get_value(record, "name", str), *(_optional(record, key, str) for key in PackageInfo._fields[1:])
+    )
 
 
 def _octal(text: str) -> int:

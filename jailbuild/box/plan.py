@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from jailbuild.box.confined_fs import digest_in
 from jailbuild.box.draft import Draft
-from jailbuild.box.look import digest_in
 from jailbuild.box.manifest import Entry, Manifest, Reason, children, edges_of
 from jailbuild.closure.trees import Identity
 from jailbuild.errors import JailError
@@ -72,8 +72,10 @@ class Plan(NamedTuple):
         if self.before is None or self.changes or self.conflicts:
             return False
         after = manifest_after(self, {})
-        entries = {path: entry._replace(lines=self.before.entries[path].lines) if path in self.before.entries else entry
-                   for path, entry in after.entries.items()}
+        entries = {
+            path: entry._replace(lines=self.before.entries[path].lines) if path in self.before.entries else entry
+            for path, entry in after.entries.items()
+        }
         return (after.label, after.requests, entries) == (self.before.label, self.before.requests, self.before.entries)
 
     @property
@@ -84,11 +86,17 @@ class Plan(NamedTuple):
     def refuse_conflicts(self) -> None:
         """Raise JailError, a line for each conflict."""
         conflicts = self.conflicts
-        found = [f"cannot write {path}: it {why}" for path, why in conflicts.items()
-                 if path.rpartition("/")[0] not in conflicts]  # else its parent says it
+        found = [
+            f"cannot write {path}: it {why}"
+            for path, why in conflicts.items()
+            if path.rpartition("/")[0] not in conflicts
+        ]  # else its parent says it
         if found:
-            raise JailError(found, "nothing was written: move what is yours out of the way, give it up with "
-                                   "--replace PATH, or build a new box")
+            raise JailError(
+                found,
+                "nothing was written: move what is yours out of the way, give it up with "
+                "--replace PATH, or build a new box",
+            )
 
 
 class Source:
@@ -114,8 +122,15 @@ class Source:
             return False
         privileges = 0 if entry.mode is None or listed.mode is None else PRIVILEGES
         mine, theirs = (
-            (one.type, one.target, None if one.mode is None else one.mode & ~privileges, one.uid, one.gid, one.size,
-             one.mtime_ns)
+            (
+                one.type,
+                one.target,
+                None if one.mode is None else one.mode & ~privileges,
+                one.uid,
+                one.gid,
+                one.size,
+                one.mtime_ns,
+            )
             for one in (entry, listed)
         )
         return mine != theirs or (entry.type == "file" and self.digest(entry.path) != listed.sha256)
@@ -137,8 +152,9 @@ def manifest_after(plan: Plan, digests: Mapping[str, str]) -> Manifest:
         if entry.type == "file" and path not in plan.draft.carried:
             entry = entry._replace(sha256=digests.get(path) or (before.sha256 if before else None))
         if action.kind == "keep" and before is not None:
-            entry = entry._replace(mode=before.mode, mtime_ns=before.mtime_ns, uid=before.uid, gid=before.gid,
-                                   size=before.size)
+            entry = entry._replace(
+                mode=before.mode, mtime_ns=before.mtime_ns, uid=before.uid, gid=before.gid, size=before.size
+            )
         entries[path] = entry
     draft = plan.draft
     words = {word for entry in entries.values() if entry.package is not None for word in entry.package.split(", ")}

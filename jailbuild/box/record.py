@@ -100,15 +100,20 @@ class Record:
             for line in encode(manifest):
                 size += len(line)
                 if size > bounds.size:
-                    raise JailError(f"cannot write {self.name}: its manifest would have more than {bounds.size >> 20} "
-                                    "MiB, and nobody could read it again", "make several boxes of it")
+                    raise JailError(
+                        f"cannot write {self.name}: its manifest would have more than {bounds.size >> 20} "
+                        "MiB, and nobody could read it again",
+                        "make several boxes of it",
+                    )
                 file.write(line)
             file.seek(0)
             try:
                 decode(file, bounds)
             except TooLargeError as error:
-                raise JailError(f"cannot write {self.name}: its manifest could not be read again: {error}",
-                                "make several boxes of it") from None
+                raise JailError(
+                    f"cannot write {self.name}: its manifest could not be read again: {error}",
+                    "make several boxes of it",
+                ) from None
             except ValueError as error:
                 raise JailError(f"cannot write the manifest of {self.name}: {error}", "name another place") from None
 
@@ -237,8 +242,10 @@ def _open_lock(directory: int) -> int:
 
 
 def _no_lock(why: str) -> JailError:
-    return JailError(f"cannot write the box: /{DIRECTORY}/{LOCK} in it is not what jailbuild makes ({why})",
-                     "somebody has put something else there: build a new box")
+    return JailError(
+        f"cannot write the box: /{DIRECTORY}/{LOCK} in it is not what jailbuild makes ({why})",
+        "somebody has put something else there: build a new box",
+    )
 
 
 def _is_in_place(box: Root, lock: int) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from functools import cached_property
 
-from jailbuild.box.carry import carry
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.draft import named_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import own_paths, rule
 from jailbuild.box.plan import Plan
+from jailbuild.box.retain import retain
 from jailbuild.closure.commands import DOCS, NAMED, RULES
 from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand
@@ -31,21 +31,27 @@ def plan_removal(root: Root, box: str, before: Manifest, words: tuple[str, ...],
             import difflib  # only to word an error
 
             near = difflib.get_close_matches(word, sorted(before.requests), 3)
-            failures.append(f"cannot remove {word}: it was never added to {box}"
-                            + (f"; near: {', '.join(near)}" if near else ""))
+            failures.append(
+                f"cannot remove {word}: it was never added to {box}" + (f"; near: {', '.join(near)}" if near else "")
+            )
         else:
             names.update(found)
     if failures:
         raise JailError(failures, hint)
-    draft = carry(before, before.requests.keys() - names, before.label, root)
+    draft = retain(before, before.requests.keys() - names, before.label, root)
     plan = make_plan(draft, None, before, root, replace=replace)
-    left = sorted(path for path in own_paths(before, names) - draft.own
-                  if path in draft.entries and draft.entries[path].type != "directory")
+    left = sorted(
+        path
+        for path in own_paths(before, names) - draft.own
+        if path in draft.entries and draft.entries[path].type != "directory"
+    )
     if not left:
         return plan
     more = f" and {len(left) - _FEW} more" if len(left) > _FEW else ""
-    note = (f"{', '.join(left[:_FEW])}{more}: no longer yours by request, and others want it: the next jailbuild "
-            "update takes the source root's")
+    note = (
+        f"{', '.join(left[:_FEW])}{more}: no longer yours by request, and others want it: the next jailbuild "
+        "update takes the source root's"
+    )
     return plan._replace(notes=(*plan.notes, note))
 
 
@@ -71,8 +77,11 @@ class _Requests:
     @cached_property
     def by_place(self) -> dict[str, str]:
         """The requests by their entries in the box."""
-        return {_place(self.root, asked.path): name for name, asked in reversed([*self.before.requests.items()])
-                if asked.path}
+        return {
+            _place(self.root, asked.path): name
+            for name, asked in reversed([*self.before.requests.items()])
+            if asked.path
+        }
 
     def meant(self, word: str) -> list[str]:
         """Return the requests that a word names: by its name, its path in the box, or as SRC:DEST.

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from jailbuild import syscalls
+from jailbuild.box.confined_fs import fingerprint, identity, open_parent
 from jailbuild.box.faults import step
 from jailbuild.box.leftover import names_now
-from jailbuild.box.look import fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.record import Record
 from jailbuild.box.stage import RENEWED, finish_directory, given_up, limit_directory, staged_name
@@ -110,7 +110,8 @@ class Replay:
             uid = os.geteuid() if entry.path in self.made else os.fstat(self.record.journal).st_uid
             if not limit_directory(self.box, entry, uid):
                 self.reports.append(
-                    f"{entry.path} was not given mode {entry.mode or 0:04o}: another user may have asked for that")
+                    f"{entry.path} was not given mode {entry.mode or 0:04o}: another user may have asked for that"
+                )
         except OSError as error:
             self.reports.append(f"{entry.path} could not be given its mode: {reason(error)}")
 
@@ -220,8 +221,15 @@ class Replay:
                     self._save(entry.path, name_staged)
         except OSError as error:
             # gone already, or a directory with something of the user's in it
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP,
-                                   errno.EXDEV, errno.EBUSY):
+            if error.errno not in (
+                errno.ENOENT,
+                errno.ENOTEMPTY,
+                errno.EEXIST,
+                errno.ENOTDIR,
+                errno.ELOOP,
+                errno.EXDEV,
+                errno.EBUSY,
+            ):
                 raise
             if name_staged in self.staged:  # taken before, and its directory went away since
                 self._dispose(entry.path, name_staged, entry)
@@ -245,8 +253,17 @@ def _facts(entry: Entry | None) -> tuple[object, ...] | None:
     """Return what an entry says of the thing itself, not of why it is there."""
     if entry is None:
         return None
-    return (entry.type, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns, entry.sha256, entry.target,
-            entry.device)
+    return (
+        entry.type,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        entry.mtime_ns,
+        entry.sha256,
+        entry.target,
+        entry.device,
+    )
 
 
 def _fingerprint(entry: Entry | None) -> str | None:

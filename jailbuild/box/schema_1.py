@@ -81,8 +81,10 @@ class Schema1Parser(ManifestParser):
         known = self.requests.get(asked.name)
         if known is not None:  # the package alone, and with its documentation: one request that brings as much as both
             asked = asked._replace(
-                bare=known.bare and asked.bare, without=tuple(sorted({*known.without} & {*asked.without})),
-                dlopen=max(known.dlopen, asked.dlopen, key=LEVELS.index), flags=known.flags | asked.flags,
+                bare=known.bare and asked.bare,
+                without=tuple(sorted({*known.without} & {*asked.without})),
+                dlopen=max(known.dlopen, asked.dlopen, key=LEVELS.index),
+                flags=known.flags | asked.flags,
             )
         self.requests[asked.name] = asked
         self.names[spelled(before.name)] = asked.name

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from jailbuild import syscalls
+from jailbuild.box.confined_fs import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.copy import Job, copy_all, do_job, finish
 from jailbuild.box.faults import step
-from jailbuild.box.look import can_make_devices, digest_in, fingerprint, identity, open_parent
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.plan import UNMANAGED, Action, Plan, manifest_after
 from jailbuild.box.record import Record
@@ -65,8 +65,10 @@ class Staging:
                     self._make_link(entry) if entry.type == "link" else self._make_device(entry)
                 step("stage")
         for action in self.plan.changes:
-            if action.kind == "replace" and action.entry.type != "directory" and (
-                action.entry.type != "device" or can_make_devices()
+            if (
+                action.kind == "replace"
+                and action.entry.type != "directory"
+                and (action.entry.type != "device" or can_make_devices())
             ):
                 with _saying(action.entry):
                     self._name_again(action.entry)
@@ -98,23 +100,26 @@ class Staging:
         for action in self.plan.changes:
             parent, _, name = action.entry.path.rpartition("/")
             if len(os.fsencode(name)) > longest:
-                raise JailError(f"cannot write {action.entry.path} in the box: its name is longer than {longest} bytes",
-                                "name another place")
+                raise JailError(
+                    f"cannot write {action.entry.path} in the box: its name is longer than {longest} bytes",
+                    "name another place",
+                )
             if parent in seen and action.kind == "add":
                 continue
             try:
                 with open_parent(self.box, action.entry.path) as (opened, name):
-                    if parent not in seen and not os.access(
-                        ".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True
-                    ):
+                    if parent not in seen and not os.access(".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True):
                         raise JailError(
-                            f"cannot write {action.entry.path} in the box: no permission to write in {parent or '/'}")
+                            f"cannot write {action.entry.path} in the box: no permission to write in {parent or '/'}"
+                        )
                     if action.kind != "add":
                         os.close(open_beneath(opened, name, os.O_PATH | os.O_NOFOLLOW, one_mount=True))
                     for one in ("." if parent not in seen else "", name if action.kind != "add" else ""):
                         if one and syscalls.is_fixed(opened, one):
-                            raise JailError(f"cannot write {action.entry.path} in the box: it is made unchangeable",
-                                            "chattr -i, or chattr -a, lets it be changed")
+                            raise JailError(
+                                f"cannot write {action.entry.path} in the box: it is made unchangeable",
+                                "chattr -i, or chattr -a, lets it be changed",
+                            )
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -135,8 +140,9 @@ class Staging:
         assert entry.device is not None
         kind, major, minor = entry.device
         name, staging = staged_name(entry.path), self.record.staging
-        os.mknod(name, (stat.S_IFCHR if kind == "c" else stat.S_IFBLK) | 0o600, os.makedev(major, minor),
-                 dir_fd=staging)
+        os.mknod(
+            name, (stat.S_IFCHR if kind == "c" else stat.S_IFBLK) | 0o600, os.makedev(major, minor), dir_fd=staging
+        )
         os.chown(name, entry.uid, entry.gid, dir_fd=staging, follow_symlinks=False)
         os.chmod(name, entry.mode or 0, dir_fd=staging)
         os.utime(name, ns=(0, 0), dir_fd=staging, follow_symlinks=False)
@@ -171,8 +177,13 @@ class Staging:
         for entry in links:
             first = firsts[entry.hardlink or ""]
             with _saying(entry):
-                os.link(staged_name(first), staged_name(entry.path), src_dir_fd=self.record.staging,
-                        dst_dir_fd=self.record.staging, follow_symlinks=False)
+                os.link(
+                    staged_name(first),
+                    staged_name(entry.path),
+                    src_dir_fd=self.record.staging,
+                    dst_dir_fd=self.record.staging,
+                    follow_symlinks=False,
+                )
             self.digests[entry.path] = self.digests[first]
             step("stage")
 
@@ -194,8 +205,13 @@ class Staging:
         """
         for action in self.plan.actions:
             entry = action.entry
-            if action.kind == "keep" and action.why != UNMANAGED and entry.type == "file" and (
-                entry.source == entry.path and self.source is not None and entry.path not in self.plan.draft.carried
+            if (
+                action.kind == "keep"
+                and action.why != UNMANAGED
+                and entry.type == "file"
+                and (
+                    entry.source == entry.path and self.source is not None and entry.path not in self.plan.draft.carried
+                )
             ):
                 try:
                     status = self.source.lstat(entry.path)
@@ -227,8 +243,13 @@ class Staging:
         while others:
             with _saying(entry), open_parent(self.box, others[-1]) as (parent, other_name):
                 if fingerprint(parent, other_name) == f"file {digest}":
-                    os.link(other_name, staged_name(entry.path), src_dir_fd=parent, dst_dir_fd=self.record.staging,
-                            follow_symlinks=False)
+                    os.link(
+                        other_name,
+                        staged_name(entry.path),
+                        src_dir_fd=parent,
+                        dst_dir_fd=self.record.staging,
+                        follow_symlinks=False,
+                    )
                     self.digests[entry.path] = digest
                     return True
             others.pop()  # it is not as listed: for the next one neither
@@ -347,8 +368,15 @@ def remove_directories(box: Root, paths: Iterable[str]) -> None:
                 os.rmdir(name, dir_fd=parent)
             step("rmdir")
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP,
-                                   errno.EBUSY, errno.EXDEV):
+            if error.errno not in (
+                errno.ENOTEMPTY,
+                errno.EEXIST,
+                errno.ENOENT,
+                errno.ENOTDIR,
+                errno.ELOOP,
+                errno.EBUSY,
+                errno.EXDEV,
+            ):
                 raise
 
 
@@ -364,4 +392,3 @@ def _saying(entry: Entry) -> Iterator[None]:
 def _rank(action: Action) -> tuple[bool, bool, str]:
     entry = action.entry
     return entry.type == "link", entry.hardlink not in (None, entry.path), entry.path
-

@@ -16,11 +16,11 @@ from jailbuild.names import spelled
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
+    from jailbuild.closure.evaluate import Made
 
 PATHS = frozenset((accounts.PASSWD, accounts.GROUP, accounts.SHADOW))
 
-_MOST = 16 << 20  # bytes
+LARGEST = 16 << 20  # bytes
 
 
 class Merged(NamedTuple):
@@ -43,9 +43,14 @@ def read_table(box: Root | None, path: str) -> bytes | None:
     if box is None:
         return None
     try:
-        return box.read(path, _MOST)
+        return box.read(path, LARGEST)
     except OSError:
         return None
+
+
+def is_copy(listed: Entry, there: bytes) -> bool:
+    """Say whether a file is the copy of another that was asked for by path, as it was put in."""
+    return listed.source is not None and hashlib.sha256(there).hexdigest() == listed.sha256
 
 
 def our_lines(entries: Mapping[str, Entry], path: str, there: bytes | None) -> tuple[str, ...]:
@@ -55,7 +60,7 @@ def our_lines(entries: Mapping[str, Entry], path: str, there: bytes | None) -> t
     more than to add lines, and members of groups. Else none is: what is not known to be ours is the user's.
     """
     listed = entries.get(path)
-    if listed is None or listed.source is not None:
+    if listed is None or listed.source is not None or not listed.wanted_by:  # by nobody: all left in it is the user's
         return ()
     if listed.lines or there is None:
         return listed.lines

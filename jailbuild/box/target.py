@@ -6,12 +6,12 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from jailbuild.box.carry import carry
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.drafting import draft
-from jailbuild.box.manifest import Asked, Label, Manifest
+from jailbuild.box.manifest import Label, Manifest, RecordedRequest
 from jailbuild.box.plan import Plan, Source
-from jailbuild.box.prove import prove
+from jailbuild.box.retain import retain
+from jailbuild.box.verify import verify_plan
 from jailbuild.closure.commands import RULES, Request, find_program, source_root
 from jailbuild.closure.gather import Closure, gather
 from jailbuild.closure.gathering import Knowledge, Options
@@ -19,7 +19,7 @@ from jailbuild.closure.trees import Rules, Tree, identity, lay_over
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.shelf import Shelf
+    from jailbuild.closure.catalog import RecipeCatalog
 
 
 class Target(NamedTuple):
@@ -36,32 +36,32 @@ class Target(NamedTuple):
         return self.before.requests.keys() if self.before is not None else ()
 
 
-class Choices(NamedTuple):
+class PlanOptions(NamedTuple):
     """How the user wants a plan made."""
 
     options: Options = Options()
     keep_privileges: bool = False
     replace: tuple[str, ...] = ()  # paths of the user's that may go
-    shelf: Shelf | None = None  # the recipes that may apply
+    catalog: RecipeCatalog | None = None  # the recipes that may apply
     allowed: Collection[str] = ()  # paths of secrets that may go in
 
     def find(self, root: Root, word: str) -> Request:
         """Find the program that a word means (JailError), also where a recipe says that such a command stands."""
-        if self.shelf is None:
+        if self.catalog is None:
             return find_program(root, word, self.options.search_path)
-        from jailbuild.closure.shelf import find_named  # not for --bare
+        from jailbuild.closure.catalog import find_named  # not for --bare
 
-        return find_named(root, word, self.options.search_path, self.shelf)
+        return find_named(root, word, self.options.search_path, self.catalog)
 
 
-class Wanted(NamedTuple):
+class ResolveSet(NamedTuple):
     """What is to be resolved in the source root: requests, how they will be remembered, and the data among them.
 
     Rules are remembered too, and nothing is resolved for them.
     """
 
     requests: tuple[Request, ...] = ()
-    asked: Mapping[str, Asked] = {}
+    asked: Mapping[str, RecordedRequest] = {}
     trees: Mapping[str, Tree] = {}  # by the name of the request
     flags: Mapping[str, frozenset[str]] = {}  # likewise, of packages
 
@@ -95,21 +95,24 @@ class OthersDecideError(Exception):
 
 
 def plan_change(
-    root: Root, target: Target, wanted: Wanted, carried: Collection[str], choices: Choices, *,
-    spare: bool = False, others_decide: bool = False,
+    root: Root,
+    target: Target,
+    wanted: ResolveSet,
+    carried: Collection[str],
+    choices: PlanOptions,
+    *,
+    spare: bool = False,
+    others_decide: bool = False,
 ) -> Change:
     """Plan a box that has what is wanted, resolved in the source root, and beside it the requests named in `carried`.
 
     OthersDecideError, if `others_decide`, where the source root has another file now for something that the carried
     ones want: then they cannot stay as they are. JailError; nothing is written.
     """
-    kept = carry(target.before, carried, target.label, target.there)
-    packages = {request.name for request in wanted.requests if request.type == "package"}
-    trees = {name: _beside(tree, kept.own) if name in packages else tree for name, tree in wanted.trees.items()}
-    wanted = wanted._replace(trees=trees)
+    kept = retain(target.before, carried, target.label, target.there)
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
     options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
-    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices))
+    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices, kept.own))
     drafted = draft(closure, target.label, target.source, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:
@@ -119,19 +122,16 @@ def plan_change(
                 raise OthersDecideError(path in drafted.own)
     plan = make_plan(drafted, digests, target.before, target.there, replace=choices.replace, spare=spare)
     if not plan.conflicts:
-        prove(plan, closure, target.there, anew=not others_decide)
+        verify_plan(plan, closure, target.there, anew=not others_decide)
     return Change(plan, closure, source)
 
 
-def _beside(tree: Tree, own: Collection[str]) -> Tree:
-    """Return the files of a package without those in whose place the user has put something."""
-    items = tuple(item for item in tree.items if item.path not in own) if own else tree.items
-    return tree._replace(items=items)
-
-
-def _knowledge(target: Target, wanted: Wanted, choices: Choices) -> Knowledge:
+def _knowledge(target: Target, wanted: ResolveSet, choices: PlanOptions, apart: frozenset[str]) -> Knowledge:
     """Return which recipes may apply to what is wanted."""
     own = frozenset({identity(os.fstat(target.there.descriptor))}) if target.there is not None else frozenset()
-    without = {name: frozenset(asked.without) for name, asked in wanted.asked.items()
-               if not asked.bare and asked.type not in RULES}
-    return Knowledge(choices.shelf, without, Rules(own, choices.allowed))
+    without = {
+        name: frozenset(asked.without)
+        for name, asked in wanted.asked.items()
+        if not asked.bare and asked.type not in RULES
+    }
+    return Knowledge(choices.catalog, without, Rules(own, choices.allowed), apart)

@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jailbuild.box.label import label_of, refuse_other_root, refuse_unnamed_source
-from jailbuild.box.manifest import Asked, Manifest
+from jailbuild.box.manifest import Manifest, RecordedRequest
 from jailbuild.box.ownership import own_paths
-from jailbuild.box.target import Change, Choices, Target, Wanted, plan_change
+from jailbuild.box.source_id import label_of, refuse_other_root, refuse_unnamed_source
+from jailbuild.box.target import Change, PlanOptions, ResolveSet, Target, plan_change
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import read_accounts
 from jailbuild.closure.commands import RULES, UNPLACED, Request, canonical_place, find_program, unplaced
+from jailbuild.closure.symlinks import real_path
 from jailbuild.closure.trees import Rules, Tree, identity, read_directory, read_file
 from jailbuild.errors import JailError
 from jailbuild.names import command_line, operand, quoted
@@ -27,13 +28,13 @@ from jailbuild.root import Root
 class Found(NamedTuple):
     """The requests of a manifest that can be resolved again, those that stay as they are, and why."""
 
-    wanted: Wanted
+    wanted: ResolveSet
     carried: frozenset[str]
     vanished: tuple[str, ...]  # names of programs and packages that the source root no longer has
     notes: tuple[str, ...]
 
 
-def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) -> Found:
+def find_again(root: Root, before: Manifest, given: ResolveSet, choices: PlanOptions) -> Found:
     """Find the requests of a manifest in a source root; those `given` are what the caller named himself."""
     requests = {request.name: request for request in given.requests}
     asked = dict(given.asked)
@@ -59,7 +60,7 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
                     requests[name], trees[name] = find_package(root, known.word, Rules(allowed=choices.allowed))
                 else:
                     request = choices.find(root, name)
-                    if canonical_place(root, request.path) in own:
+                    if own and not own.isdisjoint((canonical_place(root, request.path), real_path(root, request.path))):
                         notes.append(f"{name} is what was put in by path at {request.path}, and stays as it is")
                     else:
                         requests[name] = request
@@ -77,27 +78,37 @@ def find_again(root: Root, before: Manifest, given: Wanted, choices: Choices) ->
             asked.setdefault(name, known._replace(path=request.path, source=request.source, without=without))
         else:
             carried.add(name)
-    return Found(Wanted(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished),
-                 tuple(notes))
+    return Found(ResolveSet(tuple(requests.values()), asked, trees), frozenset(carried), tuple(vanished), tuple(notes))
 
 
-def _is_known(root: Root, known: Asked, choices: Choices) -> bool:
+def _is_known(root: Root, known: RecordedRequest, choices: PlanOptions) -> bool:
     if known.type == "recipe":
-        return choices.shelf is not None and known.what in choices.shelf.names
+        return choices.catalog is not None and known.what in choices.catalog.names
     if known.type == "user":
         return known.what in root.once(read_accounts).users
     return locales.is_there(root, known.what)
 
 
-def _still_known(known: Asked, choices: Choices) -> tuple[str, ...]:
+def _still_known(known: RecordedRequest, choices: PlanOptions) -> tuple[str, ...]:
     """Return the recipes that are not to apply: one that there is none of does not."""
-    return tuple(name for name in known.without if choices.shelf is None or name in choices.shelf.names)
+    return tuple(name for name in known.without if choices.catalog is None or name in choices.catalog.names)
 
 
 def plan_update(
-    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
-    choices: Choices, *, more: Iterable[Request] = (), rules: Iterable[Asked] = (), without: tuple[str, ...] = (),
-    rebase: bool, dlopen: str | None = None, is_named: bool = True,
+    root: Root,
+    box: str,
+    there: Root,
+    before: Manifest,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
+    choices: PlanOptions,
+    *,
+    more: Iterable[Request] = (),
+    rules: Iterable[RecordedRequest] = (),
+    without: tuple[str, ...] = (),
+    rebase: bool,
+    dlopen: str | None = None,
+    is_named: bool = True,
 ) -> tuple[Change, Found]:
     """Plan to bring a box up to the source root as it is now (JailError; nothing is written).
 
@@ -114,15 +125,19 @@ def plan_update(
     given = _named_again(root, box, there, before, files, directories, Rules(allowed=choices.allowed))
     given = given._replace(
         requests=(*given.requests, *more),
-        asked={**given.asked, **{one.name: Asked(one.name, "", None, False, one.type) for one in more},
-               **{one.name: one for one in rules}},
+        asked={
+            **given.asked,
+            **{one.name: RecordedRequest(one.name, "", None, False, one.type) for one in more},
+            **{one.name: one for one in rules},
+        },
     )
     found = find_again(root, before, given, choices)
     if without:
         found = _left_out(found, without)
     if dlopen is not None:
-        asked = {name: one if one.type in RULES else one._replace(dlopen=dlopen)
-                 for name, one in found.wanted.asked.items()}
+        asked = {
+            name: one if one.type in RULES else one._replace(dlopen=dlopen) for name, one in found.wanted.asked.items()
+        }
         found = found._replace(wanted=found.wanted._replace(asked=asked))
     target = Target(box, there, before, label, root.path)
     return plan_change(root, target, found.wanted, found.carried, choices, spare=True), found
@@ -142,9 +157,14 @@ def _left_out(found: Found, without: tuple[str, ...]) -> Found:
 
 
 def _named_again(
-    root: Root, box: str, there: Root, before: Manifest, files: tuple[str, ...], directories: tuple[str, ...],
+    root: Root,
+    box: str,
+    there: Root,
+    before: Manifest,
+    files: tuple[str, ...],
+    directories: tuple[str, ...],
     rules: Rules,
-) -> Wanted:
+) -> ResolveSet:
     """Return the requests that the caller names again; what the box has as a program is one again."""
     own = frozenset({identity(os.fstat(there.descriptor))})
     requests: dict[str, Request] = {}
@@ -166,10 +186,11 @@ def _named_again(
     for name, request in requests.items():
         known = before.requests.get(name)
         if known is None or known.type != request.type:
-            raise JailError(f"cannot update {name}: it was never added to {box}",
-                            command_line("jailbuild", "list", operand(box)))
+            raise JailError(
+                f"cannot update {name}: it was never added to {box}", command_line("jailbuild", "list", operand(box))
+            )
     asked = {name: before.requests[name]._replace(path=one.path, source=one.source) for name, one in requests.items()}
-    return Wanted(tuple(requests.values()), asked, trees)
+    return ResolveSet(tuple(requests.values()), asked, trees)
 
 
 def _as_program(root: Root, before: Manifest, word: str) -> Request | None:

@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator
 
 from jailbuild.box import tables
+from jailbuild.box.confined_fs import can_make_devices, kind_of
 from jailbuild.box.draft import MOUNT_POINTS
-from jailbuild.box.look import can_make_devices, kind_of
 from jailbuild.box.manifest import Entry, Manifest
 from jailbuild.box.ownership import Unmanaged
 from jailbuild.check.digests import Digests
-from jailbuild.check.findings import Finding, command_on, mend
+from jailbuild.check.findings import Finding, command_on, readd_command
 from jailbuild.check.tree import Seen, Tree
 from jailbuild.names import shortened
 from jailbuild.root import Root
@@ -39,8 +39,14 @@ def content_findings(
                     yield from _line_findings(root, tree, entry, manifest, box)
                 yield from _differences(entry, seen, digests, manifest, box, owned)
         elif not tree.is_hidden(path) and (entry.type != "device" or (owned and can_make_devices())):
-            yield Finding("missing-file", path, f"{path} is gone", path, requested_by=entry.wanted_by,
-                          hint=mend(manifest, entry.wanted_by, box))
+            yield Finding(
+                "missing-file",
+                path,
+                f"{path} is gone",
+                path,
+                requested_by=entry.wanted_by,
+                hint=readd_command(manifest, entry.wanted_by, box),
+            )
     for path in sorted(tree.seen.keys() - manifest.entries.keys()):
         if not stat.S_ISDIR(tree.seen[path].mode) and not is_beneath_mount_point(path) and path not in unmanaged:
             yield Finding("unlisted-file", path, f"{path} is not jailbuild's", path)
@@ -60,9 +66,12 @@ def _line_findings(root: Root, tree: Tree, entry: Entry, manifest: Manifest, box
     for line, is_there in () if table is None else tables.missing_lines(path, entry.lines, table):
         name = line.partition(":")[0]
         what = "was changed" if is_there else "is gone"
-        hint = f"put it back as it was: {shortened(line)}" if is_there else mend(manifest, entry.wanted_by, box)
-        yield Finding("changed-file", path, f"{path}: the line of {name} {what}", name, requested_by=entry.wanted_by,
-                      hint=hint)
+        hint = (
+            f"put it back as it was: {shortened(line)}" if is_there else readd_command(manifest, entry.wanted_by, box)
+        )
+        yield Finding(
+            "changed-file", path, f"{path}: the line of {name} {what}", name, requested_by=entry.wanted_by, hint=hint
+        )
 
 
 def _differences(
@@ -78,17 +87,23 @@ def _differences(
     if isinstance(changed, int):
         yield finding("unreadable", f"cannot be read: {os.strerror(changed)}", None)
     elif changed:
-        again = mend(manifest, entry.wanted_by, box)
+        again = readd_command(manifest, entry.wanted_by, box)
         yield finding("changed-file", changed, f"remove it and put it in again: {again}" if again else None)
     if kind_of(seen.mode) != entry.type:
         return
     if owned and (seen.uid, seen.gid) != (entry.uid, entry.gid):
-        yield finding("wrong-owner", f"belongs to {seen.uid}:{seen.gid} now, and belonged to {entry.uid}:{entry.gid}",
-                      command_on(path, box, "chown", "-h", f"{entry.uid}:{entry.gid}"))
+        yield finding(
+            "wrong-owner",
+            f"belongs to {seen.uid}:{seen.gid} now, and belonged to {entry.uid}:{entry.gid}",
+            command_on(path, box, "chown", "-h", f"{entry.uid}:{entry.gid}"),
+        )
     mode = stat.S_IMODE(seen.mode)
     if entry.mode is not None and mode != entry.mode:
-        yield finding("wrong-mode", f"has mode {mode:04o} now, and had {entry.mode:04o}",
-                      command_on(path, box, "chmod", f"{entry.mode:04o}"))
+        yield finding(
+            "wrong-mode",
+            f"has mode {mode:04o} now, and had {entry.mode:04o}",
+            command_on(path, box, "chmod", f"{entry.mode:04o}"),
+        )
 
 
 def _change(entry: Entry, seen: Seen, digests: Digests) -> str | int:

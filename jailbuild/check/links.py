@@ -8,14 +8,23 @@ from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import Unmanaged
-from jailbuild.check.findings import Finding, mend
+from jailbuild.check.findings import Finding, readd_command
 from jailbuild.check.tree import Tree
 from jailbuild.root import Root
 
 # What a link may lead to without its being there: what appears when the root runs, and the documentation that
 # minimal images leave out while their links to it stay.
-_ABSENT_BY_DESIGN = ("/dev/", "/proc/", "/run/", "/sys/", "/tmp/", "/var/run/", "/usr/share/doc/", "/usr/share/man/",
-                     "/usr/share/info/")
+_ABSENT_BY_DESIGN = (
+    "/dev/",
+    "/proc/",
+    "/run/",
+    "/sys/",
+    "/tmp/",
+    "/var/run/",
+    "/usr/share/doc/",
+    "/usr/share/man/",
+    "/usr/share/info/",
+)
 
 
 def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -> Iterator[Finding]:
@@ -34,8 +43,14 @@ def link_findings(root: Root, tree: Tree, manifest: Manifest | None, box: str) -
                 continue
             wanted_by = listed.wanted_by if listed is not None else ()
             what = "goes round in a circle" if error.errno == errno.ELOOP else f"leads to {target}, which is not there"
-            yield Finding("dangling-link", path, f"{path} {what}", target, requested_by=wanted_by,
-                          hint=mend(manifest, wanted_by, box) if manifest is not None else None)
+            yield Finding(
+                "dangling-link",
+                path,
+                f"{path} {what}",
+                target,
+                requested_by=wanted_by,
+                hint=readd_command(manifest, wanted_by, box) if manifest is not None else None,
+            )
 
 
 def _leads(path: str, target: str) -> str:

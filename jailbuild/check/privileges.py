@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.contents import is_beneath_mount_point
+from jailbuild.check.exposure import Place
 from jailbuild.check.findings import Finding, command_on, on_host
-from jailbuild.check.place import Place
 from jailbuild.check.tree import Seen, Tree
 from jailbuild.names import quoted
 
@@ -28,8 +28,14 @@ def privilege_findings(tree: Tree, manifest: Manifest | None, box: str, place: P
             if seen.names > here[seen.identity] and not tree.unopened and seen.names > 1:
                 name = quoted(on_host(path, box))
                 hint = f"put a copy in its place: cp -a {name} {name}.copy && mv -f {name}.copy {name}"
-                yield Finding("outside-hard-link", path, f"{path} has {seen.names} names, and {here[seen.identity]} of "
-                              f"them here: what changes it in the box changes it outside", path, hint=hint)
+                yield Finding(
+                    "outside-hard-link",
+                    path,
+                    f"{path} has {seen.names} names, and {here[seen.identity]} of "
+                    f"them here: what changes it in the box changes it outside",
+                    path,
+                    hint=hint,
+                )
             if seen.secret is not None:
                 yield Finding("secret-file", path, f"{path} is a secret: {seen.secret}", path)
             yield from rules.of_file(path, seen)
@@ -56,8 +62,13 @@ class _Rules:
             if seen.mode & 0o001 and not self.place.nosuid:
                 yield from self._reachable(path, f"{what}, and other users of the host can run it")
         if seen.mode & 0o002 and not is_beneath_mount_point(path):
-            yield Finding("world-writable-file", path, f"everybody may write to {path}", path,
-                          hint=command_on(path, self.box, "chmod", "o-w"))
+            yield Finding(
+                "world-writable-file",
+                path,
+                f"everybody may write to {path}",
+                path,
+                hint=command_on(path, self.box, "chmod", "o-w"),
+            )
 
     def _privileged(self, path: str, seen: Seen, set_id: int) -> Finding:
         hints = [command_on(path, self.box, "chmod", "u-s,g-s")] if set_id else []
@@ -69,19 +80,36 @@ class _Rules:
         entry = self.entries.get(path)
         wanted_by = entry.wanted_by if entry is not None else ()
         if entry is None or (entry.mode or 0) & _SET_ID != set_id or entry.type != "file":
-            return Finding("unexpected-privileges", path, f"{path} {what}, and the manifest does not have it so", path,
-                           requested_by=wanted_by, hint=hint)
+            return Finding(
+                "unexpected-privileges",
+                path,
+                f"{path} {what}, and the manifest does not have it so",
+                path,
+                requested_by=wanted_by,
+                hint=hint,
+            )
         if seen.capable:
-            return Finding("unrecorded-capability", path, f"{path} has capabilities, and the manifest records none",
-                           path, requested_by=wanted_by)
-        return Finding("privileged-file", path, f"{path} is set-id, as the manifest has it", path,
-                       requested_by=wanted_by)
+            return Finding(
+                "unrecorded-capability",
+                path,
+                f"{path} has capabilities, and the manifest records none",
+                path,
+                requested_by=wanted_by,
+            )
+        return Finding(
+            "privileged-file", path, f"{path} is set-id, as the manifest has it", path, requested_by=wanted_by
+        )
 
     def of_directory(self, path: str, seen: Seen) -> Iterator[Finding]:
         """Yield what is dangerous about a directory."""
         if seen.mode & 0o002 and not seen.mode & stat.S_ISVTX and not is_beneath_mount_point(path):
-            yield Finding("world-writable-directory", path, f"everybody may write to {path} and remove what is in it",
-                          path, hint=command_on(path, self.box, "chmod", "+t"))
+            yield Finding(
+                "world-writable-directory",
+                path,
+                f"everybody may write to {path} and remove what is in it",
+                path,
+                hint=command_on(path, self.box, "chmod", "+t"),
+            )
             yield from self._reachable(path, "can be written to by other users of the host")
 
     def of_device(self, path: str, seen: Seen) -> Iterator[Finding]:

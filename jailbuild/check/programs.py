@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 
 from jailbuild.box.manifest import Manifest
 from jailbuild.box.ownership import Exclusions
-from jailbuild.check.findings import Finding, mend
+from jailbuild.check.findings import Finding, readd_command
 from jailbuild.check.tree import Tree
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.explain import Problem, add_command, missing_text, problems, unopened_text
 from jailbuild.closure.path_glob import path_regex
 from jailbuild.closure.programs import Program, Programs
+from jailbuild.elf.layouts import ET_DYN, ET_EXEC
 from jailbuild.elf.priorities import DEFAULT, LEVELS
-from jailbuild.elf.records import ET_DYN, ET_EXEC
 from jailbuild.errors import JailError, reason
-from jailbuild.loader import machines
-from jailbuild.loader.builtin import BuiltIn
+from jailbuild.loader import arch
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Opening, opening_in_boxes
+from jailbuild.loader.glibc.config import LdsoConfig
+from jailbuild.loader.model import Opening, opening_in_boxes
+from jailbuild.loader.resolver import Loader
 from jailbuild.names import command_line
 from jailbuild.root import Root, upwards
 
@@ -31,7 +31,7 @@ _ALSO_RUNS = {"x86_64": {"i686"}, "aarch64": {"armv7l"}}
 
 def _is_broken(file: File) -> bool:
     """Say whether an executable ELF file is damaged; relocatable objects are merely no programs."""
-    return bool(file.elf.damage) and file.elf.type in (ET_EXEC, ET_DYN)
+    return bool(file.elf.load_error) and file.elf.type in (ET_EXEC, ET_DYN)
 
 
 def _canonical(root: Root, path: str) -> str:
@@ -70,8 +70,14 @@ class ProgramRules:
     """
 
     def __init__(
-        self, root: Root, tree: Tree, manifest: Manifest | None, box: str,
-        progress: Callable[[int, int], object] | None = None, only: tuple[str, ...] = (), dlopen: str | None = None,
+        self,
+        root: Root,
+        tree: Tree,
+        manifest: Manifest | None,
+        box: str,
+        progress: Callable[[int, int], object] | None = None,
+        only: tuple[str, ...] = (),
+        dlopen: str | None = None,
     ) -> None:
         """Take the programs of the tree; those at the paths `only`, whatever they are, where there are any."""
         self.tree = tree
@@ -100,8 +106,13 @@ class ProgramRules:
             try:
                 program = self._programs_for(path).resolve(path)
             except OSError as error:
-                yield Finding("unreadable", path, f"{path} cannot be read: {reason(error)}", path,
-                              requested_by=self._requested_by(path))
+                yield Finding(
+                    "unreadable",
+                    path,
+                    f"{path} cannot be read: {reason(error)}",
+                    path,
+                    requested_by=self._requested_by(path),
+                )
                 continue
             found.append(path)
             self.resolved.append(program)
@@ -114,8 +125,7 @@ class ProgramRules:
             return
         self.count = sum(self._identity(path) not in reached or path in self.tree.scripts for path in found)
         if not found:
-            yield Finding("no-program", "/", f"there is no program in {self.box}",
-                          hint=add_command(["bash"], self.box))
+            yield Finding("no-program", "/", f"there is no program in {self.box}", hint=add_command(["bash"], self.box))
         yield from self._unreached(reached, set(found))
 
     def _programs_for(self, path: str) -> Programs:
@@ -136,14 +146,20 @@ class ProgramRules:
                 path = self.files.root.walk(self.files.absolute(one.by)).real
             except OSError:
                 path = one.by
-            yield Finding("missing-optional-library", path, unopened_text(one), one.missing.name, one.missing.searched,
-                          self._requested_by(path))
+            yield Finding(
+                "missing-optional-library",
+                path,
+                unopened_text(one),
+                one.missing.name,
+                one.missing.searched,
+                self._requested_by(path),
+            )
 
     def _is_program(self, path: str) -> bool:
         if path in self.tree.scripts:
             return True
         file = self.files.get(path)
-        return isinstance(file, int) or file.elf.is_program or bool(file.elf.refused or _is_broken(file))
+        return isinstance(file, int) or file.elf.is_program or bool(file.elf.ident_error or _is_broken(file))
 
     def _identity(self, path: str) -> tuple[int, int] | None:
         file = self.files.get(path)
@@ -165,25 +181,43 @@ class ProgramRules:
         path = program.path
         requested_by = self._requested_by(path)
         for problem in problems(program, _WHOSE):
-            yield Finding(problem.code, path, problem.text, problem.subject, problem.searched, requested_by,
-                          self._hint(problem, path, requested_by))
+            yield Finding(
+                problem.code,
+                path,
+                problem.text,
+                problem.subject,
+                problem.searched,
+                requested_by,
+                self._hint(problem, path, requested_by),
+            )
         for part in program.parts:
             for bad in part.resolution.versions:
                 if not bad.is_fatal:
-                    yield Finding(bad.code, path, bad.text(path, _WHOSE), bad.file, requested_by=requested_by,
-                                  hint=mend(self.manifest, requested_by, self.box) if self.manifest else None)
+                    yield Finding(
+                        bad.code,
+                        path,
+                        bad.text(path, _WHOSE),
+                        bad.file,
+                        requested_by=requested_by,
+                        hint=readd_command(self.manifest, requested_by, self.box) if self.manifest else None,
+                    )
         file = self.files.get(path)
         if program.type == "elf" and isinstance(file, File) and self.manifest is not None and not program.error:
-            ours, theirs = self.manifest.label.machine, machines.machine(file.elf.kind).name
+            ours, theirs = self.manifest.label.machine, arch.machine(file.elf.kind).name
             if ours is not None and theirs != ours and theirs not in _ALSO_RUNS.get(ours, ()):
-                yield Finding("wrong-machine", path, f"{path} is for {theirs}, the box for {ours}", theirs,
-                              requested_by=requested_by)
+                yield Finding(
+                    "wrong-machine",
+                    path,
+                    f"{path} is for {theirs}, the box for {ours}",
+                    theirs,
+                    requested_by=requested_by,
+                )
 
     def _mixed(self, program: Program) -> Iterator[Finding]:
         """Yield each libc.so.6 that is of another release than its loader, once: their private interfaces differ."""
         for part in program.parts:
             loader = part.resolution.built_in
-            if not isinstance(loader, BuiltIn) or loader.file is None:
+            if not isinstance(loader, LdsoConfig) or loader.file is None:
                 continue
             for library in part.resolution.started:
                 if library.name != _LIBC or (loader.name, library.path) in self._pairs:
@@ -195,20 +229,25 @@ class ProgramRules:
                     continue
                 path = self.files.root.walk(self.files.absolute(library.path)).real
                 yield Finding(
-                    "mixed-glibc", path, f"{library.path} is of glibc {theirs[0]}.{theirs[1]}, and {loader.name}, "
-                    f"the loader of {part.path}, of {ours[0]}.{ours[1]}", loader.name,
+                    "mixed-glibc",
+                    path,
+                    f"{library.path} is of glibc {theirs[0]}.{theirs[1]}, and {loader.name}, "
+                    f"the loader of {part.path}, of {ours[0]}.{ours[1]}",
+                    loader.name,
                     requested_by=self._requested_by(path),
                 )
 
     def _hint(self, problem: Problem, path: str, requested_by: tuple[str, ...]) -> str | None:
         """Return the command that mends a problem, where there is one to be known."""
-        if self.manifest is not None and problem.code in _MENDED_BY_ADD and (
-            patterns := self._kept_out_by(problem, self.manifest)
+        if (
+            self.manifest is not None
+            and problem.code in _MENDED_BY_ADD
+            and (patterns := self._kept_out_by(problem, self.manifest))
         ):
             rules = [f"exclude:{pattern}" for pattern in patterns]
             return command_line("jailbuild", "remove", *rules, "--from", self.box)
         if self.manifest is not None and requested_by:
-            return mend(self.manifest, requested_by, self.box)
+            return readd_command(self.manifest, requested_by, self.box)
         if self.files.root.is_host or problem.code not in _MENDED_BY_ADD:
             return None
         script = problem.code == "missing-script-interpreter" and not problem.subject.endswith("\r")
@@ -224,7 +263,7 @@ class ProgramRules:
         if not exclusions or problem.code == "missing-version":
             return []
         name = os.path.basename(problem.subject)
-        places = [line[line.rfind(" /") + 1:] for line in problem.searched]
+        places = [line[line.rfind(" /") + 1 :] for line in problem.searched]
         paths = [problem.subject] if "/" in problem.subject else [f"{place}/{name}" for place in places]
         with_above = {path for one in paths if one.startswith("/") for path in upwards(_canonical(root, one))}
         found = set(exclusions.of(with_above - {"/"}).values())
@@ -245,12 +284,20 @@ class ProgramRules:
             reached.add((file.device, file.inode))
             resolution = loader.resolve(path)
             for missing in resolution.missing:
-                yield Finding("unreached-library", path,
-                              f"no program loads {path}; alone, {missing_text(path, missing)}",
-                              missing.name, missing.searched, self._requested_by(path))
+                yield Finding(
+                    "unreached-library",
+                    path,
+                    f"no program loads {path}; alone, {missing_text(path, missing)}",
+                    missing.name,
+                    missing.searched,
+                    self._requested_by(path),
+                )
             for bad in resolution.versions:
                 if bad.is_fatal:
-                    yield Finding("unreached-library", path,
-                                  f"no program loads {path}; alone, {bad.text(path, _WHOSE)}",
-                                  bad.refusal(path).subject, requested_by=self._requested_by(path))
-
+                    yield Finding(
+                        "unreached-library",
+                        path,
+                        f"no program loads {path}; alone, {bad.text(path, _WHOSE)}",
+                        bad.refusal(path).subject,
+                        requested_by=self._requested_by(path),
+                    )

@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jailbuild.box.confined_fs import lstat_in
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.leftover import is_being_written
-from jailbuild.box.look import lstat_in
 from jailbuild.box.manifest import Manifest
 from jailbuild.check.contents import content_findings
 from jailbuild.check.digests import Digests
+from jailbuild.check.exposure import place_findings, place_of
 from jailbuild.check.findings import Finding, Ignored, Report, sort
 from jailbuild.check.links import link_findings
-from jailbuild.check.narrow import is_of, places_of
-from jailbuild.check.place import place_findings, place_of
+from jailbuild.check.manifest_state import change_findings, read_record, state_of
 from jailbuild.check.privileges import privilege_findings
 from jailbuild.check.programs import ProgramRules
-from jailbuild.check.record import change_findings, read_record, state_of
-from jailbuild.check.silent import silent_findings
+from jailbuild.check.scope import is_of, places_of
+from jailbuild.check.soft_deps import silent_findings
 from jailbuild.check.tree import read_tree
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -31,7 +31,7 @@ _PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look at a box that so
 Progress = Callable[[int, int], object]  # told how much is done, and of how much
 
 
-class Wishes(NamedTuple):
+class CheckOptions(NamedTuple):
     """What a check is to go by beside the rules."""
 
     trusted: bytes | None = None  # a manifest to be believed instead of the box's own
@@ -46,10 +46,12 @@ class Wishes(NamedTuple):
     is_named: bool = True  # whether the user named the source root
 
 
-NO_WISHES = Wishes()
+DEFAULT_CHECKS = CheckOptions()
 
 
-def check_root(root: Root, name: str, wishes: Wishes = NO_WISHES, progress: Progress | None = None) -> Report:
+def check_root(
+    root: Root, name: str, wishes: CheckOptions = DEFAULT_CHECKS, progress: Progress | None = None
+) -> Report:
     """Check a box, or any root, that the user calls `name` (JailError if its manifest cannot be believed).
 
     A box that is changed meanwhile is looked at again; if that goes on, the report says so.
@@ -78,7 +80,7 @@ class _Look(NamedTuple):
     files: int
 
 
-def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _Look:
+def _look(root: Root, name: str, wishes: CheckOptions, progress: Progress | None) -> _Look:
     """Hold all rules against a root, once."""
     record = read_record(root, name, wishes.trusted)
     manifest = record.manifest
@@ -119,29 +121,32 @@ def _look(root: Root, name: str, wishes: Wishes, progress: Progress | None) -> _
             wanted = manifest._replace(entries=listed)
             findings += content_findings(root, tree, digests, wanted, name, owned=_is_owned(root), device=place.device)
     if wishes.run:  # when no thread is left that hashes: what follows forks
-        from jailbuild.check.loaders import loader_findings  # only where it is asked for
+        from jailbuild.check.loader_crosscheck import loader_findings  # only where it is asked for
 
         known = {(one.code, one.path, one.subject) for one in findings}
-        findings += [one for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
-                     if (one.code, one.path, one.subject) not in known]
+        findings += [
+            one
+            for one in loader_findings(root, rules.resolved, rules.files, manifest, name)
+            if (one.code, one.path, one.subject) not in known
+        ]
     if places is None:
         return _Look(manifest, findings, rules.count, tree.files)
     files = sum(path in places and stat.S_ISREG(seen.mode) for path, seen in tree.seen.items())
     return _Look(manifest, [one for one in findings if is_of(one, places)], rules.count, files)
 
 
-def _stale(root: Root, manifest: Manifest | None, name: str, wishes: Wishes) -> list[Finding]:
+def _stale(root: Root, manifest: Manifest | None, name: str, wishes: CheckOptions) -> list[Finding]:
     if manifest is None:
         why = "it has no manifest that can be read"
         raise JailError(f"cannot check whether {name} is stale: {why}", "only a box has a source root")
-    from jailbuild.box.label import refuse_unnamed_source
-    from jailbuild.check.fresh import stale_findings  # what plans is loaded by who asks for a plan
-    from jailbuild.closure.shelf import Shelf
+    from jailbuild.box.source_id import refuse_unnamed_source
+    from jailbuild.check.stale import stale_findings  # what plans is loaded by who asks for a plan
+    from jailbuild.closure.catalog import RecipeCatalog
 
     assert wishes.source is not None
     if not wishes.is_named:
         refuse_unnamed_source(manifest, name, "check")
-    return list(stale_findings(root, manifest, name, wishes.source, Shelf(wishes.shelves)))
+    return list(stale_findings(root, manifest, name, wishes.source, RecipeCatalog(wishes.shelves)))
 
 
 def _is_owned(root: Root) -> bool:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from jailbuild.box.manifest import Manifest
-from jailbuild.check.findings import Finding, mend
+from jailbuild.check.findings import Finding, readd_command
 from jailbuild.closure.programs import Program
-from jailbuild.elf.linkage import Linkage, read_linkage
-from jailbuild.elf.musl_linkage import read_musl_linkage
+from jailbuild.elf.musl_relocs import read_musl_linkage
+from jailbuild.elf.relocs import Linkage, read_linkage
 from jailbuild.loader.files import Files
-from jailbuild.loader.lookup import Symbols, Unfound
-from jailbuild.loader.musl_builtin import MuslBuiltIn
+from jailbuild.loader.musl.config import MuslConfig
+from jailbuild.loader.symbols import Symbols, Unfound
 from jailbuild.root import Root
 
 _FEW = 3  # names of programs
@@ -45,7 +45,7 @@ def symbol_findings(
             if part.path in seen or resolution.missing or resolution.error is not None:
                 continue
             seen.add(part.path)
-            symbols = musl if isinstance(resolution.built_in, MuslBuiltIn) else glibc
+            symbols = musl if isinstance(resolution.built_in, MuslConfig) else glibc
             for unfound in symbols.unfound(part.path, resolution):
                 found.setdefault(unfound, []).append(part.path)
     for unfound, some in found.items():
@@ -57,10 +57,12 @@ def symbol_findings(
             wanted_by = entry.wanted_by if entry is not None else ()
         why = f" {unfound.why}" if unfound.why else ""
         yield Finding(
-            "undefined-function" if reference.lazy else "undefined-symbol", unfound.by,
+            "undefined-function" if reference.lazy else "undefined-symbol",
+            unfound.by,
             f"{unfound.by} wants the symbol {reference.name}{why}{_for(unfound.by, some)}",
-            reference.name, requested_by=wanted_by,
-            hint=mend(manifest, wanted_by, box) if manifest is not None else None,
+            reference.name,
+            requested_by=wanted_by,
+            hint=readd_command(manifest, wanted_by, box) if manifest is not None else None,
         )
 
 

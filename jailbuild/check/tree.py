@@ -58,8 +58,9 @@ class Tree(NamedTuple):
     @property
     def places(self) -> dict[str, str | bool]:
         """What a root wants to know: a link's text, or whether it is a directory."""
-        return {path: stat.S_ISDIR(seen.mode) if seen.target is None else seen.target
-                for path, seen in self.seen.items()}
+        return {
+            path: stat.S_ISDIR(seen.mode) if seen.target is None else seen.target for path, seen in self.seen.items()
+        }
 
     @property
     def files(self) -> int:
@@ -198,7 +199,9 @@ class _Walk:
             self.tree.seen[path] = seen._replace(secret=what, capable=capable)
         entry = self.listed.get(path)
         return (
-            entry is not None and entry.type == "file" and entry.size == seen.size
+            entry is not None
+            and entry.type == "file"
+            and entry.size == seen.size
             and seen.identity not in self.digests.asked
         )
 
@@ -214,7 +217,12 @@ class _Walk:
 
 def _seen(status: os.stat_result) -> Seen:
     return Seen(
-        status.st_mode, status.st_uid, status.st_gid, status.st_size, (status.st_dev, status.st_ino), status.st_nlink,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_size,
+        (status.st_dev, status.st_ino),
+        status.st_nlink,
         status.st_rdev,
     )
 

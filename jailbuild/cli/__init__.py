@@ -64,8 +64,14 @@ class Command(click.Command):
         names = self.get_help_option_names(ctx)
         if not names or not self.add_help_option:
             return None
-        return Option(names, is_flag=True, is_eager=True, expose_value=False, callback=_show_help,
-                      help="Show this message and exit.")
+        return Option(
+            names,
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_help,
+            help="Show this message and exit.",
+        )
 
 
 def _show_help(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -99,8 +105,15 @@ class _Commands(Command, click.Group):
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", cls=Option, is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
-              help="Show the version and exit.")
+@click.option(
+    "--version",
+    cls=Option,
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def jailbuild() -> None:
     """Make a directory that can serve as / for a few programs, prove it, enter it."""
 

@@ -30,7 +30,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Result = TypeVar("_Result")
 
 
-class Manner(NamedTuple):
+class WriteOptions(NamedTuple):
     """How a change is to be made and told."""
 
     no_sync: bool
@@ -50,14 +50,19 @@ def manner(command: _Command) -> _Command:
         option("--dry-run", is_flag=True, help="Print what would be done, write nothing."),
         option("--no-wait", is_flag=True, help="Do not wait for somebody else who is writing to the box."),
         option("--no-sync", is_flag=True, help="Do not wait for the disk: for boxes that are thrown away."),
-        option("--replace", metavar="PATH", multiple=True, type=UNPROCESSED,
-                     help="A path in the box that is yours and may go."),
+        option(
+            "--replace",
+            metavar="PATH",
+            multiple=True,
+            type=UNPROCESSED,
+            help="Overwrite or delete this locally modified path.",
+        ),
     ):
         command = decorate(command)
     return command
 
 
-def settle(box: str, how: Manner) -> bool:
+def settle(box: str, how: WriteOptions) -> bool:
     """Finish or clean up what a killed writer has left in a box, and say so; JailError if it is another user's.
 
     A dry run leaves it. False where it can make no plan, which is said.
@@ -113,15 +118,23 @@ def _unsettled(what: str, error: SourceChangedError, who: str, is_moving: bool) 
     if not is_moving:
         return JailError(error.causes, f"{who or 'a package manager'} is at work in the source root: try again later")
     if who:
-        return JailError(f"cannot {what}: the source root keeps changing: {who} is at work there",
-                         "try again when it has ended")
+        return JailError(
+            f"cannot {what}: the source root keeps changing: {who} is at work there", "try again when it has ended"
+        )
     _, _, last = error.causes[0].removeprefix("cannot ").partition(" ")  # which path, and why
     return JailError(f"cannot {what}: the source root keeps changing: {last}", "try again when it is at rest")
 
 
 def carry_out(
-    box: str, how: Manner, make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]], *, what: str,
-    sysroot: str | None = None, keep_privileges: bool = False, all_of_it: bool = True, where: str = "",
+    box: str,
+    how: WriteOptions,
+    make: Callable[[], tuple[Plan, Root | None, tuple[str, ...]]],
+    *,
+    what: str,
+    sysroot: str | None = None,
+    keep_privileges: bool = False,
+    all_of_it: bool = True,
+    where: str = "",
     box_in_json: bool = False,
 ) -> tuple[Plan, bool] | None:
     """Make a plan, show it and carry it out; return it, and whether all is as planned; None where `settle` says False.
@@ -131,6 +144,7 @@ def carry_out(
     What stays as it is is shown to persons only if `all_of_it`, or if they want to see more. `where` goes before each
     path that is shown, `box_in_json` puts the box into each object, for commands that take several.
     """
+
     def attempt() -> tuple[Plan, tuple[str, ...], list[str]] | None:
         if not settle(box, how):
             return None
@@ -139,7 +153,9 @@ def carry_out(
             return plan, notes, []
         with progress("writing", how.quiet) as tell:
             writing = Writing(
-                keep_privileges=keep_privileges, sync=not how.no_sync, wait=None if how.no_wait else say,
+                keep_privileges=keep_privileges,
+                sync=not how.no_sync,
+                wait=None if how.no_wait else say,
                 progress=_counting(plan, tell),
             )
             try:
@@ -187,7 +203,7 @@ def _counting(plan: Plan, tell: Callable[[int, int], None] | None) -> Callable[[
     return count
 
 
-def show(plan: Plan, how: Manner, *, all_of_it: bool = True, where: str = "", box: str | None = None) -> None:
+def show(plan: Plan, how: WriteOptions, *, all_of_it: bool = True, where: str = "", box: str | None = None) -> None:
     """Print a plan, where that was asked for; of one that is `all_of_it` or verbose also what stays as it is."""
     if how.as_json:
         of_box = {} if box is None else to_json("box", box)
@@ -207,8 +223,7 @@ def counted(plan: Plan, kind: str) -> str:
     """Return in words how much a plan adds, replaces or removes; "" for nothing."""
     entries = [action.entry for action in plan.actions if action.kind == kind]
     parts = []
-    for type, plural in (("file", "files"), ("link", "links"), ("directory", "directories"),
-                         ("device", "devices")):
+    for type, plural in (("file", "files"), ("link", "links"), ("directory", "directories"), ("device", "devices")):
         some = [entry for entry in entries if entry.type == type]
         if some:
             size = sum(entry.size or 0 for entry in some if entry.hardlink in (None, entry.path))

@@ -12,10 +12,10 @@ from jailbuild.closure.commands import find_program, path_note, source_root
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.elf.priorities import DEFAULT
 from jailbuild.errors import JailError, reason
+from jailbuild.loader.arch import ALL_LEVELS, BASE, levels_up_to
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.machines import ALL_LEVELS, BASE, levels_up_to
-from jailbuild.loader.resolution import Opening, Unopened
+from jailbuild.loader.model import Opening, Unopened
+from jailbuild.loader.resolver import Loader
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
 
@@ -27,16 +27,30 @@ _AT_ONCE = 32  # programs that are written together
 @resolving
 @option("--preload", metavar="LIST", default="", help="Libraries to load first, as LD_PRELOAD would.")
 @dlopen
-@option("--cpu", metavar="LEVEL", type=click.Choice([BASE, *ALL_LEVELS]),
-              help="The processor whose glibc-hwcaps count: this machine's by default; base for none.")
+@option(
+    "--cpu",
+    metavar="LEVEL",
+    type=click.Choice([BASE, *ALL_LEVELS]),
+    help="The processor whose glibc-hwcaps count: this machine's by default; base for none.",
+)
 @as_json
 @option("--paths", "as_paths", is_flag=True, help="Print the paths of all files, one a line, each once.")
 @option("--dot", "as_dot", is_flag=True, help="Print a graph for Graphviz.")
 @option("--mermaid", "as_mermaid", is_flag=True, help="Print a Mermaid flow chart.")
 @option("-v", "--verbose", is_flag=True, help="Show libc and its family too.")
 def command(
-    programs: tuple[str, ...], library_path: str, search_path: str, sysroot: str | None, preload: str,
-    level: str | None, cpu: str | None, as_json: bool, as_paths: bool, as_dot: bool, as_mermaid: bool, verbose: bool,
+    programs: tuple[str, ...],
+    library_path: str,
+    search_path: str,
+    sysroot: str | None,
+    preload: str,
+    level: str | None,
+    cpu: str | None,
+    as_json: bool,
+    as_paths: bool,
+    as_dot: bool,
+    as_mermaid: bool,
+    verbose: bool,
 ) -> int:
     """Show what PROGRAM... (names, paths, also of libraries) need, and how the loader finds it.
 

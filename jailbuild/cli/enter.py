@@ -14,10 +14,10 @@ from jailbuild import cli
 from jailbuild.cli import FAILED, complain, say, write
 from jailbuild.cli.options import option
 from jailbuild.cli.settle import settle
-from jailbuild.enter import emulation, refusal, settings
+from jailbuild.enter import emulation, preflight, settings
 from jailbuild.enter.account import Account, read_account
 from jailbuild.enter.command import Command, find_shell, make_command
-from jailbuild.enter.start import ExecError, StepError
+from jailbuild.enter.spawn import ExecError, StepError
 from jailbuild.errors import JailError, reason
 from jailbuild.names import command_line, operand, quoted, shown
 from jailbuild.root import Overlay, Root
@@ -40,19 +40,36 @@ _BY_DEFAULT = click.core.ParameterSource.DEFAULT
 @option("--env", metavar="K=V", multiple=True, help="Set a variable in the command's environment.")
 @option("--keep-env", is_flag=True, help="Keep the caller's environment.")
 @option("--workdir", metavar="DIR", default="/", help="The directory to start in.")
-@option("--bind", metavar="SRC[:DST][:ro]", multiple=True,
-        help="Show a file or directory of the host at DST, which the box must have.")
+@option(
+    "--bind",
+    metavar="SRC[:DST][:ro]",
+    multiple=True,
+    help="Show a file or directory of the host at DST, which the box must have.",
+)
 @option("--tmpfs", metavar="DIR[:SIZE]", multiple=True, help="An empty directory in memory over DIR.")
 @option("--read-only", is_flag=True, help="Nothing in the box can be changed.")
 @option("--hostname", metavar="NAME", help="The host name inside.")
-@option("--net", type=click.Choice(["host", "none"]), default="host", show_default=True,
-        help="The host's network, or none but a loopback.")
+@option(
+    "--net",
+    type=click.Choice(["host", "none"]),
+    default="host",
+    show_default=True,
+    help="The host's network, or none but a loopback.",
+)
 @option("--cap-keep", metavar="CAP", multiple=True, help="Keep one more capability.")
 @option("--limit", metavar="NAME=SOFT[:HARD]", multiple=True, help="Set a resource limit, like nofile=1024.")
-@option("--seccomp", type=click.Choice(["default", "none"]), default="default", show_default=True,
-        help="Refuse dangerous system calls, or none.")
-@option("--pty/--no-pty", default=None,
-        help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.")
+@option(
+    "--seccomp",
+    type=click.Choice(["default", "none"]),
+    default="default",
+    show_default=True,
+    help="Refuse dangerous system calls, or none.",
+)
+@option(
+    "--pty/--no-pty",
+    default=None,
+    help="A terminal on descriptors 0 to 2, or on none; by default where the caller has one.",
+)
 @option("--status-fd", metavar="N", type=int, help="Write JSON Lines on start and end to this descriptor.")
 @option("--pass-fd", metavar="N", type=int, multiple=True, help="Let the command have this descriptor.")
 @option("--explain", is_flag=True, help="Print what would be done, a line for each step, and do nothing.")
@@ -93,20 +110,23 @@ def _is_plain(options: dict[str, Any]) -> bool:
         raise JailError("cannot use --isolated with --plain", "leave one of them out")
     if options["plain"] or options["isolated"]:
         return bool(options["plain"])
-    return refusal.has_plain_alone() and not _not_plain(options)
+    return preflight.has_plain_alone() and not _not_plain(options)
 
 
 def _isolated(
-    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
+    passed: tuple[int, ...],
     started: Callable[[int], None],
 ) -> int | None:
     """Enter isolated, rootless if not root; return the exit status, None where it was only explained."""
-    from jailbuild.enter.ids import is_rootless, plan_ids
+    from jailbuild.enter.idmap import is_rootless, plan_ids
     from jailbuild.enter.isolated import Options, make_setup
     from jailbuild.enter.launch import hold_standard, run_isolated
-    from jailbuild.enter.notes import notes
     from jailbuild.enter.seccomp import filter_program
     from jailbuild.enter.terminal import plan_wiring
+    from jailbuild.enter.warnings import notes
 
     closed = hold_standard()
     cap_keep = tuple(settings.read_capability(text) for text in options["cap_keep"])
@@ -132,33 +152,33 @@ def _isolated(
         from jailbuild.enter.binfmt import emulation as emulation_of
 
         wanted = wanted._replace(emulation=emulation_of(kind, rootless))
-    _refuse(refusal.capabilities(cap_keep, rootless), box)
-    _refuse(refusal.groups(account, rootless), box)
-    _refuse(refusal.limits(wanted.limits, rootless), box)
+    _refuse(preflight.capabilities(cap_keep, rootless), box)
+    _refuse(preflight.groups(account, rootless), box)
+    _refuse(preflight.limits(wanted.limits, rootless), box)
     mounts: tuple[Bind | Tmpfs, ...] = (*wanted.binds, *wanted.tmpfs)
-    _refuse(refusal.twice(mounts), box)
+    _refuse(preflight.duplicate_targets(mounts), box)
     targets = frozenset(one.target for one in mounts)
     for bind in wanted.binds:
-        _refuse(refusal.bind(root, box, bind, targets), box)
+        _refuse(preflight.bind(root, box, bind, targets), box)
     wiring = plan_wiring(options["pty"], {0, 1, 2} - set(closed))
     setup = make_setup(root, account, made, wanted, ids, wiring, closed)
     if options["explain"]:
         _print(setup.lines())
         return None
-    _refuse(refusal.before(root, box, rootless, bool(wanted.binds)), box)
+    _refuse(preflight.before(root, box, rootless, bool(wanted.binds)), box)
     for note in notes(root, wanted, ids):
         say(f"jailbuild: {note}")
     try:
         status = run_isolated(setup, started)
     except StepError as failed:
         if kind is not None and failed.what == str(wanted.emulation):
-            hint = refusal.other_mode(box, rootless)
+            hint = preflight.other_mode(box, rootless)
             if emulation.way(kind, root, isolated=False).how == "none":
                 again = command_line("jailbuild", "enter", "--plain", operand(box))
                 hint = f"apt install binfmt-support registers the emulator for {again}"
             raise JailError(f"cannot enter {box}: {emulation.refused(kind, failed.error)}", hint) from None
-        _refuse(refusal.after(failed, box, rootless), box)
-        hint = refusal.way_out(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
+        _refuse(preflight.after(failed, box, rootless), box)
+        hint = preflight.mkdir_hint(failed, root, wanted.directory, wanted.binds, wanted.tmpfs)
         raise JailError(f"cannot enter {box}: {failed}", hint) from None
     except ExecError as failed:
         return _not_started(failed.error, _seen(root), box, name, made, bool(wanted.binds), kind)
@@ -172,14 +192,17 @@ def _isolated(
 
 
 def _plain(
-    box: str, arguments: tuple[str, ...], options: dict[str, Any], passed: tuple[int, ...],
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
+    passed: tuple[int, ...],
     started: Callable[[int], None],
 ) -> int | None:
     """Enter as chroot(1) does; return the exit status, None where it was only explained.
 
     Without --plain this is the one weakening there is, and it is said each time.
     """
-    from jailbuild.enter.ids import is_rootless
+    from jailbuild.enter.idmap import is_rootless
     from jailbuild.enter.plain import plain_steps, run_plain
 
     for name in _not_plain(options):
@@ -190,19 +213,20 @@ def _plain(
         raise JailError(f"cannot enter {box}: only root may chroot", f"sudo jailbuild enter {quoted(operand(box))}")
     root = _open(box)
     account, made, name = _command(root, box, arguments, options)
-    _refuse(refusal.groups(account, is_rootless()), box)
-    _refuse(refusal.limits(limits, is_rootless()), box)
+    _refuse(preflight.groups(account, is_rootless()), box)
+    _refuse(preflight.limits(limits, is_rootless()), box)
     steps = plain_steps(root, account, limits, directory)
     if not options["plain"]:
-        say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
-            " the container is the only boundary")
+        say("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN; the container is the only boundary")
     if options["explain"]:
         _print([step.what for step in steps])
         return None
     owner = os.fstat(root.descriptor).st_uid
     if owner != 0:
-        say(f"jailbuild: {box} belongs to uid {owner}, who may have put anything into it;"
-            " the plain mode is no boundary against what runs as root inside")
+        say(
+            f"jailbuild: {box} belongs to uid {owner}, who may have put anything into it;"
+            " the plain mode is no boundary against what runs as root inside"
+        )
     try:
         status = run_plain(steps, made, passed, started)
     except StepError as failed:
@@ -235,7 +259,10 @@ def _print(lines: list[str]) -> None:
 
 
 def _command(
-    root: Root, box: str, arguments: tuple[str, ...], options: dict[str, Any],
+    root: Root,
+    box: str,
+    arguments: tuple[str, ...],
+    options: dict[str, Any],
 ) -> tuple[Account, Command, str]:
     """Return who runs what in the root, and the command's path or name as seen from /."""
     account = read_account(root, options["user"])
@@ -269,12 +296,16 @@ def _passed(options: dict[str, Any], is_plain: bool) -> tuple[int, ...]:
             mode = os.fstat(number).st_mode
         except (OSError, OverflowError, ValueError):
             if number in options["pass_fd"]:
-                raise JailError(f"cannot use --pass-fd {number}: no such descriptor is open",
-                                f"jailbuild enter --pass-fd {number} … {number}<file") from None
+                raise JailError(
+                    f"cannot use --pass-fd {number}: no such descriptor is open",
+                    f"jailbuild enter --pass-fd {number} … {number}<file",
+                ) from None
             continue
         if stat.S_ISDIR(mode) and not is_plain:
-            raise JailError(f"cannot enter: descriptor {number} is a directory, and a way out of the box",
-                            "--bind shows a directory inside")
+            raise JailError(
+                f"cannot enter: descriptor {number} is a directory, and a way out of the box",
+                "--bind shows a directory inside",
+            )
     if options["status_fd"] in options["pass_fd"]:
         raise JailError("cannot use one descriptor for --status-fd and --pass-fd", "the status is for outside")
     return tuple(sorted({number for number in options["pass_fd"] if number > 2}))
@@ -290,8 +321,10 @@ def _status_lines(number: int | None) -> tuple[Callable[[int], None], Callable[[
         if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "")
     except (OSError, OverflowError, ValueError):
-        raise JailError(f"cannot use --status-fd {number}: no such descriptor is open for writing",
-                        f"jailbuild enter --status-fd {number} … {number}>file") from None
+        raise JailError(
+            f"cannot use --status-fd {number}: no such descriptor is open for writing",
+            f"jailbuild enter --status-fd {number} … {number}>file",
+        ) from None
     told = []
 
     def started(process: int) -> None:
@@ -322,7 +355,7 @@ def _open(box: str) -> Root:
         raise JailError(f"cannot enter {box}: {why}", hint) from None
 
 
-def _refuse(why: refusal.Refusal | None, box: str) -> None:
+def _refuse(why: preflight.Refusal | None, box: str) -> None:
     if why is not None:
         raise JailError(f"cannot enter {box}: {why.why}", why.hint)
 
@@ -385,7 +418,13 @@ def _tell_missed(
 
 
 def _not_started(
-    error: OSError, root: Root, box: str, name: str, made: Command, has_binds: bool, kind: emulation.Kind | None,
+    error: OSError,
+    root: Root,
+    box: str,
+    name: str,
+    made: Command,
+    has_binds: bool,
+    kind: emulation.ElfTarget | None,
     mode: str = "isolated",
 ) -> int:
     """Say why the command could not be started and what to do about it, and return the status for it.
@@ -399,8 +438,9 @@ def _not_started(
     how = emulation.way(kind, root, isolated=mode == "isolated") if kind is not None else None
     if how is not None and how.how == "none":
         outside = "on the host of this container: apt install qemu-user-static binfmt-support"
-        complain([f"cannot start {asked} in {box}: {how.why}"],
-                 outside if how.hint and mode == "container" else how.hint)
+        complain(
+            [f"cannot start {asked} in {box}: {how.why}"], outside if how.hint and mode == "container" else how.hint
+        )
     elif error.errno == errno.ENOENT and asked.startswith("-"):
         complain([message], f"options stand before BOX: jailbuild enter {quoted(asked)} {quoted(operand(box))}")
     elif has_binds or error.errno == errno.ELOOP:

@@ -9,21 +9,27 @@ import click
 
 from jailbuild.cli import Command, write
 from jailbuild.cli.options import as_json, option
+from jailbuild.closure.catalog import RecipeCatalog
 from jailbuild.closure.recipe import Recipe
-from jailbuild.closure.shelf import Shelf
 from jailbuild.names import shown
 from jailbuild.report import jsonlines
 
 
 @click.command(cls=Command)
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@option("--recipes", "shelves", metavar="DIR", multiple=True, type=click.Path(readable=False),
-        help="A directory with recipes of your own.")
+@option(
+    "--recipes",
+    "shelves",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(readable=False),
+    help="A directory with recipes of your own.",
+)
 @as_json
 def command(names: tuple[str, ...], shelves: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or those called NAME: when each applies and what it brings."""
-    shelf = Shelf(shelves)
-    found = [shelf.get(name) for name in names or shelf.names]
+    catalog = RecipeCatalog(shelves)
+    found = [catalog.get(name) for name in names or catalog.names]
     if as_json:
         write("".join(jsonlines.line(_record(recipe)) for recipe in found))
         return
@@ -40,10 +46,14 @@ def _told(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     when, bring = recipe.when, recipe.bring
     for key, values in (
         ("finds", tuple(f"{command} at {' or '.join(places)}" for command, places in recipe.find.items())),
-        ("for programs", when.program), ("for libraries", when.soname), ("for programs that import", when.symbol),
-        ("programs", (*bring.programs, *bring.programs_if_there)), ("recipes", bring.recipes),
+        ("for programs", when.program),
+        ("for libraries", when.soname),
+        ("for programs that import", when.symbol),
+        ("programs", (*bring.programs, *bring.programs_if_there)),
+        ("recipes", bring.recipes),
         ("users", (*bring.users, *bring.users_if_there)),
-        ("files", (*bring.files, *bring.files_if_there)), ("directories with all in them", _trees(recipe)),
+        ("files", (*bring.files, *bring.files_if_there)),
+        ("directories with all in them", _trees(recipe)),
         ("makes", _makes(recipe)),
     ):
         if values:
@@ -51,8 +61,9 @@ def _told(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _trees(recipe: Recipe) -> tuple[str, ...]:
-    return tuple(tree.path + (f" without {' '.join(tree.exclude)}" if tree.exclude else "")
-                 for tree in recipe.bring.tree)
+    return tuple(
+        tree.path + (f" without {' '.join(tree.exclude)}" if tree.exclude else "") for tree in recipe.bring.tree
+    )
 
 
 def _makes(recipe: Recipe) -> tuple[str, ...]:
@@ -83,7 +94,9 @@ def _record(recipe: Recipe) -> dict[str, Any]:
         "trees": [{"path": tree.path, "exclude": list(tree.exclude)} for tree in bring.tree],
         "made": [one.path for one in bring.made],
         "directories": [{"path": one.path, "owner": one.owner, "mode": f"{one.mode:04o}"} for one in bring.directory],
-        "devices": [{"path": one.path, "device": [one.type, one.major, one.minor], "mode": f"{one.mode:04o}"}
-                    for one in bring.device],
+        "devices": [
+            {"path": one.path, "device": [one.type, one.major, one.minor], "mode": f"{one.mode:04o}"}
+            for one in bring.device
+        ],
         "links": [{"path": one.path, "target": one.target} for one in bring.link],
     }

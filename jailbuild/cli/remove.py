@@ -8,7 +8,7 @@ from jailbuild.box.plan import Plan
 from jailbuild.box.remove import plan_removal
 from jailbuild.cli import BEHIND, FAILED, Command, say
 from jailbuild.cli.box import manifest_of
-from jailbuild.cli.change import Manner, carry_out, few, manner, summary
+from jailbuild.cli.change import WriteOptions, carry_out, few, manner, summary
 from jailbuild.cli.options import option
 from jailbuild.names import command_line, operand
 from jailbuild.root import Root
@@ -24,13 +24,16 @@ def command(programs: tuple[str, ...], box: str, replace: tuple[str, ...], **how
     A program is named as it was added: its name, its path in the box, or SRC:DEST; so are files and directories.
     A package is package:NAME, or NAME where nothing else is called so.
     """
-    manner = Manner(**how)
+    manner = WriteOptions(**how)
 
     def make() -> tuple[Plan, None, tuple[str, ...]]:
         manifest = manifest_of(box, "write")
         plan = plan_removal(Root(box), box, manifest, programs, replace)
-        lifted = [one.what for name, one in manifest.requests.items()
-                  if one.type == "exclude" and name not in plan.draft.requests]
+        lifted = [
+            one.what
+            for name, one in manifest.requests.items()
+            if one.type == "exclude" and name not in plan.draft.requests
+        ]
         again = command_line("jailbuild", "update", operand(box))
         notes = [f"what {pattern} kept out comes with the next {again}" for pattern in lifted]
         return plan, None, (*plan.notes, *notes)

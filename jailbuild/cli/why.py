@@ -61,5 +61,6 @@ def _listed(manifest: Manifest, box: str, path: str) -> str:
         there = ""
     if there in manifest.entries:
         return there
-    raise JailError(f"cannot explain {path}: it is not in the manifest of {box}",
-                    command_line("jailbuild", "list", operand(box)))
+    raise JailError(
+        f"cannot explain {path}: it is not in the manifest of {box}", command_line("jailbuild", "list", operand(box))
+    )

@@ -105,9 +105,13 @@ def _lines(root: Root, path: str, fields: int, *numbers: int) -> dict[str, str]:
     lines = {}
     for name, line in found.items():
         parts = line.split(":")
-        if len(parts) == fields and name[0] not in "+-#" and all(
-            parts[number].isascii() and parts[number].isdecimal() and int(parts[number]) <= _LAST_ID
-            for number in numbers
+        if (
+            len(parts) == fields
+            and name[0] not in "+-#"
+            and all(
+                parts[number].isascii() and parts[number].isdecimal() and int(parts[number]) <= _LAST_ID
+                for number in numbers
+            )
         ):
             parts[1] = "x"  # never a hash
             lines[name] = ":".join(parts)
@@ -127,6 +131,7 @@ def merged(path: str, old: Table, new: Table) -> dict[str, str]:
 
 def to_bytes(lines: Table) -> bytes:
     """Return a passwd or group file, by id and name."""
+
     def rank(line: str) -> tuple[int, str]:
         number = line.split(":")[2] if line.count(":") > 2 else ""
         return int(number) if number.isascii() and number.isdecimal() else 0, line

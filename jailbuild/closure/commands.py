@@ -19,9 +19,17 @@ UNPLACED = ("recipe", "user", "locale")
 RULES = ("exclude", "unmanaged")  # a pattern of paths that never come, a path in the box that is the user's for good
 # The types that names of requests begin with: a program may be called as its package is.
 NAMED = (*UNPLACED, "package", "terminfo", *RULES)
-OPTIONS = {"file": "--file", "directory": "--dir", "recipe": "--with", "user": "--user", "locale": "--locale",
-           "package": "--package", "terminfo": "--terminfo", "exclude": "--exclude",
-           "unmanaged": "--unmanaged"}  # of `add`, that ask for a request of a type
+OPTIONS = {
+    "file": "--file",
+    "directory": "--dir",
+    "recipe": "--with",
+    "user": "--user",
+    "locale": "--locale",
+    "package": "--package",
+    "terminfo": "--terminfo",
+    "exclude": "--exclude",
+    "unmanaged": "--unmanaged",
+}  # of `add`, that ask for a request of a type
 DOCS = "/docs"  # at the end of a package's name, where documentation is asked for; no package has a "/" in its name
 
 

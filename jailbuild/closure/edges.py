@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jailbuild.loader.resolution import Edge
+from jailbuild.loader.model import Edge
 
 
 class NamedEdge(NamedTuple):

@@ -10,8 +10,8 @@ from jailbuild.closure.commands import find_command
 from jailbuild.closure.programs import Program, Programs
 from jailbuild.errors import reason
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Edge, Missing, Refusal, Unopened
+from jailbuild.loader.model import Edge, Missing, Refusal, Unopened
+from jailbuild.loader.resolver import Loader
 from jailbuild.names import command_line, operand, quoted
 from jailbuild.root import Root
 
@@ -28,14 +28,20 @@ class Problem(NamedTuple):
     searched: tuple[str, ...] = ()
 
 
+def _where(missing: Missing) -> str:
+    if not missing.searched:
+        return "not found (no directories searched)"
+    return f"which is in none of: {', '.join(missing.searched)}"
+
+
 def missing_text(path: str, missing: Missing) -> str:
     """Return one line for a library that is nowhere: who needs it, and where it was looked for."""
     by = list(dict.fromkeys(request.by for request in missing.requests))
     who = path if path in by else f"{path} (through {by[0]})"
     over = f"; passed over: {'; '.join(missing.passed_over)}" if missing.passed_over else ""
     others = f" (or {' or '.join(missing.alternatives)})" if missing.alternatives else ""
-    where = ", ".join(missing.searched) or "nowhere to look"
-    return f"{who} needs {missing.name}{others}, which is in none of: {where}{over}"
+    where = _where(missing)
+    return f"{who} needs {missing.name}{others}, {where}{over}"
 
 
 def unopened_text(unopened: Unopened) -> str:
@@ -43,10 +49,10 @@ def unopened_text(unopened: Unopened) -> str:
     by, note, missing = unopened
     name = " or ".join(note.sonames)
     what = f"{note.priority}, for {note.feature}" if note.feature else note.priority
-    asked_by = missing.requests[0]
-    if asked_by != Edge(by, "dlopen"):  # it is there
-        return f"{by} would open {name} ({what}), but {missing_text(asked_by.by, missing)}"
-    return f"{by} would open {name} ({what}), which is in none of: {', '.join(missing.searched) or 'nowhere to look'}"
+    needed_by = missing.requests[0]
+    if needed_by != Edge(by, "dlopen"):  # it is there
+        return f"{by} would open {name} ({what}), but {missing_text(needed_by.by, missing)}"
+    return f"{by} would open {name} ({what}), {_where(missing)}"
 
 
 def problems(program: Program, whose: str = "its") -> list[Problem]:
@@ -65,14 +71,18 @@ def problems(program: Program, whose: str = "its") -> list[Problem]:
         if part.resolution.refusal is None:
             found += [
                 Problem(bad.code, bad.refusal(part.path).subject, bad.text(program.path, whose))
-                for bad in part.resolution.versions if bad.is_fatal
+                for bad in part.resolution.versions
+                if bad.is_fatal
             ]
     return found
 
 
 def _by_versions(program: Program) -> list[Refusal]:
-    return [part.resolution.error for part in program.parts
-            if part.resolution.error is not None and part.resolution.refusal is None]
+    return [
+        part.resolution.error
+        for part in program.parts
+        if part.resolution.error is not None and part.resolution.refusal is None
+    ]
 
 
 def _named(program: Program) -> str:
@@ -116,7 +126,7 @@ def explain_failure(
 
     `asked` is what of the environment the user set; `has_dev` says that it had a /dev/null, or cannot mean that.
     """
-    from jailbuild.closure import silent  # only for what went wrong
+    from jailbuild.closure import soft_deps  # only for what went wrong
 
     path = command if "/" in command else find_command(root, command, search_path)
     files = Files(root)
@@ -127,13 +137,15 @@ def explain_failure(
         program = None
     # the status of a shell is that of what it ran
     if program is not None and program.error is None and os.path.basename(command) not in _SHELLS:
-        symbols = silent.imports(root, program)
-        for want in silent.absent(root):
-            if want.code in _OFTEN_FATAL and not (has_dev and want.code == "no-dev-null") and (
-                why := silent.reason_for(root, program, want, symbols)
+        symbols = soft_deps.imports(root, program)
+        for want in soft_deps.absent(root):
+            if (
+                want.code in _OFTEN_FATAL
+                and not (has_dev and want.code == "no-dev-null")
+                and (why := soft_deps.reason_for(root, program, want, symbols))
             ):
                 found.append((f"{command} {why}, and {want.what}", add_command(["--with", want.recipe], box)))
-    for one in silent.environment_absent(root, asked.items()):
+    for one in soft_deps.environment_absent(root, asked.items()):
         words = ["--with", "zones"] if one.code == "absent-zone" else ["--locale", one.name]
         found.append((f"{one.path} asks for {one.name}, which is not there", add_command(words, box)))
     return found

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from jailbuild.closure.commands import UNPLACED, Request, canonical_place
 from jailbuild.closure.edges import AnyEdge
-from jailbuild.closure.gathering import NO_KNOWLEDGE, Gathering, Held, HeldMade, Knowledge, Node, Options
+from jailbuild.closure.gathering import NO_KNOWLEDGE, ClosureState, Held, HeldMade, Knowledge, Node, Options
 from jailbuild.closure.lists import Listed
 from jailbuild.closure.programs import Program
 from jailbuild.closure.trees import Tree
 from jailbuild.errors import JailError
-from jailbuild.loader.cache import CacheEntry
 from jailbuild.loader.files import Files
+from jailbuild.loader.glibc.ld_cache import CacheEntry
 from jailbuild.root import Root
 
 
@@ -42,7 +42,10 @@ class Closure(NamedTuple):
 
 
 def gather(
-    root: Root, requests: tuple[Request, ...], options: Options, trees: Mapping[str, Tree] | None = None,
+    root: Root,
+    requests: tuple[Request, ...],
+    options: Options,
+    trees: Mapping[str, Tree] | None = None,
     knowledge: Knowledge = NO_KNOWLEDGE,
 ) -> Closure:
     """Resolve the requests in `root` (see commands.source_root); `trees` has the data of those that are no programs.
@@ -50,7 +53,8 @@ def gather(
     Raises JailError, a line for each cause, when a request cannot be started with what the root has. What is wrong
     with a program in a directory of data is a note: it may be there for other reasons than to be started.
     """
-    gathering = Gathering(root, options)
+    gathering = ClosureState(root, options)
+    gathering.apart = knowledge.apart
     failures = []
     for request in requests:
         if request.type == "program":
@@ -60,17 +64,32 @@ def gather(
     if failures:
         raise JailError(failures, gathering.hint)
     made: dict[str, HeldMade] = {}
-    if knowledge.shelf is not None and (knowledge.without or any(request.type in UNPLACED for request in requests)):
-        from jailbuild.closure.knowing import Knowing  # not for --bare
+    if knowledge.catalog is not None and (knowledge.without or any(request.type in UNPLACED for request in requests)):
+        from jailbuild.closure.knowing import RecipeApplier  # not for --bare
 
-        made = Knowing(gathering, knowledge.shelf, knowledge, options.search_path).apply(requests)
-    sources = {canonical_place(root, one.path): one.source for one in requests
-               if one.source is not None and one.type == "program"}
+        made = RecipeApplier(gathering, knowledge.catalog, knowledge, options.search_path).apply(requests)
+    sources = {
+        canonical_place(root, one.path): one.source
+        for one in requests
+        if one.source is not None and one.type == "program"
+    }
     for tree in (trees or {}).values():
         if tree.source is not None:
             sources.update((item.path, item.source) for item in tree.items)
     return Closure(
-        root, gathering.files, options.search_path, requests, gathering.asked, gathering.nodes, gathering.cached,
-        gathering.listed, tuple(gathering.notes), gathering.data, sources, made, frozenset(gathering.inert),
-        gathering.laid, gathering.dlopen,
+        root,
+        gathering.files,
+        options.search_path,
+        requests,
+        gathering.asked,
+        gathering.nodes,
+        gathering.cached,
+        gathering.listed,
+        tuple(gathering.notes),
+        gathering.data,
+        sources,
+        made,
+        frozenset(gathering.inert),
+        gathering.laid,
+        gathering.dlopen,
     )

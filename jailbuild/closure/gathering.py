@@ -16,20 +16,20 @@ from jailbuild.closure.programs import Part, Program, Programs
 from jailbuild.closure.trees import NO_RULES, Item, Rules, Tree
 from jailbuild.elf.priorities import DEFAULT, LEVELS
 from jailbuild.errors import reason
-from jailbuild.loader import machines
-from jailbuild.loader.builtin import BuiltIn
-from jailbuild.loader.cache import CacheEntry
+from jailbuild.loader import arch
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.musl_builtin import MuslBuiltIn
-from jailbuild.loader.resolution import Edge, opening_in_boxes
+from jailbuild.loader.glibc.config import LdsoConfig
+from jailbuild.loader.glibc.ld_cache import CacheEntry
+from jailbuild.loader.model import Edge, opening_in_boxes
+from jailbuild.loader.musl.config import MuslConfig
+from jailbuild.loader.resolver import Loader
 from jailbuild.names import command_line, operand
 from jailbuild.root import Root
 
 if TYPE_CHECKING:
-    from jailbuild.closure.bring import Made
-    from jailbuild.closure.following import Part as Led
-    from jailbuild.closure.shelf import Shelf
+    from jailbuild.closure.catalog import RecipeCatalog
+    from jailbuild.closure.evaluate import Made
+    from jailbuild.closure.symlinks import Part as Led
 
 _HINTS = {
     "missing-library": "install what is missing, or name its directory with --library-path",
@@ -80,15 +80,16 @@ class Options(NamedTuple):
 class Knowledge(NamedTuple):
     """Which recipes may apply, and to which requests: those that `without` names, but for the recipes it has there."""
 
-    shelf: Shelf | None = None
+    catalog: RecipeCatalog | None = None
     without: Mapping[str, frozenset[str]] = {}  # by name of a request
     rules: Rules = NO_RULES
+    apart: frozenset[str] = frozenset()  # canonical paths where the box has something else: the user's by request
 
 
 NO_KNOWLEDGE = Knowledge()
 
 
-class Met:
+class PendingTriggers:
     """What a request has met that recipes may be for, each name once; `new` is what no recipe was looked for yet."""
 
     def __init__(self) -> None:
@@ -102,7 +103,7 @@ class Met:
             self.new.append((kind, name, path))
 
 
-class Gathering:
+class ClosureState:
     """The closure as it grows."""
 
     def __init__(self, root: Root, options: Options) -> None:
@@ -119,8 +120,9 @@ class Gathering:
         self.listed: dict[Listed, set[str]] = {}
         self.notes: list[str] = []
         self.data: dict[str, Held] = {}
+        self.apart: frozenset[str] = frozenset()  # paths of files that come to nobody, and need nothing
         self.laid: dict[str, dict[AnyEdge, set[str]]] = {}  # what recipes want of what the user named
-        self.met: dict[str, Met] = {}
+        self.met: dict[str, PendingTriggers] = {}
         self.inert: set[str] = set()
         self.hint = ""  # for what failed last
         self._notice_preload()
@@ -177,8 +179,9 @@ class Gathering:
     def _ask(self, path: str, program: Program, name: str) -> None:
         """Note a program that must start in the box; of what requests say of its libraries, the farthest counts."""
         self.asked[path] = program
-        self.dlopen[path] = max(self.dlopen.get(path, LEVELS[0]), self.options.dlopen.get(name, DEFAULT),
-                                key=LEVELS.index)
+        self.dlopen[path] = max(
+            self.dlopen.get(path, LEVELS[0]), self.options.dlopen.get(name, DEFAULT), key=LEVELS.index
+        )
         self.notes += [unopened_text(one) for one in program.unopened]
 
     def bring_program(self, path: str, edge: AnyEdge, name: str) -> None:
@@ -215,13 +218,17 @@ class Gathering:
         for item in tree.items:
             if item.program is None or (item.program == "script" and not item.status.st_mode & 0o111):
                 continue
+            if item.path in self.apart:
+                continue
             found = self._add_data_program(name, item, "file")
             if any(problem.code == "missing-script-interpreter" for problem in found) and item.path != tree.path:
                 self._make_inert(item.path, found[0])
                 continue
-            wrong += [one.text for one in found if (
-                one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111
-            )]
+            wrong += [
+                one.text
+                for one in found
+                if (one.subject not in names if one.code == "missing-library" else item.status.st_mode & 0o111)
+            ]
         self.notes += [f"warning: {text}" for text in _first(wrong)]
 
     def want_laid(self, path: str, edge: AnyEdge, name: str) -> None:
@@ -233,9 +240,9 @@ class Gathering:
         self.inert.add(path)
         self.notes.append(f"{problem.text}: it goes in without execute permission")
 
-    def meet(self, name: str) -> Met:
+    def meet(self, name: str) -> PendingTriggers:
         """Return what a request has met."""
-        return self.met.setdefault(name, Met())
+        return self.met.setdefault(name, PendingTriggers())
 
     def add_tree(self, request: Request, tree: Tree, rules: Rules) -> list[str]:
         """Add data, with what the programs and libraries in it need; return what keeps a file from starting.
@@ -245,9 +252,9 @@ class Gathering:
         self.notes += tree.notes
         led: list[Led] = []
         if request.type == "directory" and any(item.type == "link" for item in tree.items):
-            from jailbuild.closure.following import led_out_of  # only for who has links
+            from jailbuild.closure.symlinks import external_targets  # only for who has links
 
-            tree, led, notes = led_out_of(self.root, tree, rules)
+            tree, led, notes = external_targets(self.root, tree, rules)
             self.notes += notes
         top = canonical_place(self.root, tree.named) if tree.named else tree.path
         self._hold(tree, top, Edge("", request.type), request.name)
@@ -272,7 +279,7 @@ class Gathering:
         wrong: list[str] = []
         for item in tree.items:
             is_executable = bool(item.status.st_mode & 0o111)
-            if item.program is None or (item.program == "script" and not is_executable):
+            if item.program is None or (item.program == "script" and not is_executable) or item.path in self.apart:
                 continue
             kind = "program" if request.type == "package" and self._is_command(item.path) else "file"
             problems_found = self._add_data_program(request.name, item, kind)
@@ -323,7 +330,7 @@ class Gathering:
             built_in = part.resolution.built_in
             if built_in is not None and built_in.file is not None:  # of a library too: nothing loads it otherwise
                 self._node(built_in.name, Edge(part.path, "interpreter"), name)
-            if isinstance(built_in, MuslBuiltIn) and built_in.has_path_file:
+            if isinstance(built_in, MuslConfig) and built_in.has_path_file:
                 self._node(built_in.path_file, Edge(built_in.name, "path-file"), name)
             for library in part.resolution.libraries:
                 met.note("soname", library.name, library.path)
@@ -338,10 +345,10 @@ class Gathering:
         """Yield how processors of other glibc-hwcaps levels resolve, if that may differ for this program."""
         for part in program.parts:
             built_in = part.resolution.built_in
-            if not isinstance(built_in, BuiltIn) or not machines.machine(built_in.kind).levels:
+            if not isinstance(built_in, LdsoConfig) or not arch.machine(built_in.kind).levels:
                 continue
             if any(self._has_levels(library.path, library.name, part) for library in part.resolution.libraries):
-                key = self.options.dlopen.get(name, DEFAULT), machines.machine(built_in.kind).levels
+                key = self.options.dlopen.get(name, DEFAULT), arch.machine(built_in.kind).levels
                 if key not in self.by_level:
                     dlopen, levels = key
                     self.by_level[key] = [self._programs(dlopen, levels[at:]) for at in range(len(levels) + 1)]
@@ -352,9 +359,9 @@ class Gathering:
         if _HWCAPS.search(path) or self.files.is_directory(os.path.dirname(path) + "/glibc-hwcaps"):
             return True
         built_in = part.resolution.built_in
-        if not isinstance(built_in, BuiltIn) or built_in.cache is None:
+        if not isinstance(built_in, LdsoConfig) or built_in.cache is None:
             return False
-        return len(built_in.cache.variants(name, machines.machine(built_in.kind).cache_flags)) > 1
+        return len(built_in.cache.variants(name, arch.machine(built_in.kind).cache_flags)) > 1
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -368,9 +375,9 @@ def _is_library(program: Program) -> bool:
 def _cache_entries(part: Part) -> Iterator[CacheEntry]:
     """Yield what the box's ld.so.cache must say: what neither RPATH, RUNPATH nor a default directory leads to."""
     built_in = part.resolution.built_in
-    if not isinstance(built_in, BuiltIn):
+    if not isinstance(built_in, LdsoConfig):
         return
-    flag = machines.machine(built_in.kind).cache_flag
+    flag = arch.machine(built_in.kind).cache_flag
     for library in part.resolution.libraries:
         if library.found_by not in ("cache", "ld_library_path"):
             continue

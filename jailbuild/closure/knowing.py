@@ -11,16 +11,16 @@ from fnmatch import fnmatchcase
 
 from jailbuild.closure import locales
 from jailbuild.closure.accounts import GROUP, PASSWD, Accounts, read_accounts
-from jailbuild.closure.bring import Brought, Made, bring, has_prefix, prefixes_of
+from jailbuild.closure.catalog import RecipeCatalog, elsewhere
 from jailbuild.closure.commands import Request, canonical_place, find_command
 from jailbuild.closure.edges import AnyEdge, NamedEdge
-from jailbuild.closure.gathering import Gathering, HeldMade, Knowledge
+from jailbuild.closure.evaluate import Contribution, Made, evaluate, has_prefix, prefixes_of
+from jailbuild.closure.gathering import ClosureState, HeldMade, Knowledge
 from jailbuild.closure.recipe import Recipe, When
-from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.closure.trees import Tree
-from jailbuild.elf.symbols import symbols_of
+from jailbuild.elf.dynsym import symbols_of
 from jailbuild.errors import JailError
-from jailbuild.loader.resolution import Edge
+from jailbuild.loader.model import Edge
 from jailbuild.names import command_line, quoted, spelled
 from jailbuild.root import Root
 
@@ -80,23 +80,22 @@ class Matches:
                 yield from self.of("program", name)
 
 
-class Knowing:
+class RecipeApplier:
     """The applying of recipes to a closure that is being gathered."""
 
-    def __init__(self, gathering: Gathering, shelf: Shelf, knowledge: Knowledge, search_path: str) -> None:
+    def __init__(self, gathering: ClosureState, catalog: RecipeCatalog, knowledge: Knowledge, search_path: str) -> None:
         self.gathering = gathering
         self.root = gathering.root
-        self.shelf = shelf
+        self.catalog = catalog
         self.knowledge = knowledge
         self.search_path = search_path
-        self.matches = Matches(self.shelf.whens())
-        self.brought: dict[tuple[str, tuple[str, ...]], Brought] = {}  # by recipe, and by prefixes if they matter
+        self.matches = Matches(self.catalog.whens())
+        self.brought: dict[tuple[str, tuple[str, ...]], Contribution] = {}  # by recipe, and by prefixes if they matter
         self.made: dict[str, HeldMade] = {}
         self.users: dict[NamedEdge, tuple[set[str], set[str]]] = {}  # which, and for which requests
         self.own = frozenset(gathering.data)  # what was asked for by path
         self.named: set[str] = set()  # likewise by a recipe
-        self.lists = frozenset(
-            canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
+        self.lists = frozenset(canonical_place(self.root, f"{path}{end}") for path in _TABLES for end in ("", "-"))
 
     @property
     def accounts(self) -> Accounts:
@@ -106,7 +105,7 @@ class Knowing:
     def apply(self, requests: tuple[Request, ...]) -> dict[str, HeldMade]:
         """Apply recipes to all requests, and return what is made (JailError: a recipe that there is none of)."""
         for unwanted in {name for names in self.knowledge.without.values() for name in names}:
-            self.shelf.get(unwanted)
+            self.catalog.get(unwanted)
         for request in requests:
             if request.type == "user":
                 self._add_user(request)
@@ -114,7 +113,7 @@ class Knowing:
                 self._add_locale(request)
             elif request.type == "recipe":
                 self._use(request.name, request.what, NamedEdge("", "recipe", request.what), set(), True)
-                self._tell_of_nothing(self.shelf.get(request.what))
+                self._tell_of_nothing(self.catalog.get(request.what))
             if request.type in ("recipe", "locale") or request.name in self.knowledge.without:
                 self._settle(request)
         self._make_accounts()
@@ -161,7 +160,13 @@ class Knowing:
         return f"{self.root.walk(parent or '/').real.rstrip('/')}/{name}"
 
     def _use(
-        self, request: str, name: str, edge: NamedEdge, done: set[str], is_told: bool, program: str | None = None,
+        self,
+        request: str,
+        name: str,
+        edge: NamedEdge,
+        done: set[str],
+        is_told: bool,
+        program: str | None = None,
     ) -> None:
         """Bring what a recipe has for a request, and the recipes that it brings; each once.
 
@@ -170,7 +175,7 @@ class Knowing:
         if name in done:
             return
         done.add(name)
-        recipe = self.shelf.get(name)
+        recipe = self.catalog.get(name)
         if program is None and has_prefix(recipe):
             program = self._program_of(recipe)
             if program is not None:
@@ -178,8 +183,8 @@ class Knowing:
         brought = self._bring(recipe, is_told, program)
         for path in brought.programs:
             self.gathering.bring_program(path, edge, request)
-        for path in brought.laid:
-            self.gathering.want_laid(path, edge, request)
+        for path, link in brought.laid:
+            self.gathering.want_laid(path, Edge(link, "target") if link else edge, request)
         self.named |= brought.named
         for part in brought.parts:
             tree = self._without_lists(part.tree)
@@ -215,17 +220,18 @@ class Knowing:
     def _program_of(self, recipe: Recipe) -> str | None:
         """Return where the first program stands that a recipe is for, where nobody named one."""
         for word in recipe.when.program:
-            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.shelf)
+            path = find_command(self.root, word, self.search_path) or elsewhere(self.root, word, self.catalog)
             if path is not None:
                 return path
         return None
 
-    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Brought:
+    def _bring(self, recipe: Recipe, is_told: bool, program: str | None) -> Contribution:
         prefixes = prefixes_of(self.root, program) if program is not None and has_prefix(recipe) else ()
         known = self.brought.get((recipe.name, prefixes))
         if known is None:
-            known = self.brought[recipe.name, prefixes] = bring(
-                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.shelf, prefixes)
+            known = self.brought[recipe.name, prefixes] = evaluate(
+                self.root, recipe, self.accounts, self.search_path, self.knowledge.rules, self.catalog, prefixes
+            )
             self.gathering.notes += known.notes
             if is_told and known.missing:
                 nothing = "finds nothing" if known.is_nothing(recipe.bring) else "does not find all"
@@ -242,7 +248,8 @@ class Knowing:
     def _warn_of_absent(self, recipe: Recipe, what: str, sought: tuple[str, ...]) -> None:
         more = f" and {len(sought) - _FEW} more (jailbuild recipes {recipe.name})" if len(sought) > _FEW else ""
         self.gathering.notes.append(
-            f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}")
+            f"warning: the recipe {recipe.name} {what}: there is no {', no '.join(sought[:_FEW])}{more}"
+        )
 
     def _hold(self, path: str, made: Made, edge: NamedEdge, request: str) -> None:
         known = self.made.setdefault(path, HeldMade(made, {}))
@@ -255,23 +262,26 @@ class Knowing:
         absent = [name for name in names if name not in self.accounts.users]
         if absent and is_told:
             self.gathering.notes.append(
-                f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root")
+                f"warning: {edge._replace(cause='').text} finds no user {', no '.join(absent)} in the source root"
+            )
         users, requests = self.users.setdefault(edge, (set(), set()))
         users.update(name for name in names if name in self.accounts.users)
         requests.add(request)
 
     def _add_user(self, request: Request) -> None:
         if request.what not in self.accounts.users:
-            raise JailError(f"cannot add the user {request.what}: the source root has none of that name",
-                            f"{command_line('useradd', request.what)} makes one" if self.root.lowest.is_host else "")
+            raise JailError(
+                f"cannot add the user {request.what}: the source root has none of that name",
+                f"{command_line('useradd', request.what)} makes one" if self.root.lowest.is_host else "",
+            )
         self._use(request.name, "users", NamedEdge("", "recipe", "users"), set(), True)
-        self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)),
-                         request.name, True)
+        self._want_users((request.what,), NamedEdge("", "user", names=(spelled(request.what),)), request.name, True)
 
     def _add_locale(self, request: Request) -> None:
         tree = locales.find(self.root, request.what, self.knowledge.rules)
-        self.gathering.bring_tree(tree, tree.path, NamedEdge("", "locale", names=(spelled(request.what),)),
-                                  request.name)
+        self.gathering.bring_tree(
+            tree, tree.path, NamedEdge("", "locale", names=(spelled(request.what),)), request.name
+        )
 
     def _make_accounts(self) -> None:
         """Make the passwd and group files of all users that are wanted."""
@@ -283,8 +293,10 @@ class Knowing:
         for path, table in tables.items():
             place = self._place(path) if self.root.is_directory("/etc") else path
             if place in self.made:
-                self.gathering.notes.append(f"warning: what a recipe makes at {place} is left out: who is known in the "
-                                            "box stands there (--without users, --user)")
+                self.gathering.notes.append(
+                    f"warning: what a recipe makes at {place} is left out: who is known in the "
+                    "box stands there (--without users, --user)"
+                )
             edges: dict[AnyEdge, set[str]] = {}
             for edge, (users, requests) in self.users.items():
                 names = sorted(users if path == PASSWD else {group for user in users for group in groups[user]})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jailbuild.closure.programs import Part
-from jailbuild.loader.musl_builtin import MuslBuiltIn
+from jailbuild.loader.musl.config import MuslConfig
 
 
 class Listed(NamedTuple):
@@ -21,7 +21,7 @@ class Listed(NamedTuple):
 def listed(part: Part) -> Iterator[Listed]:
     """Yield what the list of a part's loader must have before what it has in the source root."""
     built_in = part.resolution.built_in
-    if not isinstance(built_in, MuslBuiltIn):
+    if not isinstance(built_in, MuslConfig):
         return
     usual = {_normal(directory) for directory in built_in.directories}
     for library in part.resolution.libraries:

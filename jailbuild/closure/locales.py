@@ -45,10 +45,14 @@ def find(root: Root, name: str, rules: Rules) -> Tree:
     if "/" not in name and _in_archive(root, name):
         return read_file(root, _ARCHIVE, rules.left_out, rules)
     if name in BUILT_IN:
-        raise JailError(f"cannot add the locale {name}: it is in the C library, and has no files",
-                        "C.UTF-8 is the same with all characters")
-    raise JailError(f"cannot add the locale {name}: the source root does not have it in {', '.join(PLACES)}",
-                    "localedef(1) makes locales; C.UTF-8 comes with the C library")
+        raise JailError(
+            f"cannot add the locale {name}: it is in the C library, and has no files",
+            "C.UTF-8 is the same with all characters",
+        )
+    raise JailError(
+        f"cannot add the locale {name}: the source root does not have it in {', '.join(PLACES)}",
+        "localedef(1) makes locales; C.UTF-8 comes with the C library",
+    )
 
 
 def _directory(root: Root, name: str) -> str | None:

@@ -91,8 +91,7 @@ class _Reading:
         except OSError as error:
             raise JailError(f"cannot read {path}: {reason(error)}") from None
         if not self.rules.is_allowed(path) and (what := secret(path, head)):
-            self.secrets.append(
-                f"warning: {path} is left out: it is a secret: {what} (--allow-secrets {quoted(path)})")
+            self.secrets.append(f"warning: {path} is left out: it is a secret: {what} (--allow-secrets {quoted(path)})")
             return False
         kind = "elf" if head.startswith(MAGIC) else "script" if head.startswith(b"#!") else None
         self.items[path] = Item(self.root.host_path(path), path, "file", status, None, kind)

@@ -7,13 +7,13 @@ import os
 import stat
 from typing import NamedTuple
 
-from jailbuild.closure import scripts
+from jailbuild.closure import shebang
 from jailbuild.closure.commands import STANDARD_PATH, find_command
 from jailbuild.elf.reader import MAGIC
 from jailbuild.errors import reason
 from jailbuild.loader.files import File, Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Library, Missing, Refusal, Resolution, Unopened, unreadable
+from jailbuild.loader.model import Library, Missing, Refusal, Resolution, Unopened, unreadable
+from jailbuild.loader.resolver import Loader
 
 _MAX_CHAIN = 16  # interpreters; the kernel allows five in one exec, env starts afresh
 
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
     path: str
     type: str  # "elf" or "script"; "other" for what is neither
-    interpreters: tuple[scripts.Interpreter, ...] = ()  # of a script, in the order in which they run
+    interpreters: tuple[shebang.Interpreter, ...] = ()  # of a script, in the order in which they run
     parts: tuple[Part, ...] = ()
     error: Refusal | None = None
 
@@ -63,7 +63,7 @@ class Program(NamedTuple):
                     before = set(known.requests)
                     new = [request for request in library.requests if request not in before]
                     if new:
-                        found[library.path] = known.asked_by([*known.requests, *new])
+                        found[library.path] = known.needed_by([*known.requests, *new])
         return tuple(found.values())
 
     @property
@@ -109,7 +109,7 @@ class Programs:
 
     def resolve_script(self, path: str, text: bytes) -> Program:
         """Resolve a script that is not in the root yet: it will stand at `path`, and begins with `text`."""
-        return self._script(path, text[: scripts.LINE])
+        return self._script(path, text[: shebang.LINE])
 
     def _part(self, path: str) -> Part:
         part = self._parts.get(path)
@@ -131,12 +131,12 @@ class Programs:
                 if stat.S_ISDIR(mode):
                     raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
                 raise OSError(errno.EACCES, "it is not a regular file", path)  # the errno is that of execve(2)
-            return os.pread(opened, scripts.LINE, 0)
+            return os.pread(opened, shebang.LINE, 0)
         finally:
             os.close(opened)
 
     def _script(self, path: str, head: bytes) -> Program:
-        chain: list[scripts.Interpreter] = []
+        chain: list[shebang.Interpreter] = []
         parts: list[Part] = []
 
         def failed(why: Refusal) -> Program:
@@ -144,7 +144,7 @@ class Programs:
 
         script = path
         while True:
-            line = scripts.read_line(head)
+            line = shebang.read_line(head)
             if isinstance(line, str):
                 return failed(unreadable(script, line))
             if line is None:
@@ -165,7 +165,7 @@ class Programs:
                     parts.append(part)
                 if part.resolution.error:
                     return failed(part.resolution.error)
-                lookup = scripts.env_lookup(line.argument) if os.path.basename(interpreter) == "env" else None
+                lookup = shebang.env_lookup(line.argument) if os.path.basename(interpreter) == "env" else None
                 if lookup is None:
                     return Program(path, "script", tuple(chain), tuple(parts))
                 found: str | None = lookup.name
@@ -175,7 +175,7 @@ class Programs:
                     where = lookup.search_path or self.search_path
                     why = f"{script} runs {lookup.name} through env, and there is no such program in {where}"
                     return failed(Refusal(_ABSENT_CODE, lookup.name, why))
-                line = scripts.Interpreter(found, None)
+                line = shebang.Interpreter(found, None)
             script = interpreter
 
 

@@ -1,6 +1,6 @@
 """One recipe: what a program or library needs beside its libraries, as a TOML file says it. Read and checked.
 
-What it means for a root is closure/bring.py's; which recipes there are, closure/shelf.py's.
+What it means for a root is closure/evaluate.py's; which recipes there are, closure/shelf.py's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 # In front of a path: the directory above the bin or sbin of the program that the recipe applies to, for each path on
 # its way through links; for the last of them alone.
 EACH_PREFIX, REAL_PREFIX = PREFIXES = "{prefix}", "{real-prefix}"
-MAKERS = ("resolv.conf",)  # what `make` may name: see closure/bring.py
+MAKERS = ("resolv.conf",)  # what `make` may name: see closure/evaluate.py
 
 
 class When(NamedTuple):
@@ -182,7 +182,11 @@ def _recipe(name: str, file: str, record: Mapping[str, Any]) -> Recipe:
     bring = _table(record, "bring")
     _only(bring, [field.replace("_", "-") for field in Bring._fields], "bring")
     return Recipe(
-        name, file, title, _text(record, "about") or "", _when(when),
+        name,
+        file,
+        title,
+        _text(record, "about") or "",
+        _when(when),
         Bring(
             _texts(bring, "programs", "bring", check=_program),
             _texts(bring, "programs-if-there", "bring", check=_program),
@@ -203,7 +207,8 @@ def _recipe(name: str, file: str, record: Mapping[str, Any]) -> Recipe:
 
 def _when(record: Mapping[str, Any]) -> When:
     return When(
-        _texts(record, "program", "when", check=_program), _texts(record, "soname", "when", check=_no_slash),
+        _texts(record, "program", "when", check=_program),
+        _texts(record, "soname", "when", check=_no_slash),
         _texts(record, "symbol", "when", check=_symbol),
     )
 
@@ -269,7 +274,7 @@ def _place(text: str) -> str:
     """Likewise for what may begin at the prefix of the program that the recipe is for."""
     for prefix in PREFIXES:
         if text.startswith(f"{prefix}/"):
-            return _path(text[len(prefix):])
+            return _path(text[len(prefix) :])
     return _path(text)
 
 
@@ -307,7 +312,11 @@ def _user(text: str) -> str:
 
 
 def _one_path(
-    record: Mapping[str, Any], key: str, *above: str | int, required: bool = True, check: Any = _path,
+    record: Mapping[str, Any],
+    key: str,
+    *above: str | int,
+    required: bool = True,
+    check: Any = _path,
 ) -> str | None:
     text = _text(record, key, *above, required=required)
     if text is not None and (why := check(text)):
@@ -342,15 +351,16 @@ def _tree(record: Mapping[str, Any], *above: str | int) -> BroughtTree:
 
 def _directory(record: Mapping[str, Any], *above: str | int) -> BroughtDirectory:
     _only(record, ("path", "owner", "mode"), *above)
-    return BroughtDirectory(_one_path(record, "path", *above, check=_made_path) or "", _owner(record, *above),
-                            _mode(record, 0o755, *above))
+    return BroughtDirectory(
+        _one_path(record, "path", *above, check=_made_path) or "", _owner(record, *above), _mode(record, 0o755, *above)
+    )
 
 
 def _device(record: Mapping[str, Any], *above: str | int) -> BroughtDevice:
     _only(record, ("path", "type", "major", "minor", "mode"), *above)
     kind = _text(record, "type", *above, required=True)
     if kind not in ("c", "b"):
-        raise WrongRecipe("it is neither \"c\" nor \"b\"", *above, "type")
+        raise WrongRecipe('it is neither "c" nor "b"', *above, "type")
     major, minor = (_number(record, key, most, *above) for key, most in (("major", 1 << 12), ("minor", 1 << 20)))
     path = _one_path(record, "path", *above, check=_made_path) or ""
     return BroughtDevice(path, kind, major, minor, _mode(record, 0o666, *above))
@@ -371,7 +381,10 @@ def _made(record: Mapping[str, Any], *above: str | int) -> BroughtFile:
     if make is not None and make not in MAKERS:
         raise WrongRecipe(f"{make!r} is none of {', '.join(MAKERS)}", *above, "make")
     return BroughtFile(
-        _one_path(record, "path", *above, check=_made_path) or "", content, make, _owner(record, *above),
+        _one_path(record, "path", *above, check=_made_path) or "",
+        content,
+        make,
+        _owner(record, *above),
         _mode(record, 0o644, *above),
         _one_path(record, "unless", *above, required=False),
     )
@@ -389,7 +402,9 @@ def _link(record: Mapping[str, Any], *above: str | int) -> BroughtLink:
 _STRINGS = r'\[((?:\s|#[^\n]*\n|"[^"\\\n]*"|,)*)\]'
 _WHEN = re.compile(
     r"^\[when\][ \t]*(?:#[^\n]*)?\n((?:[ \t]*(?:#[^\n]*)?\n|(?:program|soname|symbol)[ \t]*=[ \t]*"
-    + _STRINGS + r"[ \t]*(?:#[^\n]*)?\n)*)(?=\[|\Z)", re.MULTILINE,
+    + _STRINGS
+    + r"[ \t]*(?:#[^\n]*)?\n)*)(?=\[|\Z)",
+    re.MULTILINE,
 )
 _ANY_WHEN = re.compile(r"^[ \t]*\[*[ \t]*[\"']?when\b", re.MULTILINE)
 _LIST = re.compile(r"^(program|soname|symbol)[ \t]*=[ \t]*" + _STRINGS, re.MULTILINE)
@@ -402,8 +417,10 @@ def quick_when(text: str) -> When | None:
     found = _WHEN.search(text)
     if found is None or text.count("[when]") > 1:
         return None
-    lists = {key: tuple(re.findall(r'"([^"\n]*)"', re.sub(r"^\s*#.*$", "", words, flags=re.MULTILINE)))
-             for key, words in _LIST.findall(found[1])}
+    lists = {
+        key: tuple(re.findall(r'"([^"\n]*)"', re.sub(r"^\s*#.*$", "", words, flags=re.MULTILINE)))
+        for key, words in _LIST.findall(found[1])
+    }
     if any("#" in words and re.search(r"#[^\n]*\"", words) for _, words in _LIST.findall(found[1])):
         return None  # a comment with quotes in it
     return When(**lists)

@@ -18,13 +18,33 @@ _PASSWORDS = "passwords or tokens"
 _BIND = "a key of BIND"
 
 _NAMES = {
-    ".netrc": _PASSWORDS, "_netrc": _PASSWORDS, ".pgpass": _PASSWORDS, ".my.cnf": _PASSWORDS,
-    ".mylogin.cnf": _PASSWORDS, ".git-credentials": _PASSWORDS, ".pypirc": _PASSWORDS, ".dockercfg": _PASSWORDS,
-    ".vault-token": _PASSWORDS, ".s3cfg": _PASSWORDS, ".boto": _PASSWORDS, ".smbcredentials": _PASSWORDS,
-    ".htpasswd": _HASHES, "chap-secrets": _PASSWORDS, "pap-secrets": _PASSWORDS, "ipsec.secrets": _PASSWORDS,
-    "sasl_passwd": _PASSWORDS, "passwd.client": _PASSWORDS, "secrets.tdb": _PASSWORDS, "rndc.key": _BIND,
-    "random-seed": "what the kernel's random numbers begin with", "credential.secret": _KEY, "secring.gpg": _KEY,
-    ".lesshst": _HISTORY, ".viminfo": _HISTORY, "fish_history": _HISTORY, ".history": _HISTORY,
+    ".netrc": _PASSWORDS,
+    "_netrc": _PASSWORDS,
+    ".pgpass": _PASSWORDS,
+    ".my.cnf": _PASSWORDS,
+    ".mylogin.cnf": _PASSWORDS,
+    ".git-credentials": _PASSWORDS,
+    ".pypirc": _PASSWORDS,
+    ".dockercfg": _PASSWORDS,
+    ".vault-token": _PASSWORDS,
+    ".s3cfg": _PASSWORDS,
+    ".boto": _PASSWORDS,
+    ".smbcredentials": _PASSWORDS,
+    ".htpasswd": _HASHES,
+    "chap-secrets": _PASSWORDS,
+    "pap-secrets": _PASSWORDS,
+    "ipsec.secrets": _PASSWORDS,
+    "sasl_passwd": _PASSWORDS,
+    "passwd.client": _PASSWORDS,
+    "secrets.tdb": _PASSWORDS,
+    "rndc.key": _BIND,
+    "random-seed": "what the kernel's random numbers begin with",
+    "credential.secret": _KEY,
+    "secring.gpg": _KEY,
+    ".lesshst": _HISTORY,
+    ".viminfo": _HISTORY,
+    "fish_history": _HISTORY,
+    ".history": _HISTORY,
     ".rediscli_history": _HISTORY,
 }
 _SUFFIXES = {".keytab": "keys of Kerberos", ".p12": _KEY, ".pfx": _KEY, ".kdbx": _KEY}
@@ -54,8 +74,13 @@ _TELLING = re.compile(
     r".*\.(?:py|pyc|pyi|pm|pl|t|pod|rb|js|ts|mjs|c|h|cc|cpp|go|rs|java|php|lua|tcl|html?|md|rst|[1-8])", re.DOTALL
 )
 _BEGINNINGS = (
-    b"PuTTY-User-Key-File-", b"(11:private-key", b"(21:protected-private-key", b"(20:shadowed-private-key", b"Key: (",
-    b"Private-key-format: v", b"untrusted comment: minisign encrypted secret key",
+    b"PuTTY-User-Key-File-",
+    b"(11:private-key",
+    b"(21:protected-private-key",
+    b"(20:shadowed-private-key",
+    b"Key: (",
+    b"Private-key-format: v",
+    b"untrusted comment: minisign encrypted secret key",
     b"untrusted comment: signify secret key",
 )
 _PEM = re.compile(rb"^-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[ \t\r]*$", re.MULTILINE)

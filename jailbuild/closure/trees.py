@@ -21,10 +21,27 @@ _MOST = 400_000  # items, for which a manifest has some 200 MB
 _LONGEST = 4095  # bytes of a path, PATH_MAX
 _FEW = 10  # lines of one kind
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
-_KERNELS = frozenset((
-    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "mqueue", "proc",
-    "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
-))
+_KERNELS = frozenset(
+    (
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    )
+)
 
 Identity = tuple[int, int]  # st_dev, st_ino
 
@@ -85,9 +102,7 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def read_file(
-    root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES
-) -> Tree:
+def read_file(root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES) -> Tree:
     """Return the file that `--file` names, for the source root `root`; at DST/ it keeps its name.
 
     JailError if it is no regular file, cannot be read, is a secret, is inside a directory of `left_out` (the box), or
@@ -110,9 +125,7 @@ def read_file(
     return reading.finished()
 
 
-def read_directory(
-    root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES
-) -> Tree:
+def read_directory(root: Root, word: str, left_out: frozenset[Identity] = frozenset(), rules: Rules = NO_RULES) -> Tree:
     """Return the directory that `--dir` names, and all below it, for the source root `root`; it becomes DST.
 
     A directory that the source root has there too is as that has it, mode and owner included; where that has a link
@@ -298,8 +311,11 @@ class _Reading:
                     self.notes.append(f"{source} is left out: {why}")
                     continue
                 if path != "/":
-                    self._add(self._merged_item(source, path, status) if is_beside
-                              else Item(source, path, "directory", status))
+                    self._add(
+                        self._merged_item(source, path, status)
+                        if is_beside
+                        else Item(source, path, "directory", status)
+                    )
                 for name in self._add_names(opened, below, source, path, is_beside):
                     todo.append((f"{below}/{name}" if below else name, f"{path.rstrip('/')}/{name}", is_beside))
             except OSError as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
-from jailbuild.elf.addresses import DamagedError
+from jailbuild.elf.dynsym import SymbolTable
+from jailbuild.elf.layouts import DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB
 from jailbuild.elf.reader import Elf
-from jailbuild.elf.records import DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB
-from jailbuild.elf.symbols import SymbolTable
+from jailbuild.elf.segments import DamagedError
 
 _MOST_STEPS = 4096  # in a chain of the table; a real one has a few
 
@@ -21,7 +21,7 @@ def defines(descriptor: int, elf: Elf, names: tuple[str, ...]) -> bool:
 
     A file or tables that are damaged define nothing.
     """
-    if elf.bits <= 0 or elf.damage:
+    if elf.bits <= 0 or elf.load_error:
         return False
     try:
         table = SymbolTable(descriptor)

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from jailbuild.elf.addresses import BEHIND, BEYOND, DamagedError, Loads, Strings, dynamic_entries, place_of
-from jailbuild.elf.priorities import MARKS
-from jailbuild.elf.records import (
+from jailbuild.elf.layouts import (
     DT_AUDIT,
     DT_AUXILIARY,
     DT_DEPAUDIT,
@@ -36,7 +34,9 @@ from jailbuild.elf.records import (
     Records,
     records,
 )
-from jailbuild.elf.versions import (
+from jailbuild.elf.priorities import MARKS
+from jailbuild.elf.segments import BEHIND, BEYOND, DamagedError, Loads, Strings, dynamic_entries, place_of
+from jailbuild.elf.symver import (
     NO_VERSIONS,
     RELR,
     BeyondError,
@@ -50,7 +50,7 @@ from jailbuild.elf.versions import (
 )
 
 if TYPE_CHECKING:
-    from jailbuild.elf.notes import Dlopen
+    from jailbuild.elf.dlopen_notes import Dlopen
 
 MAGIC = b"\x7fELF"
 UNKNOWN_ENCODING = "ELF file data encoding is unknown"
@@ -76,10 +76,10 @@ _DF_1_PIE = 0x08000000
 class Elf(NamedTuple):
     """What the loader takes from a file. Strings are decoded with os.fsdecode.
 
-    A file that cannot be used still gives one: `bits` is 0 when it is no ELF file at all, `refused` says what the
-    loader finds wrong before it looks at the machine (open_verify), `damage` what is wrong after that. The kernel does
-    not ask what `refused` asks. Where it would even start a file of another class or byte order than the first bytes
-    have, this is what it starts, and `as_library` what the loader finds.
+    A file that cannot be used still gives one: `bits` is 0 when it is no ELF file at all, `ident_error` says what the
+    loader finds wrong before it looks at the machine (open_verify), `load_error` what is wrong after that. The kernel
+    does not ask what `ident_error` asks. Where it would even start a file of another class or byte order than the first
+    bytes have, this is what it starts, and `as_library` what the loader finds.
     """
 
     bits: int = 0  # 32 or 64; -1 for a class that there is none of
@@ -87,9 +87,9 @@ class Elf(NamedTuple):
     machine: int = 0
     flags: int = 0
     type: int = 0
-    refused: str = ""
-    damage: str = ""
-    unstartable: str = ""  # what the kernel refuses a program for, and a loader does not mind in a library
+    ident_error: str = ""
+    load_error: str = ""
+    exec_error: str = ""  # what the kernel refuses a program for, and a loader does not mind in a library
     interpreter: str | None = None
     dynamic: bool = False
     soname: str | None = None
@@ -118,28 +118,28 @@ def read_elf(descriptor: int) -> Elf:
     """Read an open regular file (OSError if it cannot be read). No bytes make this raise anything else."""
     head = os.pread(descriptor, _HEAD, 0)
     if len(head) < _SHORTEST:
-        return Elf(refused="file too short")
+        return Elf(ident_error="file too short")
     if head[:4] != MAGIC:
-        return Elf(refused="invalid ELF header")
-    bits, little, refused = _ident(head[4:16])
-    elf = _read(descriptor, head, bits, little, refused) if bits > 0 else Elf(bits, refused=refused)
+        return Elf(ident_error="invalid ELF header")
+    bits, little, ident_error = _ident(head[4:16])
+    elf = _read(descriptor, head, bits, little, ident_error) if bits > 0 else Elf(bits, ident_error=ident_error)
     usual = _STARTED_AS.get(head[18] | head[19] << 8)
     if usual is not None and not (usual == bits and little):
-        started = _read(descriptor, head, usual, True, refused)
-        if not started.damage:
+        started = _read(descriptor, head, usual, True, ident_error)
+        if not started.load_error:
             return started._replace(as_library=elf)
     return elf
 
 
-def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -> Elf:
+def _read(descriptor: int, head: bytes, bits: int, little: bool, ident_error: str) -> Elf:
     """Read the file as one of a class and byte order."""
     layout = records(bits, little)
     kind, machine, version, place, flags, size, count = layout.header.unpack_from(head)
-    if not refused and version != 1:
-        refused = WRONG_VERSION
-    said = (bits, little, machine, flags, kind, refused)
+    if not ident_error and version != 1:
+        ident_error = WRONG_VERSION
+    said = (bits, little, machine, flags, kind, ident_error)
     interpreter: str | None = None
-    unstartable = ""
+    exec_error = ""
     try:
         if kind != ET_DYN and kind != ET_EXEC:
             raise DamagedError("only ET_DYN and ET_EXEC can be loaded")
@@ -149,8 +149,11 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
         size *= count
         if size > _MAX_HEADERS:
             raise DamagedError("too many program headers")
-        table = head[place : place + size] if place + size <= len(head) else _bytes(
-            descriptor, place, size, "program headers")
+        table = (
+            head[place : place + size]
+            if place + size <= len(head)
+            else _bytes(descriptor, place, size, "program headers")
+        )
         loads: Loads = []
         far_notes: list[tuple[int, int]] = []  # those that do not lie in `head`
         dynamic: tuple[int, int] | None = None
@@ -164,30 +167,39 @@ def _read(descriptor: int, head: bytes, bits: int, little: bool, refused: str) -
                 try:
                     interpreter = _interpreter(descriptor, head, offset, in_file)
                 except DamagedError as error:
-                    interpreter, unstartable = "", str(error)
+                    interpreter, exec_error = "", str(error)
             elif segment_type == PT_NOTE and offset + in_file > len(head):
                 far_notes.append((offset, in_file))
         if not loads:
-            interpreter, unstartable = None, ""
+            interpreter, exec_error = None, ""
             raise DamagedError("object file has no loadable segments")
         if dynamic is None:
-            return Elf(*said, "", unstartable, interpreter)
+            return Elf(*said, "", exec_error, interpreter)
         soname, wants, rpath, runpath, audit, flags_1, versions = _dynamic(descriptor, loads, layout, *dynamic)
         return Elf(
-            *said, "", unstartable, interpreter, True, soname, wants,
-            rpath if runpath is None else None, runpath, audit,
-            bool(flags_1 & _DF_1_NODEFLIB), bool(flags_1 & _DF_1_PIE),
+            *said,
+            "",
+            exec_error,
+            interpreter,
+            True,
+            soname,
+            wants,
+            rpath if runpath is None else None,
+            runpath,
+            audit,
+            bool(flags_1 & _DF_1_NODEFLIB),
+            bool(flags_1 & _DF_1_PIE),
             _dlopens(descriptor, head, far_notes, bits, little) if far_notes or MARKS[little] in head else (),
             versions,
         )
     except DamagedError as error:
-        return Elf(*said, str(error), unstartable, interpreter)
+        return Elf(*said, str(error), exec_error, interpreter)
 
 
 def _dlopens(
     descriptor: int, head: bytes, far_notes: list[tuple[int, int]], bits: int, little: bool
 ) -> tuple[Dlopen, ...]:
-    from jailbuild.elf.notes import read_dlopens  # few files have any
+    from jailbuild.elf.dlopen_notes import read_dlopens  # few files have any
 
     return read_dlopens(descriptor, head, far_notes, bits, little)
 
@@ -274,7 +286,7 @@ def _dynamic(descriptor: int, loads: Loads, layout: Records, address: int, usual
         try:
             versions = _versions(strings, layout, last.get(DT_VERNEED), last.get(DT_VERDEF))
         except (DamagedError, VersionError) as error:
-            versions = Versions(damage=str(error))
+            versions = Versions(load_error=str(error))
         if DT_RELR in last and DT_VERNEED in last and not _is_marked(versions):
             versions = versions._replace(unmarked=any(name.startswith("libc.so.") for _, name in wants))
     return soname, wants, rpath, runpath, audit, last.get(DT_FLAGS_1, 0), versions

@@ -18,8 +18,8 @@ import struct
 from typing import NamedTuple, NoReturn
 
 from jailbuild import syscalls
-from jailbuild.enter.emulation import Kind, machine_name, magic, mask, way
-from jailbuild.enter.mounts import Place
+from jailbuild.enter.emulation import ElfTarget, machine_name, magic, mask, way
+from jailbuild.enter.mounts import SetupContext
 from jailbuild.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 
 _MAX_EMULATOR = 256 << 20  # bytes; qemu's have some six million
@@ -34,20 +34,24 @@ _ADD_SEALS, _ALL_SEALS = 1033, 0x0F
 class Emulation(NamedTuple):
     """A binfmt_misc of the box's own with one emulator in it; it is gone with the box's first process."""
 
-    kind: Kind
+    kind: ElfTarget
     emulator: str
     own_user: bool  # whether a user namespace is to be made for it; else the box is in one
 
     def __str__(self) -> str:
-        return (f"emulation: {machine_name(self.kind)} programs by {self.emulator}, from a copy in memory,"
-                f" in a binfmt_misc of {'a user namespace' if self.own_user else 'the box'}'s own")
+        return (
+            f"emulation: {machine_name(self.kind)} programs by {self.emulator}, from a copy in memory,"
+            f" in a binfmt_misc of {'a user namespace' if self.own_user else 'the box'}'s own"
+        )
 
     def note(self) -> str:
         """Return what is weaker than without an emulator, in one line."""
-        return (f"programs for {machine_name(self.kind)} are run by {self.emulator}, in a user namespace:"
-                " ports below 1024 are not theirs, and what --cap-keep keeps counts in it alone")
+        return (
+            f"programs for {machine_name(self.kind)} are run by {self.emulator}, in a user namespace:"
+            " ports below 1024 are not theirs, and what --cap-keep keeps counts in it alone"
+        )
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         if not self.own_user:
             place.emulation = self._register()
             return
@@ -102,7 +106,7 @@ class Emulation(NamedTuple):
         return mount
 
 
-def emulation(kind: Kind | None, rootless: bool) -> Emulation | None:
+def emulation(kind: ElfTarget | None, rootless: bool) -> Emulation | None:
     """Return what lets programs of `kind` run in an isolated box; None where they do anyway, or nothing lets them.
 
     `way` says which of the two. `rootless`: the box is in a user namespace as it is.
@@ -117,7 +121,7 @@ class EmulationUser(NamedTuple):
     def __str__(self) -> str:
         return "user namespace: every id as it is; capabilities count in it alone"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         syscalls.join_namespace(place.user, syscalls.CLONE_NEWUSER)
         os.close(place.user)
 

@@ -47,8 +47,12 @@ def find_shell(root: Root, account: Account) -> str | None:
 
 
 def make_command(
-    arguments: tuple[str, ...], account: Account, shell: str | None, caller: Mapping[str, str],
-    given: Mapping[str, str] | None = None, keep: bool = False,
+    arguments: tuple[str, ...],
+    account: Account,
+    shell: str | None,
+    caller: Mapping[str, str],
+    given: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> Command:
     """Return how `arguments`, at least one, run as `account`.
 

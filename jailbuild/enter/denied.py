@@ -16,7 +16,7 @@ EPERM = "EPERM"  # as the kernel says where a capability is missing
 ENOSYS = "ENOSYS"  # as a kernel without the call: C libraries then use an older call, whose arguments can be seen
 
 
-class Look(NamedTuple):
+class ArgumentComparison(NamedTuple):
     """A condition on one argument: its low 32 bits under `mask` are among `values`, or with `others` are not.
 
     Every argument looked at here is an int, an unsigned int or a mode_t for the kernel, or is cut to its low 32 bits
@@ -35,22 +35,22 @@ class Denial(NamedTuple):
     calls: str  # names, separated by spaces
     action: str
     why: str
-    looks: tuple[Look, ...] = ()
+    looks: tuple[ArgumentComparison, ...] = ()
     unless: str = ""  # the capability without CAP_ that lifts it: who keeps that one has asked for the call
     private_network: bool = False  # denied only where the box has a network of its own
 
 
-def any_of(argument: int, bits: int) -> Look:
+def any_of(argument: int, bits: int) -> ArgumentComparison:
     """Return the condition that one of the bits is set."""
-    return Look(argument, bits, (0,), others=True)
+    return ArgumentComparison(argument, bits, (0,), others=True)
 
 
-def equal(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> Look:
-    return Look(argument, mask, values)
+def equal(argument: int, *values: int, mask: int = 0xFFFFFFFF) -> ArgumentComparison:
+    return ArgumentComparison(argument, mask, values)
 
 
-def unequal(argument: int, *values: int) -> Look:
-    return Look(argument, 0xFFFFFFFF, values, others=True)
+def unequal(argument: int, *values: int) -> ArgumentComparison:
+    return ArgumentComparison(argument, 0xFFFFFFFF, values, others=True)
 
 
 # linux/sched.h: CLONE_NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET. The bit of CLONE_NEWTIME (0x80) is one of
@@ -81,36 +81,72 @@ DENIED = (
     Denial("mknodat", EPERM, _SET_ID_WHY, (any_of(2, _SET_ID),)),
     Denial("openat2", ENOSYS, "its mode stands in memory, where a filter cannot see it; callers fall back to openat"),
     Denial("fchmodat2", ENOSYS, "as Linux before 6.6: C libraries then use fchmodat, where the mode is looked at"),
-
     # devices
-    Denial("mknod", EPERM, "a device node is the device: a disk is every file on it",
-           (equal(1, _CHARACTER, _BLOCK, mask=_TYPE),), unless="MKNOD"),
-    Denial("mknodat", EPERM, "a device node is the device: a disk is every file on it",
-           (equal(2, _CHARACTER, _BLOCK, mask=_TYPE),), unless="MKNOD"),
+    Denial(
+        "mknod",
+        EPERM,
+        "a device node is the device: a disk is every file on it",
+        (equal(1, _CHARACTER, _BLOCK, mask=_TYPE),),
+        unless="MKNOD",
+    ),
+    Denial(
+        "mknodat",
+        EPERM,
+        "a device node is the device: a disk is every file on it",
+        (equal(2, _CHARACTER, _BLOCK, mask=_TYPE),),
+        unless="MKNOD",
+    ),
     Denial("iopl ioperm", EPERM, "the machine's ports: disks and memory without the kernel", unless="SYS_RAWIO"),
-    Denial("ioctl", EPERM, "until Linux 6.8 a btrfs snapshot of any directory was one of its whole subvolume",
-           (equal(1, _SNAPSHOT, _SNAPSHOT_2),), unless="SYS_ADMIN"),
-
+    Denial(
+        "ioctl",
+        EPERM,
+        "until Linux 6.8 a btrfs snapshot of any directory was one of its whole subvolume",
+        (equal(1, _SNAPSHOT, _SNAPSHOT_2),),
+        unless="SYS_ADMIN",
+    ),
     # the caller's terminal, where the box has it (--no-pty)
-    Denial("ioctl", EPERM, "TIOCSTI types into the terminal, TIOCLINUX pastes into it: the caller's shell would run it",
-           (equal(1, _TIOCSTI, _TIOCLINUX),)),
-
+    Denial(
+        "ioctl",
+        EPERM,
+        "TIOCSTI types into the terminal, TIOCLINUX pastes into it: the caller's shell would run it",
+        (equal(1, _TIOCSTI, _TIOCLINUX),),
+    ),
     # mounts, roots and namespaces
-    Denial("mount umount umount2", EPERM, "a mount shows what was covered, a fresh proc other processes",
-           unless="SYS_ADMIN"),
-    Denial("move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr", EPERM,
-           "the same by the newer calls; parsing mount options gave CVE-2022-0185", unless="SYS_ADMIN"),
+    Denial(
+        "mount umount umount2",
+        EPERM,
+        "a mount shows what was covered, a fresh proc other processes",
+        unless="SYS_ADMIN",
+    ),
+    Denial(
+        "move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr",
+        EPERM,
+        "the same by the newer calls; parsing mount options gave CVE-2022-0185",
+        unless="SYS_ADMIN",
+    ),
     Denial("pivot_root", EPERM, "the root of the box stays its root", unless="SYS_ADMIN"),
     Denial("chroot", EPERM, "a second chroot with a kept directory is the way out of the first", unless="SYS_CHROOT"),
-    Denial("unshare", EPERM, "a user namespace gives every capability back, and with them most of the kernel's code",
-           (any_of(0, _NAMESPACES | _NEW_TIME),), unless="SYS_ADMIN"),
+    Denial(
+        "unshare",
+        EPERM,
+        "a user namespace gives every capability back, and with them most of the kernel's code",
+        (any_of(0, _NAMESPACES | _NEW_TIME),),
+        unless="SYS_ADMIN",
+    ),
     Denial("clone", EPERM, "the same", (any_of(0, _NAMESPACES),), unless="SYS_ADMIN"),
-    Denial("clone3", ENOSYS, "its flags stand in memory; C libraries fall back to clone, whose flags are looked at",
-           unless="SYS_ADMIN"),
+    Denial(
+        "clone3",
+        ENOSYS,
+        "its flags stand in memory; C libraries fall back to clone, whose flags are looked at",
+        unless="SYS_ADMIN",
+    ),
     Denial("setns", EPERM, "its own mount namespace entered anew has the namespace's root as root", unless="SYS_ADMIN"),
-    Denial("open_by_handle_at", EPERM, "opens any file of a file system by number, outside of the box too",
-           unless="DAC_READ_SEARCH"),
-
+    Denial(
+        "open_by_handle_at",
+        EPERM,
+        "opens any file of a file system by number, outside of the box too",
+        unless="DAC_READ_SEARCH",
+    ),
     # what no namespace separates
     Denial("add_key request_key keyctl", EPERM, "keyrings of the same uid are shared with the host (CVE-2016-0728)"),
     Denial("syslog", EPERM, "the kernel's log is the host's", unless="SYSLOG"),
@@ -119,31 +155,57 @@ DENIED = (
     Denial("reboot", EPERM, "the machine is the host's", unless="SYS_BOOT"),
     Denial("acct", EPERM, "a log of every process of the machine", unless="SYS_PACCT"),
     Denial("quotactl quotactl_fd", EPERM, "quotas are the file system's, in the box and outside", unless="SYS_ADMIN"),
-    Denial("socket", "EAFNOSUPPORT", "vsock and qrtr know no network namespaces: they reach host and hypervisor",
-           (equal(0, _VSOCK, _QIPCRTR),), private_network=True),
-    Denial("socketcall", EPERM, "the address family stands in memory and may be vsock; the call socket is looked at",
-           (equal(0, _SOCKETCALL_SOCKET),), private_network=True),
-
+    Denial(
+        "socket",
+        "EAFNOSUPPORT",
+        "vsock and qrtr know no network namespaces: they reach host and hypervisor",
+        (equal(0, _VSOCK, _QIPCRTR),),
+        private_network=True,
+    ),
+    Denial(
+        "socketcall",
+        EPERM,
+        "the address family stands in memory and may be vsock; the call socket is looked at",
+        (equal(0, _SOCKETCALL_SOCKET),),
+        private_network=True,
+    ),
     # code for the kernel
     Denial("init_module finit_module delete_module", EPERM, "a module is the kernel", unless="SYS_MODULE"),
-    Denial("kexec_load kexec_file_load", EPERM, "another kernel, started at once or at the next reboot",
-           unless="SYS_BOOT"),
-    Denial("bpf", EPERM, "programs that run in the kernel; its verifier was wrong often (CVE-2020-8835, CVE-2021-3490)",
-           unless="BPF"),
-
+    Denial(
+        "kexec_load kexec_file_load", EPERM, "another kernel, started at once or at the next reboot", unless="SYS_BOOT"
+    ),
+    Denial(
+        "bpf",
+        EPERM,
+        "programs that run in the kernel; its verifier was wrong often (CVE-2020-8835, CVE-2021-3490)",
+        unless="BPF",
+    ),
     # calls that were the way into the kernel too often for what they give
-    Denial("io_uring_setup io_uring_enter io_uring_register", EPERM,
-           "its queue, in memory, does what this list denies (openat2), and has had many holes (CVE-2022-29582)"),
+    Denial(
+        "io_uring_setup io_uring_enter io_uring_register",
+        EPERM,
+        "its queue, in memory, does what this list denies (openat2), and has had many holes (CVE-2022-29582)",
+    ),
     Denial("userfaultfd", EPERM, "holds the kernel in the middle of a copy as long as wanted: races are won with it"),
-    Denial("perf_event_open", EPERM, "a large interface with holes in it (CVE-2013-2094), and it sees the host's work",
-           unless="PERFMON"),
+    Denial(
+        "perf_event_open",
+        EPERM,
+        "a large interface with holes in it (CVE-2013-2094), and it sees the host's work",
+        unless="PERFMON",
+    ),
     Denial("modify_ldt vm86 vm86old", EPERM, "16-bit segments and modes (CVE-2017-17053), of use to DOS programs only"),
-    Denial("personality", EPERM, "other executions switch protections off: the page at 0 mapped, all data executable",
-           (unequal(0, *_PERSONALITIES),)),
-
+    Denial(
+        "personality",
+        EPERM,
+        "other executions switch protections off: the page at 0 mapped, all data executable",
+        (unequal(0, *_PERSONALITIES),),
+    ),
     # calls that newer kernels lack; what is left of them in older ones is used by nobody
-    Denial("create_module get_kernel_syms query_module nfsservctl _sysctl uselib lookup_dcookie sysfs ustat", ENOSYS,
-           "given up by the kernel"),
+    Denial(
+        "create_module get_kernel_syms query_module nfsservctl _sysctl uselib lookup_dcookie sysfs ustat",
+        ENOSYS,
+        "given up by the kernel",
+    ),
 )
 
 # For who is to be one process alone: of what it starts, a time limit says nothing, and its memory counts anew.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild import syscalls
-from jailbuild.enter.mounts import Place
+from jailbuild.enter.mounts import SetupContext
 from jailbuild.syscalls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 
 _HERE = -100  # AT_FDCWD
@@ -19,7 +19,12 @@ _DIRECTORY = _PATH | os.O_DIRECTORY
 
 # memory(4) null(4) random(4) tty(4): what nearly every program may ask for, and nothing that reaches a machine's parts
 DEVICES = (
-    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 )
 _LINKS = (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx"))
 
@@ -30,7 +35,7 @@ class Dev(NamedTuple):
     def __str__(self) -> str:
         return f"/dev: tmpfs with {', '.join(name for name, _, _ in DEVICES)}, shm, {', '.join(n for n, _ in _LINKS)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         options: dict[str, str | None] = {"mode": "0755", "size": "1m", "nr_inodes": "4k"}
         place.dev = syscalls.new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
         place.attach(place.dev, "/dev", _DIRECTORY)
@@ -74,7 +79,7 @@ class Reopened(NamedTuple):
         each = ", ".join(f"{number} {DEVICES[at][0]}" for number, at, _ in self.descriptors)
         return f"descriptors that are devices: opened again by the box's own: {each}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for number, at, flags in self.descriptors:
             name, major, minor = DEVICES[at]
             directory = place.dev
@@ -117,7 +122,7 @@ class Pts(NamedTuple):
     def __str__(self) -> str:
         return f"{'/dev/pts' if self.attached else 'terminals'}: devpts, its own instance"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         options: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
         if self.gid is not None:
             options["gid"] = str(self.gid)

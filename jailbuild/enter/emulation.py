@@ -16,24 +16,37 @@ from typing import NamedTuple
 from jailbuild.errors import reason
 from jailbuild.root import Root
 
-Kind = tuple[int, bool, int]  # class, little-endian, e_machine
+ElfTarget = tuple[int, bool, int]  # class, little-endian, e_machine
 
 _I386, _X86_64, _ARM, _AARCH64 = (32, True, 3), (64, True, 62), (32, True, 40), (64, True, 183)
 
 # As qemu calls a machine in the name of its emulator (the user mode's: qemu-NAME or qemu-NAME-static)
-_NAMES: dict[Kind, str] = {
-    _X86_64: "x86_64", _I386: "i386", _AARCH64: "aarch64", _ARM: "arm",
-    (64, True, 243): "riscv64", (32, True, 243): "riscv32", (64, True, 258): "loongarch64",
-    (64, True, 21): "ppc64le", (64, False, 21): "ppc64", (32, False, 20): "ppc", (64, False, 22): "s390x",
-    (32, False, 8): "mips", (32, True, 8): "mipsel", (64, False, 8): "mips64", (64, True, 8): "mips64el",
+_NAMES: dict[ElfTarget, str] = {
+    _X86_64: "x86_64",
+    _I386: "i386",
+    _AARCH64: "aarch64",
+    _ARM: "arm",
+    (64, True, 243): "riscv64",
+    (32, True, 243): "riscv32",
+    (64, True, 258): "loongarch64",
+    (64, True, 21): "ppc64le",
+    (64, False, 21): "ppc64",
+    (32, False, 20): "ppc",
+    (64, False, 22): "s390x",
+    (32, False, 8): "mips",
+    (32, True, 8): "mipsel",
+    (64, False, 8): "mips64",
+    (64, True, 8): "mips64el",
 }
 
 # What a kernel may run by itself, by its name in uname(2); whether it has been built to run 32 bits too exec will say.
-_NATIVE: dict[str, frozenset[Kind]] = {
+_NATIVE: dict[str, frozenset[ElfTarget]] = {
     "x86_64": frozenset({_X86_64, _I386, (32, True, 62)}),
     "aarch64": frozenset({_AARCH64, _ARM}),
-    "armv7l": frozenset({_ARM}), "armv8l": frozenset({_AARCH64, _ARM}),
-    "ppc64le": frozenset({(64, True, 21)}), "ppc64": frozenset({(64, False, 21), (32, False, 20)}),
+    "armv7l": frozenset({_ARM}),
+    "armv8l": frozenset({_AARCH64, _ARM}),
+    "ppc64le": frozenset({(64, True, 21)}),
+    "ppc64": frozenset({(64, False, 21), (32, False, 20)}),
     "s390x": frozenset({(64, False, 22), (32, False, 22)}),
     "riscv64": frozenset({(64, True, 243), (32, True, 243)}),
     "loongarch64": frozenset({(64, True, 258)}),
@@ -69,19 +82,19 @@ class Registration(NamedTuple):
     flags: str
 
 
-def machine_name(kind: Kind) -> str:
+def machine_name(kind: ElfTarget) -> str:
     """Return what a machine is called."""
     return _NAMES.get(kind) or f"machine {kind[2]} ({kind[0]}-bit)"
 
 
-def is_native(kind: Kind) -> bool:
+def is_native(kind: ElfTarget) -> bool:
     """Say whether this machine's kernel may run programs of `kind`; also of a kernel that nothing is known of."""
     machine = os.uname().machine
     native = _NATIVE.get("x86_64" if machine in _X86 else machine)
     return native is None or kind in native
 
 
-def foreign(root: Root, files: tuple[bytes, ...], directory: str = "/") -> Kind | None:
+def foreign(root: Root, files: tuple[bytes, ...], directory: str = "/") -> ElfTarget | None:
     """Return the machine of the first of `files` that the root has, where this one does not run it, else None.
 
     Of a script it is the machine of its interpreter. What cannot be read says nothing.
@@ -119,7 +132,7 @@ def _head(root: Root, path: str) -> bytes | None:
         os.close(opened)
 
 
-def _kind(head: bytes) -> Kind | None:
+def _kind(head: bytes) -> ElfTarget | None:
     """Return what the first bytes of an ELF file say, as the kernel's binfmt_misc would compare them."""
     if len(head) < 20 or head[:4] != b"\x7fELF" or head[4] not in (1, 2) or head[5] not in (1, 2):
         return None
@@ -127,7 +140,7 @@ def _kind(head: bytes) -> Kind | None:
     return 32 * head[4], little, int.from_bytes(head[18:20], "little" if little else "big")
 
 
-def way(kind: Kind, root: Root | None = None, *, isolated: bool = True) -> Way:
+def way(kind: ElfTarget, root: Root | None = None, *, isolated: bool = True) -> Way:
     """Return how programs of `kind` run here, in the isolated modes or in the plain one.
 
     An isolated box registers an emulator for itself where kernel and host have what it takes, else it has what the host
@@ -163,7 +176,7 @@ def _release() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", os.uname().release)[:2])
 
 
-def find_emulator(kind: Kind) -> str | None:
+def find_emulator(kind: ElfTarget) -> str | None:
     """Return the path of an emulator that needs no library of the box it is to run in: a static one."""
     for name in (f"qemu-{_NAMES[kind]}-static", f"qemu-{_NAMES[kind]}"):
         for directory in _DIRECTORIES:
@@ -184,10 +197,10 @@ def _is_static(path: str) -> bool:
             os.close(opened)
     except OSError:
         return False
-    return elf.bits > 0 and not elf.damage and elf.interpreter is None
+    return elf.bits > 0 and not elf.load_error and elf.interpreter is None
 
 
-def registered(kind: Kind) -> Registration | None:
+def registered(kind: ElfTarget) -> Registration | None:
     """Return what the host's binfmt_misc runs programs of `kind` by, None for nothing (or nothing to be seen)."""
     head = magic(kind)
     try:
@@ -213,23 +226,27 @@ def registered(kind: Kind) -> Registration | None:
     return None
 
 
-def magic(kind: Kind) -> bytes:
+def magic(kind: ElfTarget) -> bytes:
     """Return the first bytes of a program of `kind` (ET_EXEC)."""
     bits, little, machine = kind
-    return b"\x7fELF" + struct.pack("BBBB8x", bits // 32, 1 if little else 2, 1, 0) + struct.pack(
-        "<HH" if little else ">HH", 2, machine
+    return (
+        b"\x7fELF"
+        + struct.pack("BBBB8x", bits // 32, 1 if little else 2, 1, 0)
+        + struct.pack("<HH" if little else ">HH", 2, machine)
     )
 
 
-def mask(kind: Kind) -> bytes:
+def mask(kind: ElfTarget) -> bytes:
     """Return which of those bytes count: not the OS ABI, and ET_DYN is as good as ET_EXEC."""
     return b"\xff" * 7 + b"\0" + b"\xff" * 8 + struct.pack("<HH" if kind[1] else ">HH", 0xFFFE, 0xFFFF)
 
 
-def refused(kind: Kind, error: OSError) -> str:
+def refused(kind: ElfTarget, error: OSError) -> str:
     """Return why a box cannot have a binfmt_misc of its own, in one line."""
     name = machine_name(kind)
     if error.errno in (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOSPC):
-        return (f"programs for {name} need a binfmt_misc of the box's own, from Linux 6.7 on and with user namespaces;"
-                f" this is {os.uname().release} ({reason(error)})")
+        return (
+            f"programs for {name} need a binfmt_misc of the box's own, from Linux 6.7 on and with user namespaces;"
+            f" this is {os.uname().release} ({reason(error)})"
+        )
     return f"the emulator for {name} cannot be set up: {reason(error)}"

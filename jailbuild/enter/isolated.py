@@ -27,8 +27,8 @@ from jailbuild.enter.account import Account, group_id
 from jailbuild.enter.capabilities import KEPT, mask
 from jailbuild.enter.command import Command
 from jailbuild.enter.devices import Dev, Pts, plan_reopened
-from jailbuild.enter.ids import Ids
-from jailbuild.enter.inside import Hostname, Loopback, Plan, Session, Signals, Standard, Terminal
+from jailbuild.enter.idmap import Ids
+from jailbuild.enter.init import Hostname, Loopback, Plan, Session, Signals, Standard, Terminal
 from jailbuild.enter.mounts import (
     Bind,
     Box,
@@ -59,7 +59,7 @@ from jailbuild.enter.rights import (
     own_arguments,
 )
 from jailbuild.enter.settings import Limit
-from jailbuild.enter.start import signals_to_reset
+from jailbuild.enter.spawn import signals_to_reset
 from jailbuild.enter.terminal import Wiring
 from jailbuild.root import Root
 
@@ -68,8 +68,12 @@ if TYPE_CHECKING:
 
 _RECORD = f"/{DIRECTORY}"
 _NAMESPACES = (
-    ("mount", syscalls.CLONE_NEWNS), ("pid", syscalls.CLONE_NEWPID), ("ipc", syscalls.CLONE_NEWIPC),
-    ("uts", syscalls.CLONE_NEWUTS), ("cgroup", syscalls.CLONE_NEWCGROUP), ("network", syscalls.CLONE_NEWNET),
+    ("mount", syscalls.CLONE_NEWNS),
+    ("pid", syscalls.CLONE_NEWPID),
+    ("ipc", syscalls.CLONE_NEWIPC),
+    ("uts", syscalls.CLONE_NEWUTS),
+    ("cgroup", syscalls.CLONE_NEWCGROUP),
+    ("network", syscalls.CLONE_NEWNET),
     ("user", syscalls.CLONE_NEWUSER),
 )
 
@@ -103,12 +107,21 @@ class Setup(NamedTuple):
         """Return the set-up in words, a line for each step."""
         names = " ".join(name for name, flag in _NAMESPACES if self.namespaces & flag)
         ids = [str(self.ids)] if self.ids is not None else []
-        return [f"namespaces: {names}", *ids, *map(str, (*self.plan.first, *self.plan.second)),
-                f"execve: {' or '.join(map(os.fsdecode, self.plan.command.files))}"]
+        return [
+            f"namespaces: {names}",
+            *ids,
+            *map(str, (*self.plan.first, *self.plan.second)),
+            f"execve: {' or '.join(map(os.fsdecode, self.plan.command.files))}",
+        ]
 
 
 def make_setup(
-    root: Root, account: Account, command: Command, options: Options, ids: Ids | None, wiring: Wiring,
+    root: Root,
+    account: Account,
+    command: Command,
+    options: Options,
+    ids: Ids | None,
+    wiring: Wiring,
     closed: tuple[int, ...],
 ) -> Setup:
     """Return the set-up for a command in a root; reads the root and changes nothing.
@@ -122,14 +135,17 @@ def make_setup(
     given = {0, 1, 2, *options.passed} - {*closed, *wiring.pty, *wiring.pipes}
     reopened = plan_reopened(given)
     first = [
-        *_mounts(root, options, ids), *([reopened] if reopened.descriptors else []),
+        *_mounts(root, options, ids),
+        *([reopened] if reopened.descriptors else []),
         *_terminal(root, account, wiring, ids),
-        *([options.emulation] if options.emulation is not None else []), Pivot(),
+        *([options.emulation] if options.emulation is not None else []),
+        Pivot(),
         *([Hostname(options.hostname)] if options.hostname is not None else []),
         *([Loopback()] if options.private_network else []),
     ]
-    plan = Plan(tuple(first), _rights(account, command, options, ids, wiring, closed), command,
-                options.passed, own_arguments())
+    plan = Plan(
+        tuple(first), _rights(account, command, options, ids, wiring, closed), command, options.passed, own_arguments()
+    )
     return Setup(sum(flag for name, flag in _NAMESPACES if name in wanted), ids, plan, wiring)
 
 
@@ -171,7 +187,12 @@ def _emulation_user(options: Options, ids: Ids | None) -> list[Operation]:
 
 
 def _rights(
-    account: Account, command: Command, options: Options, ids: Ids | None, wiring: Wiring, closed: tuple[int, ...],
+    account: Account,
+    command: Command,
+    options: Options,
+    ids: Ids | None,
+    wiring: Wiring,
+    closed: tuple[int, ...],
 ) -> tuple[Operation, ...]:
     asked = mask(options.cap_keep)
     kept = mask(KEPT) | asked if account.uid == 0 and not options.powerless else asked

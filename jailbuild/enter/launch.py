@@ -14,11 +14,11 @@ import struct
 from collections.abc import Callable
 
 from jailbuild import syscalls
-from jailbuild.enter.ids import write_ids
-from jailbuild.enter.inside import MESSAGE, be_first
+from jailbuild.enter.idmap import write_ids
+from jailbuild.enter.init import MESSAGE, be_first
 from jailbuild.enter.isolated import Setup
-from jailbuild.enter.mounts import Place
-from jailbuild.enter.start import EXEC, HOST_PROGRAM, ExecError, StepError
+from jailbuild.enter.mounts import SetupContext
+from jailbuild.enter.spawn import EXEC, HOST_PROGRAM, ExecError, StepError
 from jailbuild.enter.terminal import Relay
 from jailbuild.enter.wait import FROM_TERMINAL, SI_KERNEL, STOPS, Watch
 
@@ -50,7 +50,7 @@ def run_isolated(setup: Setup, started: Callable[[int], object]) -> int:
     `started` is called with its process id outside, when it is being executed.
     """
     with Watch() as watch:
-        place = Place()
+        place = SetupContext()
         reports, place.report = os.pipe()
         channel, inner = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)

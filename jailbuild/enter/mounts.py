@@ -24,13 +24,32 @@ _DIRECTORY = _PATH | os.O_DIRECTORY
 
 # What the kernel tells of itself, of its memory and of other people's keys and timers, to whoever is uid 0.
 MASKED = (
-    "acpi", "asound", "bootconfig", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg",
-    "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "pagetypeinfo", "sched_debug", "scsi", "slabinfo",
-    "timer_list", "timer_stats", "vmallocinfo", "vmcore",
+    "acpi",
+    "asound",
+    "bootconfig",
+    "config.gz",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "pagetypeinfo",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+    "vmcore",
 )
 
 
-class Place:
+class SetupContext:
     """Where the operations work: descriptors that one leaves for the next."""
 
     def __init__(self) -> None:
@@ -48,14 +67,12 @@ class Place:
 
     def target(self, path: str, flags: int = _PATH) -> int:
         """Open a mount target as the box sees it: no link leads out, and no /proc/N/root or /proc/N/fd is followed."""
-        return syscalls.openat2(
-            self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        )
+        return syscalls.openat2(self.tree, path, flags, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS)
 
     def make(self, within: str, path: str, is_directory: bool) -> None:
         """Make a mount target below `within`, an empty directory that we have mounted."""
         directory = self.target(within, _DIRECTORY)
-        *parents, name = path[len(within):].strip("/").split("/")
+        *parents, name = path[len(within) :].strip("/").split("/")
         for one in [*parents, name] if is_directory else parents:
             try:
                 os.mkdir(one, 0o755, dir_fd=directory)
@@ -78,7 +95,7 @@ class Place:
 class Operation(Protocol):
     """One step of the set-up: str() says what it does, `do` does it (OSError)."""
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         """Take the step."""
 
 
@@ -88,7 +105,7 @@ class Private(NamedTuple):
     def __str__(self) -> str:
         return "mounts: private to this namespace"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # A new mount namespace still shares what was shared: without this each mount below would appear on the host.
         syscalls.set_mount(_HERE, "/", private=True, recursive=True)
 
@@ -106,7 +123,7 @@ class Box(NamedTuple):
         flags = "nosuid,nodev,ro" if self.read_only else "nosuid,nodev"
         return f"box: {'rbind' if self.recursive else 'bind'} {self.path} ({flags})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # Opened anew: a descriptor from before belongs to the mounts of the other namespace, which this one may not
         # bind (EINVAL). By its path it may be another directory by now, which is nobody's wish.
         opened = os.open(self.path, _DIRECTORY)
@@ -130,7 +147,7 @@ class Proc(NamedTuple):
     def __str__(self) -> str:
         return "/proc: fresh (nosuid,nodev,noexec)"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         place.proc = syscalls.new_mount("proc", {}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
         place.attach(place.proc, "/proc", _DIRECTORY)
 
@@ -146,7 +163,7 @@ class ProcReadOnly(NamedTuple):
     def __str__(self) -> str:
         return "/proc: read-only but for the processes' own directories (sys, sysrq-trigger, irq, bus, fs, …)"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.proc)
         for name in os.listdir(listing):
             if name.isdecimal() or name in MASKED:
@@ -163,7 +180,7 @@ class ProcMasked(NamedTuple):
     def __str__(self) -> str:
         return f"/proc: empty {', '.join(MASKED)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for name in MASKED:
             try:
                 mode = os.stat(name, dir_fd=place.proc, follow_symlinks=False).st_mode
@@ -195,7 +212,7 @@ class Covered(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}: an empty directory over it"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         cover = _empty_directory("0555")
         place.attach(cover, self.path, _DIRECTORY)
         os.close(cover)
@@ -209,7 +226,7 @@ class Guarded(NamedTuple):
     def __str__(self) -> str:
         return f"set-id files: read-only {', '.join(self.paths)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for path in self.paths:
             target = place.target(path, _PATH | os.O_NOFOLLOW)
             if stat.S_ISREG(os.fstat(target).st_mode):
@@ -231,7 +248,7 @@ class Bind(NamedTuple):
     def __str__(self) -> str:
         return f"{self.target}: rbind {self.source} (nosuid,nodev{',ro' if self.read_only else ''})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         try:
             mount = syscalls.open_tree(_HERE, self.source, recursive=True)
         except OSError as error:
@@ -254,7 +271,7 @@ class Tmpfs(NamedTuple):
     def __str__(self) -> str:
         return f"{self.target}: tmpfs (nosuid,nodev{f',size={self.size}' if self.size else ''})"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         if self.within is not None:
             place.make(self.within, self.target, True)
         target = place.target(self.target, _DIRECTORY)
@@ -294,7 +311,7 @@ class Pivot(NamedTuple):
     def __str__(self) -> str:
         return "root: pivot_root to the box, detach the host's, chroot"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         # chroot(2) alone leaves the host's mounts in the namespace, a way back for whoever may chroot again, or holds
         # a descriptor, or enters its own mount namespace. After pivot_root and the detaching there is no host to go to.
         # With "." twice the old root comes to lie upon the new one, and umount2 takes the upper: no directory of the

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from jailbuild.enter.account import Account
 from jailbuild.enter.command import Command
-from jailbuild.enter.ids import is_rootless
-from jailbuild.enter.mounts import Place
+from jailbuild.enter.idmap import is_rootless
+from jailbuild.enter.mounts import SetupContext
 from jailbuild.enter.rights import Limits, LimitsInForce
 from jailbuild.enter.settings import Limit
-from jailbuild.enter.start import Step, start
+from jailbuild.enter.spawn import Step, start
 from jailbuild.enter.wait import Watch
 from jailbuild.root import Root
 
@@ -31,16 +31,19 @@ def plain_steps(root: Root, account: Account, limits: tuple[Limit, ...] = (), di
     if not is_rootless():  # root of a user namespace, who can set no groups, and may be rid of none
         steps.insert(0, Step("setgroups", lambda: os.setgroups(account.groups)))
     if limits:
-        steps.insert(0, Step(str(Limits(limits)), lambda: Limits(limits).do(Place())))
+        steps.insert(0, Step(str(Limits(limits)), lambda: Limits(limits).do(SetupContext())))
     if directory != "/":
         steps.append(Step(f"chdir to {directory}", lambda: os.chdir(directory)))
     if limits:
-        steps.append(Step(str(LimitsInForce(limits)), lambda: LimitsInForce(limits).do(Place())))
+        steps.append(Step(str(LimitsInForce(limits)), lambda: LimitsInForce(limits).do(SetupContext())))
     return steps
 
 
 def run_plain(
-    steps: list[Step], command: Command, passed: tuple[int, ...], started: Callable[[int], object],
+    steps: list[Step],
+    command: Command,
+    passed: tuple[int, ...],
+    started: Callable[[int], object],
 ) -> int:
     """Run the command after the steps and return its exit status, 128+n for a signal (StepError, ExecError).
 

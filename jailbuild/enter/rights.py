@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jailbuild import syscalls
 from jailbuild.enter import seccomp
 from jailbuild.enter.capabilities import NAMES
-from jailbuild.enter.mounts import Place
+from jailbuild.enter.mounts import SetupContext
 from jailbuild.enter.settings import Limit, is_above
 
 # prctl(2)
@@ -26,7 +26,7 @@ _DEEPEST_SCRIPT = 5  # interpreters of interpreters, fs/exec.c
 _LONGEST_LINE = 256  # bytes of a #! line, linux/binfmts.h
 
 
-def hide() -> None:
+def set_nondumpable() -> None:
     """Let nobody attach to this process, or look at its memory, environment and descriptors in /proc.
 
     What runs in the box comes into the same namespace (CVE-2016-9962), and this process still is a program of the host
@@ -45,12 +45,12 @@ def own_arguments() -> tuple[int, int]:
         return 0, 0
 
 
-def forget(arguments: tuple[int, int]) -> None:
+def wipe_argv(arguments: tuple[int, int]) -> None:
     """Overwrite this program's arguments: everybody may read /proc/1/cmdline, which names paths of the host."""
     ctypes.memset(arguments[0], 0, arguments[1] - arguments[0])
 
 
-def renounce(kept: int) -> None:
+def drop_capabilities(kept: int) -> None:
     """Give up all capabilities but `kept`, and the means to get them back."""
     syscalls.prctl(_SET_NO_NEW_PRIVS, 1)
     syscalls.set_capabilities(syscalls.capabilities() & kept, 0)
@@ -64,7 +64,7 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         return f"limits: {', '.join(map(str, self.limits))}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for limit in self.limits:
             soft, hard = resource.getrlimit(limit.number)
             if is_above(limit.hard, hard):
@@ -79,7 +79,7 @@ class LimitsInForce(NamedTuple):
     def __str__(self) -> str:
         return f"limits in force: {', '.join(limit.name for limit in self.limits)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for limit in self.limits:
             _set_limit(limit, limit.soft, limit.hard)
 
@@ -98,7 +98,7 @@ class Umask(NamedTuple):
     def __str__(self) -> str:
         return "umask: 022"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         os.umask(0o022)
 
 
@@ -116,7 +116,7 @@ class OwnProgramsOnly(NamedTuple):
     def __str__(self) -> str:
         return "command: no link to /proc/self/exe"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for file in self.files:
             _refuse_ourselves(os.path.join(os.fsencode(self.directory), file), _DEEPEST_SCRIPT)
 
@@ -153,7 +153,7 @@ class Landlock(NamedTuple):
     def __str__(self) -> str:
         return "landlock: execute files below / alone"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         syscalls.landlock_execute_below("/")
 
 
@@ -165,7 +165,7 @@ class Bounding(NamedTuple):
     def __str__(self) -> str:
         return f"capability bounding set: {_named(self.kept)}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         for number in range(64):
             if not self.kept >> number & 1:
                 try:
@@ -191,14 +191,14 @@ class Identity(NamedTuple):
             groups = f" groups {','.join(map(str, self.groups[:_SHOWN])) or 'none'}{more}"
         return f"identity: uid {self.uid} gid {self.gid}{groups}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         if self.groups is not None:
             os.setgroups(self.groups)
         os.setresgid(self.gid, self.gid, self.gid)
         if self.keeps_capabilities:
             syscalls.prctl(_SET_KEEPCAPS, 1)
         os.setresuid(self.uid, self.uid, self.uid)
-        hide()  # a change of ids sets what fs.suid_dumpable says, and that may be 1
+        set_nondumpable()  # a change of ids sets what fs.suid_dumpable says, and that may be 1
 
 
 class Capabilities(NamedTuple):
@@ -214,7 +214,7 @@ class Capabilities(NamedTuple):
         ambient = f", ambient {_named(self.ambient)}" if self.ambient else ""
         return f"capabilities: {_named(self.permitted)}{ambient}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         syscalls.prctl(_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
         syscalls.set_capabilities(syscalls.capabilities() & self.permitted, self.ambient)
         for number in range(64):
@@ -228,7 +228,7 @@ class NoNewPrivileges(NamedTuple):
     def __str__(self) -> str:
         return "no_new_privs"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         syscalls.prctl(_SET_NO_NEW_PRIVS, 1)
 
 
@@ -240,7 +240,7 @@ class Directory(NamedTuple):
     def __str__(self) -> str:
         return f"directory: {self.path}"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         os.chdir(self.path)
         # CVE-2024-21626: a working directory like /proc/self/fd/7 may be the host's. All descriptors but 0 to 2 and
         # those that were asked for are closed by now, and none of these is a directory.
@@ -256,7 +256,7 @@ class Filter(NamedTuple):
     def __str__(self) -> str:
         return f"seccomp: the default filter, {len(self.program) // 8} instructions"
 
-    def do(self, place: Place) -> None:
+    def do(self, place: SetupContext) -> None:
         seccomp.install(self.program)
 
 

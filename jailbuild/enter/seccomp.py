@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Collection, Sequence
 
-from jailbuild.enter.denied import DENIED, Denial, Look
+from jailbuild.enter.denied import DENIED, ArgumentComparison, Denial
 from jailbuild.enter.seccomp_numbers import NEWEST, NUMBERS
 from jailbuild.errors import JailError
 
@@ -46,7 +46,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def filter_program(
-    machine: str | None = None, *, private_network: bool = False, kept: Collection[str] = (),
+    machine: str | None = None,
+    *,
+    private_network: bool = False,
+    kept: Collection[str] = (),
     rules: Sequence[Denial] = DENIED,
 ) -> bytes:
     """Return the filter for a machine as uname(2) names it, this one's by default: an array of struct sock_filter.
@@ -60,23 +63,29 @@ def filter_program(
             f"cannot filter system calls: their numbers on {name} are not known",
             "jailbuild enter --seccomp none goes without the filter",
         )
-    held = [
-        rule for rule in rules
-        if rule.unless not in kept and (private_network or not rule.private_network)
-    ]
+    held = [rule for rule in rules if rule.unless not in kept and (private_network or not rule.private_network)]
     x32 = (  # its calls are those of x86-64 with other numbers, which a list of numbers would not know
-        (_IF_AT_LEAST, 0, 3, _X32), (_IF_EQUAL, 0, 1, _NO_CALL), _end(_ALLOW), _end(_KILL),
+        (_IF_AT_LEAST, 0, 3, _X32),
+        (_IF_EQUAL, 0, 1, _NO_CALL),
+        _end(_ALLOW),
+        _end(_KILL),
         # before Linux 5.4 they could be made without the bit
-        (_IF_AT_LEAST, 0, 2, 512), (_IF_AT_LEAST, 1, 0, 548), _end(_KILL),
+        (_IF_AT_LEAST, 0, 2, 512),
+        (_IF_AT_LEAST, 1, 0, 548),
+        _end(_KILL),
     )
     native = (*x32, *_calls(held, 0))
     other = ((_IF_EQUAL, 0, 1, _NO_CALL), _end(_ALLOW), *_calls(held, 1))
     program: _Code = (
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_IF_EQUAL, 1, 0, _X86_64), (_JUMP, 0, 0, len(native) + 1),
-        (_LOAD, 0, 0, _NUMBER), *native,
-        (_IF_EQUAL, 1, 0, _I386), _end(_KILL),
-        (_LOAD, 0, 0, _NUMBER), *other,
+        (_IF_EQUAL, 1, 0, _X86_64),
+        (_JUMP, 0, 0, len(native) + 1),
+        (_LOAD, 0, 0, _NUMBER),
+        *native,
+        (_IF_EQUAL, 1, 0, _I386),
+        _end(_KILL),
+        (_LOAD, 0, 0, _NUMBER),
+        *other,
     )
     return b"".join(struct.pack("=HBBI", *one) for one in program)
 
@@ -131,7 +140,7 @@ def _rule(rule: Denial) -> _Code:
     return code
 
 
-def _look(look: Look, then: _Code) -> _Code:
+def _look(look: ArgumentComparison, then: _Code) -> _Code:
     """Return the code that runs `then` where the condition holds, and else runs on behind it."""
     low_half = 0 if sys.byteorder == "little" else 4
     code: _Code = ((_LOAD, 0, 0, _ARGUMENTS + 8 * look.argument + low_half), (_AND, 0, 0, look.mask))

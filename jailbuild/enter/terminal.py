@@ -72,7 +72,7 @@ def plan_wiring(pty: bool | None, opened: Iterable[int]) -> Wiring:
     return Wiring(frozenset({0, 1, 2}) if pty else terminals, frozenset(), attributes, size, asleep)
 
 
-def dress(slave: int, wiring: Wiring) -> None:
+def apply_termios(slave: int, wiring: Wiring) -> None:
     """Give the box's terminal settings and size, before anybody reads them."""
     if wiring.attributes is not None:
         termios.tcsetattr(slave, termios.TCSANOW, wiring.attributes)
@@ -104,8 +104,16 @@ class Raw:
             except termios.error:  # hung up
                 return False
             flags = [one for one in now[:4] if isinstance(one, int)]
-            flags[_INPUT] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR
-                               | termios.IGNCR | termios.ICRNL | termios.IXON)
+            flags[_INPUT] &= ~(
+                termios.IGNBRK
+                | termios.BRKINT
+                | termios.PARMRK
+                | termios.ISTRIP
+                | termios.INLCR
+                | termios.IGNCR
+                | termios.ICRNL
+                | termios.IXON
+            )
             flags[_OUTPUT] &= ~termios.OPOST
             flags[_LOCAL] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             flags[_CONTROL] = flags[_CONTROL] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
@@ -179,7 +187,7 @@ class Flow:
     def write(self) -> None:
         """Hand on a piece of what waits."""
         try:
-            self.waiting = self.waiting[os.write(self.sink, self.waiting[:_PIECE]):]
+            self.waiting = self.waiting[os.write(self.sink, self.waiting[:_PIECE]) :]
         except BlockingIOError:
             return
         except OSError:  # nobody reads it any more

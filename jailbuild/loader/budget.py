@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jailbuild.loader.resolution import TooMuchError
+from jailbuild.loader.model import TooMuchError
 
 _MOST_STEPS = 100_000  # for one program; half a second. Of 6400 ELF files of one machine none took more than 256
 _TEXT_STEP = 128  # bytes of a report that count as a step

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jailbuild.elf.reader import Elf, read_elf
-from jailbuild.loader.cache import Cache, CacheError, read_cache
-from jailbuild.loader.facts import Facts, read_facts
+from jailbuild.loader.glibc.ld_cache import Cache, CacheError, read_cache
+from jailbuild.loader.probe import LdsoProperties, read_facts
 from jailbuild.root import Root
 
 _MAX_CACHE = 8 << 20  # bytes
@@ -31,7 +31,7 @@ class Files:
     def __init__(self, root: Root, directory: str = "/") -> None:
         self.root = root
         self.directory = directory.rstrip("/") + "/"
-        self._facts: dict[tuple[int, int], Facts] = {}
+        self._facts: dict[tuple[int, int], LdsoProperties] = {}
         self.unwinding: dict[tuple[int, int], bool] = {}  # who calls for libgcc_s, by identity
         self._known: dict[tuple[int, int], File] = {}
         self._by_path: dict[str, File | int] = {}
@@ -87,9 +87,9 @@ class Files:
     @staticmethod
     def _read(opened: int, mode: int) -> Elf:
         if stat.S_ISDIR(mode):
-            return Elf(refused="cannot read file data: Is a directory")
+            return Elf(ident_error="cannot read file data: Is a directory")
         if not stat.S_ISREG(mode):
-            return Elf(refused="not a regular file")
+            return Elf(ident_error="not a regular file")
         return read_elf(opened)
 
     def cache(self, path: str) -> Cache | None:
@@ -102,7 +102,7 @@ class Files:
                 pass
         return self._caches[path]
 
-    def facts(self, path: str, loader: File) -> Facts:
+    def facts(self, path: str, loader: File) -> LdsoProperties:
         """Return what the bytes of a loader tell, which is at `path`; nothing where they cannot be read."""
         identity = loader.device, loader.inode
         known = self._facts.get(identity)
@@ -110,7 +110,7 @@ class Files:
             try:
                 known = read_facts(self.root.read(self.absolute(path), _MAX_LOADER))
             except OSError:
-                known = Facts()
+                known = LdsoProperties()
             self._facts[identity] = known
         return known
 

@@ -26,8 +26,13 @@ _LOCKS = (
     ("apk", "/run/apk/db.lock"),
 )
 _DATABASES = (
-    "/var/lib/dpkg", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/rpm", "/usr/lib/sysimage/rpm",
-    "/lib/apk/db", "/usr/lib/apk/db",
+    "/var/lib/dpkg",
+    "/var/lib/dpkg/info",
+    "/var/lib/dpkg/updates",
+    "/var/lib/rpm",
+    "/usr/lib/sysimage/rpm",
+    "/lib/apk/db",
+    "/usr/lib/apk/db",
 )
 _FLOCK = "hhqqi0q"  # struct flock of fcntl(2), with large offsets
 
@@ -113,8 +118,11 @@ def watched(root: Root) -> Iterator[Root]:
     except (SourceChangedError, OtherSourceError):
         raise
     except (JailError, OSError) as error:
-        causes, hint = ((error.causes, error.hint) if isinstance(error, JailError)
-                        else ((f"cannot read {error.filename or root.path}: {reason(error)}",), ""))
+        causes, hint = (
+            (error.causes, error.hint)
+            if isinstance(error, JailError)
+            else ((f"cannot read {error.filename or root.path}: {reason(error)}",), "")
+        )
         if root.changed() is not None or written(root) != before:
             raise SourceChangedError(causes, hint) from error
         if worker(root) is not None:

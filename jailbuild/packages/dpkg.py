@@ -193,8 +193,10 @@ class Dpkg:
                     one = _described(os.fsdecode(name), stanza.partition(b"\n\n")[0])
                     found.setdefault(one.name, one)
                     found[f"{one.name}:{one.architecture}"] = one
-        return {word: found.get(word, PackageInfo(word.partition(":")[0], None, word.partition(":")[2] or None, None))
-                for word in words}
+        return {
+            word: found.get(word, PackageInfo(word.partition(":")[0], None, word.partition(":")[2] or None, None))
+            for word in words
+        }
 
     def files(self, package: Package) -> tuple[str, ...]:
         """Return what a package has put into the root, directories too: where it is, diversions considered.
@@ -213,7 +215,6 @@ class Dpkg:
             to, by = self._diversions.get(self._merged(path), (path, package.name))
             found.append(path if by == package.name else to)
         return tuple(found)
-
 
 
 def _names(root: Root, place: str) -> list[str]:
@@ -258,8 +259,9 @@ def _installed(root: Root) -> dict[str, list[tuple[str, str, bool]]]:
     """Return name, architecture and whether it is installed of all packages that there is a stanza for, by name."""
     stanzas = []
     places = [f"{_PLACE}/status"]
-    places += [f"{_PLACE}/status.d/{name}" for name in _names(root, f"{_PLACE}/status.d")
-               if not name.endswith(".md5sums")]
+    places += [
+        f"{_PLACE}/status.d/{name}" for name in _names(root, f"{_PLACE}/status.d") if not name.endswith(".md5sums")
+    ]
     for place in places:
         try:
             stanzas += root.read(place, _MOST, volatile=True).split(b"\n\n")  # of all packages

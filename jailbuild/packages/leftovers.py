@@ -9,9 +9,24 @@ from __future__ import annotations
 import re
 
 _ENDS = (
-    ".dpkg-new", ".dpkg-tmp", ".dpkg-old", ".dpkg-dist", ".dpkg-bak", ".dpkg-backup", ".dpkg-remove",
-    ".dpkg-staging-dir", ".ucf-new", ".ucf-old", ".ucf-dist", ".rpmnew", ".rpmsave", ".rpmorig", ".apk-new", ".pacnew",
-    ".pacsave", ".pacorig",
+    ".dpkg-new",
+    ".dpkg-tmp",
+    ".dpkg-old",
+    ".dpkg-dist",
+    ".dpkg-bak",
+    ".dpkg-backup",
+    ".dpkg-remove",
+    ".dpkg-staging-dir",
+    ".ucf-new",
+    ".ucf-old",
+    ".ucf-dist",
+    ".rpmnew",
+    ".rpmsave",
+    ".rpmorig",
+    ".apk-new",
+    ".pacnew",
+    ".pacsave",
+    ".pacorig",
 )
 _MARKS = (";", ".apk.", ".pacsave.")  # one of them is in each of the following
 _OTHERS = r".+;[0-9a-f]{8}|\.apk\.[0-9a-f]{16,}|.+\.pacsave\.[0-9]+"

@@ -8,7 +8,7 @@ from json.encoder import encode_basestring  # in C, and what json.dumps itself w
 from typing import Any
 
 from jailbuild.closure.programs import Program
-from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
+from jailbuild.loader.model import Edge, Library, Missing, Resolution
 from jailbuild.names import shown, to_json
 
 
@@ -46,16 +46,17 @@ class Programs:
     def line(self, program: Program) -> str:
         """Return the object for one program or library, as a line."""
         if program.type == "script":
-            chain = [f"{{{_member('path', one.path)}, {_member('argument', one.argument)}}}"
-                     for one in program.interpreters]
+            chain = [
+                f"{{{_member('path', one.path)}, {_member('argument', one.argument)}}}" for one in program.interpreters
+            ]
             start = f'"interpreters": [{", ".join(chain)}]'
         else:
             start = _member("interpreter", program.interpreter)
         first = program.parts[0].resolution if program.type == "elf" and program.parts else None
-        if first is None or first.like is None or first.asker is None:
+        if first is None or first.like is None or first.requester is None:
             loads = self._loads(program.libraries, program.missing)
         else:
-            loads = self._edge(first.asker).join(self._pieces(first.like))
+            loads = self._edge(first.requester).join(self._pieces(first.like))
         error = "null" if program.error is None else _string(shown(program.error.text))  # one line
         return (
             f'{{"kind": "program", {_member("path", program.path)}, "type": "{program.type}", {start}, '
@@ -70,8 +71,8 @@ class Programs:
         """Return what stands between the edges of the program itself; within a string an edge has other quotes."""
         pieces = self._alike.get(like)
         if pieces is None:
-            assert like.asker is not None
-            pieces = self._alike[like] = self._loads(like.libraries, like.missing).split(self._edge(like.asker))
+            assert like.requester is not None
+            pieces = self._alike[like] = self._loads(like.libraries, like.missing).split(self._edge(like.requester))
         return pieces
 
     def _library(self, library: Library) -> str:

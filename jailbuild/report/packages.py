@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jailbuild.box.carry import named_packages
 from jailbuild.box.plan import Plan
+from jailbuild.box.retain import named_packages
 from jailbuild.packages.info import PackageInfo
 
 
@@ -21,13 +21,23 @@ def package_lines(plan: Plan) -> list[str]:
         for word in package.split(", ") if package is not None else ():
             counts[word] = counts.get(word, 0) + 1
         others += package is None
-    left = {word for action in plan.actions if action.kind != "remove" and action.entry.package is not None
-            for word in action.entry.package.split(", ")}
-    before = {word: known.get(word, PackageInfo(word, None, None, None)) for entry in listed.values()
-              if entry.package is not None for word in entry.package.split(", ")}
+    left = {
+        word
+        for action in plan.actions
+        if action.kind != "remove" and action.entry.package is not None
+        for word in action.entry.package.split(", ")
+    }
+    before = {
+        word: known.get(word, PackageInfo(word, None, None, None))
+        for entry in listed.values()
+        if entry.package is not None
+        for word in entry.package.split(", ")
+    }
     after = {word: one for word, one in plan.draft.packages.items() if word in left}
-    lines = [f"{word} {_versions(before.get(word), after.get(word))}: {_files(count)}"
-             for word, count in sorted(counts.items())]
+    lines = [
+        f"{word} {_versions(before.get(word), after.get(word))}: {_files(count)}"
+        for word, count in sorted(counts.items())
+    ]
     return [*lines, *([f"of no package: {_files(others)}"] if others and lines else [])]
 
 

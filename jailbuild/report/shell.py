@@ -78,8 +78,10 @@ def _file(action: Action, made: Mapping[str, bytes], source_of: Callable[[str], 
     entry = action.entry
     where = _in_box(entry.path)
     if entry.path in made:
-        return [f"printf {shlex.quote(_octal(made[entry.path]))} > {where}",
-                f"chmod {entry.mode or 0:04o} {where}{_owned(action)}"]
+        return [
+            f"printf {shlex.quote(_octal(made[entry.path]))} > {where}",
+            f"chmod {entry.mode or 0:04o} {where}{_owned(action)}",
+        ]
     if entry.hardlink is not None and entry.hardlink != entry.path:
         return [f"ln {_in_box(entry.hardlink)} {where}"]
     source = source_of(entry.path)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from jailbuild.closure.programs import Program
-from jailbuild.loader.resolution import Library, Missing
+from jailbuild.loader.model import Library, Missing
 from jailbuild.names import shown
 
 # what every program of glibc loads, and nobody asks about

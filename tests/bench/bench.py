@@ -52,19 +52,26 @@ def bench_add(clock: Clock, jailbuild: list[str], work: Path) -> None:
     contestants = [
         Contestant("the loop with ldd and cp", ["sh", "-c", LOOP, "loop", str(box), "bash", "ls"], clean),
         *(
-            Contestant(" ".join(["jailbuild add", *options, "bash ls"]),
-                       [*jailbuild, "add", *options, "bash", "ls", "--into", str(box)], clean)
+            Contestant(
+                " ".join(["jailbuild add", *options, "bash ls"]),
+                [*jailbuild, "add", *options, "bash", "ls", "--into", str(box)],
+                clean,
+            )
             for options in (["--bare", "--no-sync"], ["--bare"], ["--no-sync"])
         ),
-        Contestant("jailbuild add --bare --dry-run bash ls",
-                   [*jailbuild, "add", "--bare", "--dry-run", "bash", "ls", "--into", str(box)], clean),
+        Contestant(
+            "jailbuild add --bare --dry-run bash ls",
+            [*jailbuild, "add", "--bare", "--dry-run", "bash", "ls", "--into", str(box)],
+            clean,
+        ),
         Contestant("jailbuild --version", [*jailbuild, "--version"]),
     ]
     made = {}
     for one in contestants[:2]:
         clock.once(one)
         made[one.name] = {
-            os.path.realpath(f"/{path.relative_to(box)}") for path in box.rglob("*")
+            os.path.realpath(f"/{path.relative_to(box)}")
+            for path in box.rglob("*")
             if path.is_file() and ".jailbuild" not in path.parts
         }
         if subprocess.run(["chroot", str(box), "bash", "-c", "ls /"], capture_output=True, check=False).returncode:

@@ -53,8 +53,9 @@ def main() -> None:
     with bench(argparse.ArgumentParser(description=__doc__), 21) as world:
         small, large = world.work / "small", world.work / "large"
         for box, words in ((small, ["bash", "ls"]), (large, _good(world.jailbuild, world.environment, programs()))):
-            subprocess.run([*world.jailbuild, "add", "-q", "--no-sync", *words, "--into", box],
-                           env=world.environment, check=True)
+            subprocess.run(
+                [*world.jailbuild, "add", "-q", "--no-sync", *words, "--into", box], env=world.environment, check=True
+            )
             done = subprocess.run([*world.jailbuild, "check", box], env=world.environment, check=False)
             if done.returncode:
                 sys.exit(f"{box} is not as it should be")
@@ -64,8 +65,9 @@ def main() -> None:
 
 def _good(jailbuild: list[str], environment: dict[str, str], paths: list[str]) -> list[str]:
     """Return the programs that miss nothing."""
-    done = subprocess.run([*jailbuild, "deps", "--json", *paths], env=environment, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [*jailbuild, "deps", "--json", *paths], env=environment, text=True, capture_output=True, check=False
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     return [one["path"] for one in answers if not one["missing"] and not one["error"]]
 

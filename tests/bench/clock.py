@@ -56,7 +56,8 @@ def bench(parser: argparse.ArgumentParser, rounds: int) -> Iterator[Bench]:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True)
         packages = [str(Path(package.__path__[0]).parent) for package in (click, elftools)]
         environment = PLAIN | {
-            "PYTHONPYCACHEPREFIX": str(work / "pyc"), "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
+            "PYTHONPYCACHEPREFIX": str(work / "pyc"),
+            "PYTHONPATH": ":".join([str(TOP), *dict.fromkeys(packages)]),
         }
         print(f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {len(os.sched_getaffinity(0))} processors")
         yield Bench(arguments, work, [str(work / "venv/bin/python"), "-P"], environment)
@@ -95,8 +96,12 @@ class Clock:
         one.before()
         start = time.perf_counter()
         done = subprocess.run(
-            one.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env=self.environment, check=False,
+            one.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            check=False,
         )
         took = time.perf_counter() - start
         if done.returncode and not one.may_fail:

@@ -34,8 +34,21 @@ def oci_bundle(program: str, box: Path, bundle: Path) -> None:
 def peer(program: str, box: Path, work: Path) -> list[str]:
     """Return the command by which a peer runs `true` in the box."""
     if program == "bwrap":
-        return ["bwrap", "--bind", str(box), "/", "--proc", "/proc", "--dev", "/dev", "--unshare-pid", "--unshare-ipc",
-                "--unshare-uts", "--die-with-parent", "/usr/bin/true"]
+        return [
+            "bwrap",
+            "--bind",
+            str(box),
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--unshare-pid",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--die-with-parent",
+            "/usr/bin/true",
+        ]
     if program == "podman":
         return ["podman", "run", "--rm", "--network", "host", "--rootfs", str(box), "/usr/bin/true"]
     oci_bundle(program, box, work / program)
@@ -54,8 +67,12 @@ def main() -> None:
     """Make a box, time everybody, print the table."""
     with bench(argparse.ArgumentParser(description=__doc__), 31) as world:
         box = world.work / "box"
-        subprocess.run([*world.jailbuild, "add", "true", "--bare", "--no-sync", "--into", str(box)],
-                       env=world.environment, check=True, capture_output=True)
+        subprocess.run(
+            [*world.jailbuild, "add", "true", "--bare", "--no-sync", "--into", str(box)],
+            env=world.environment,
+            check=True,
+            capture_output=True,
+        )
         contestants = {
             "python -c 'import click'": [*world.python, "-c", "import click"],
             "jailbuild enter": [*world.jailbuild, "enter", str(box), "true"],

@@ -44,8 +44,11 @@ def _jobs(paths: list[str], target: str) -> Iterator[Job]:
 def copied_files(jailbuild: list[str], environment: dict[str, str], box: Path, paths: list[str]) -> list[str]:
     """Return which files of the host `add` would copy for programs: each file once, however many names it has."""
     done = subprocess.run(
-        [*jailbuild, "add", "--bare", "--dry-run", "--json", *paths, "--into", str(box)], env=environment, check=True,
-        capture_output=True, text=True,
+        [*jailbuild, "add", "--bare", "--dry-run", "--json", *paths, "--into", str(box)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found: dict[tuple[int, int], str] = {}
     for line in done.stdout.splitlines():
@@ -84,8 +87,11 @@ def bench_fill(clock: Clock, jailbuild: list[str], work: Path, paths: list[str])
 
     contestants = [
         Contestant("dracut-install -l", [DRACUT, "-D", str(box), "-l", "-a", *paths], clean_and_make),
-        Contestant("jailbuild add --bare --no-sync", [*jailbuild, "add", "--bare", "-q", "--no-sync", *paths, "--into",
-                                                      str(box)], clean),
+        Contestant(
+            "jailbuild add --bare --no-sync",
+            [*jailbuild, "add", "--bare", "-q", "--no-sync", *paths, "--into", str(box)],
+            clean,
+        ),
         Contestant("jailbuild add --bare", [*jailbuild, "add", "--bare", "-q", *paths, "--into", str(box)], clean),
     ]
     if not os.path.exists(DRACUT):
@@ -97,8 +103,10 @@ def bench_fill(clock: Clock, jailbuild: list[str], work: Path, paths: list[str])
         made.append(digests(box))
     if len(made) == 2:
         theirs, ours = made
-        print(f"- {len(ours & theirs)} files are in both boxes, {len(ours - theirs)} only in that of jailbuild, "
-              f"{len(theirs - ours)} only in that of dracut-install")
+        print(
+            f"- {len(ours & theirs)} files are in both boxes, {len(ours - theirs)} only in that of jailbuild, "
+            f"{len(theirs - ours)} only in that of dracut-install"
+        )
     title = f"{len(paths)} ELF programs into one box, {clock.rounds} rounds"
     table(title, clock.medians(contestants), contestants[0].name)
 
@@ -116,12 +124,27 @@ def bench_copy(clock: Clock, python: list[str], work: Path, files: list[str]) ->
     relative = [path.lstrip("/") for path in files]
     contestants = [
         Contestant("cp -p --parents", ["env", "-C", "/", "cp", "-p", "--parents", "-t", str(target), *relative], clean),
-        Contestant("cp, then sha256sum", ["env", "-C", "/", "sh", "-c",
-                                          'target=$1; shift; cp -p --parents -t "$target" "$@"; sha256sum "$@"', "sh",
-                                          str(target), *relative], clean),
+        Contestant(
+            "cp, then sha256sum",
+            [
+                "env",
+                "-C",
+                "/",
+                "sh",
+                "-c",
+                'target=$1; shift; cp -p --parents -t "$target" "$@"; sha256sum "$@"',
+                "sh",
+                str(target),
+                *relative,
+            ],
+            clean,
+        ),
         *(
-            Contestant(f"copy_all, {workers} at a time",
-                       [*python, "-c", _COPY, str(work / "files"), str(target), str(workers)], clean)
+            Contestant(
+                f"copy_all, {workers} at a time",
+                [*python, "-c", _COPY, str(work / "files"), str(target), str(workers)],
+                clean,
+            )
             for workers in (1, 2, 3)
         ),
     ]

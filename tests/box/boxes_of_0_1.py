@@ -42,8 +42,16 @@ _SMALL = ("-s", "-Wl,-z,noseparate-code", "-Wl,-z,norelro", "-Wl,--hash-style=gn
 ADDITIONS: tuple[tuple[str, ...], ...] = (
     ("true", "/usr/bin/by-path", f"{PLACE}/own/mine:/opt/mine"),
     ("tool", "--dlopen", "none", "--without", "terminfo"),
-    ("--file", "/etc/os-release", "--file", f"{PLACE}/own/{ODD}:/etc/{ODD}.conf", "--dir", "/usr/share/data",
-     "--dir", f"{PLACE}/own/tree:/srv/tree"),
+    (
+        "--file",
+        "/etc/os-release",
+        "--file",
+        f"{PLACE}/own/{ODD}:/etc/{ODD}.conf",
+        "--dir",
+        "/usr/share/data",
+        "--dir",
+        f"{PLACE}/own/tree:/srv/tree",
+    ),
     ("one", "again", "--bare"),
     ("clear",),
     ("--with", "devices", "--user", "svc", "--locale", "C.UTF-8", "--with", "users"),
@@ -59,8 +67,14 @@ def _build(place: Path) -> None:
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    tiny.compile_c(_LOADER, root / "usr/lib64/ld-linux-x86-64.so.2", "-shared", "-fPIC", *_SMALL,
-                   "-Wl,-soname,ld-linux-x86-64.so.2")
+    tiny.compile_c(
+        _LOADER,
+        root / "usr/lib64/ld-linux-x86-64.so.2",
+        "-shared",
+        "-fPIC",
+        *_SMALL,
+        "-Wl,-soname,ld-linux-x86-64.so.2",
+    )
     for name in ("true", "by-path", "one", "last"):
         tiny.program(root / "usr/bin" / name, flags=_SMALL)
     os.link(root / "usr/bin/one", root / "usr/bin/again")
@@ -72,7 +86,7 @@ def _build(place: Path) -> None:
     files = {
         "usr/lib/os-release": "ID=old\nVERSION_ID=1\n",
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nsvc:x:70:70:A service:/srv:/bin/false\n"
-                      "other:x:71:71::/:/bin/false\n",
+        "other:x:71:71::/:/bin/false\n",
         "etc/group": "root:x:0:\nsvc:x:70:\nboth:x:72:svc,other\nother:x:71:\n",
         "usr/lib/locale/C.utf8/LC_CTYPE": "no locale\n",
         f"usr/share/data/{ODD}/{ODD}": "odd\n",
@@ -104,9 +118,20 @@ def _build(place: Path) -> None:
 def _add(python: str, box: str, words: tuple[str, ...], *, user: int = 0, die_at: str = "") -> None:
     os.chown(PLACE / "boxes", user, user)
     done = subprocess.run(
-        [python, *(("-c", AS_NOBODY) if user else ("-m", "jailbuild")), "add", "--no-sync",
-         "--into", PLACE / "boxes" / box, "--sysroot", PLACE / "root", *words],
-        capture_output=True, text=True, cwd="/",
+        [
+            python,
+            *(("-c", AS_NOBODY) if user else ("-m", "jailbuild")),
+            "add",
+            "--no-sync",
+            "--into",
+            PLACE / "boxes" / box,
+            "--sysroot",
+            PLACE / "root",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        cwd="/",
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "JAILBUILD_DIE_AT": die_at, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     if done.returncode != (-9 if die_at else 0):
@@ -122,11 +147,17 @@ def main(python: str) -> None:
         for box, user in (("root", 0), ("user", NOBODY)):
             for words in ADDITIONS:
                 _add(python, box, words, user=user)
-            done = subprocess.run([python, "-m", "jailbuild", "check", "--json", PLACE / "boxes" / box], cwd="/",
-                                  capture_output=True, check=False)
+            done = subprocess.run(
+                [python, "-m", "jailbuild", "check", "--json", PLACE / "boxes" / box],
+                cwd="/",
+                capture_output=True,
+                check=False,
+            )
             (PLACE / f"{box}.check").write_bytes(done.stdout)
         for box, user, step in (
-            ("journal", 0, "place:2"), ("staging", 0, "next:1"), ("user-journal", NOBODY, "commit:1"),
+            ("journal", 0, "place:2"),
+            ("staging", 0, "next:1"),
+            ("user-journal", NOBODY, "commit:1"),
         ):
             tiny.clone(PLACE / "boxes" / ("user" if user else "root"), PLACE / "boxes" / box)
             _add(python, box, LAST, user=user, die_at=step)

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import jailbuild as package
 from jailbuild import syscalls
 from jailbuild.box import apply, faults
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.records import parse_manifest
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.cli import COMMANDS, jailbuild, main
+from jailbuild.closure.catalog import RecipeCatalog
 from jailbuild.closure.gathering import Options
-from jailbuild.closure.shelf import Shelf
 from jailbuild.errors import JailError, reason
 from jailbuild.report import jsonlines
 from jailbuild.root import Root
@@ -68,8 +68,14 @@ def run(*arguments: str | Path, cwd: Path | None = None, nobody: bool = False) -
     """Run jailbuild; names that are not UTF-8 come and go as os.fsdecode has them."""
     command = [sys.executable, "-c", AS_NOBODY] if nobody else [sys.executable, "-m", "jailbuild"]
     return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="surrogateescape", cwd=cwd,
-        timeout=PATIENCE, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"},
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        cwd=cwd,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
     )
 
 
@@ -158,8 +164,8 @@ def put(box: Path, *words: str, root: Path = Path("/"), library_path: str = "", 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
-        choices = Choices(Options(library_path=library_path), shelf=Shelf())
-        addition = plan_addition(Root(str(root)), Words(words), str(box), choices, adopt=adopt)
+        choices = PlanOptions(Options(library_path=library_path), catalog=RecipeCatalog())
+        addition = plan_addition(Root(str(root)), AddSpec(words), str(box), choices, adopt=adopt)
         addition.plan.refuse_conflicts()
         apply_plan(addition.plan, str(box), addition.source, Writing(sync=False))
     finally:
@@ -262,16 +268,27 @@ def _entering(root: Path) -> Callable[[], None]:
 def inside(box: Path, *command: str) -> Done:
     """Run a command with the box as its root: a real chroot(2)."""
     return subprocess.run(
-        command, preexec_fn=_entering(box), env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE,
-        encoding="utf-8", errors="surrogateescape", stdin=subprocess.DEVNULL,
+        command,
+        preexec_fn=_entering(box),
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        timeout=PATIENCE,
+        encoding="utf-8",
+        errors="surrogateescape",
+        stdin=subprocess.DEVNULL,
     )
 
 
 def listed_inside(box: Path, program: str) -> dict[str, str]:
     """Return what the box's own loader says a program would load, by name, when it is started inside."""
     done = subprocess.run(
-        [program], preexec_fn=_entering(box), env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True,
-        timeout=PATIENCE, check=True,
+        [program],
+        preexec_fn=_entering(box),
+        env={"LD_TRACE_LOADED_OBJECTS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     found = {}
     for line in done.stdout.splitlines():

@@ -72,13 +72,12 @@ def test_the_script_is_the_commands_of_the_demo(made: Path, box: Path) -> None:
     lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
     words = {command.split()[0] for line in lines for command in line.split(" && ")}
     assert words <= {"set", "umask", "mkdir", "cp", "ln", "chmod", "printf"} | {
-        word for word in words if re.match(r"box=", word)}, words
+        word for word in words if re.match(r"box=", word)
+    }, words
 
 
 @pytest.mark.parametrize("raw", ODD, ids=ascii)
-def test_odd_names_are_words_of_the_shell(
-    sysroot: Path, tmp_path: Path, odd: tuple[Path, Path], raw: bytes
-) -> None:
+def test_odd_names_are_words_of_the_shell(sysroot: Path, tmp_path: Path, odd: tuple[Path, Path], raw: bytes) -> None:
     """In paths, link texts, the cache and the name of the box; no name runs a command."""
     name = os.fsdecode(raw)
     program, library = odd

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.box import deciding, records
-from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import OTHERS, OWN, Bounds, TooLargeError, bounds_for, encode, parse_manifest
 from tests.box import tiny
 from tests.box.running import (
@@ -38,16 +38,27 @@ def listing(count: int, *, shared: bool = True) -> Manifest:
     for number in range(count):
         path = f"/d/{number:09}"
         reason = Reason("/d", "tree", ("/d",)) if shared else Reason(f"/e/{number}", "needed", ("/d",))
-        found[path] = Entry(path, "file", 0o644, size=1, mtime_ns=10**18, sha256=f"{number:064x}", source=path,
-                            package="pack", wanted_by=("/d",), reasons=(reason,))
-    return Manifest(Label("tiny", "1", "x86_64"), {"/d": Asked("/d", "/d", type="directory")}, found, (), "/")
+        found[path] = Entry(
+            path,
+            "file",
+            0o644,
+            size=1,
+            mtime_ns=10**18,
+            sha256=f"{number:064x}",
+            source=path,
+            package="pack",
+            wanted_by=("/d",),
+            reasons=(reason,),
+        )
+    return Manifest(Label("tiny", "1", "x86_64"), {"/d": RecordedRequest("/d", "/d", type="directory")}, found, (), "/")
 
 
 def as_schema_1(manifest: Manifest) -> bytes:
     """Return a manifest as version 0.1 wrote it."""
     lines = [{"kind": "header", "schema": 1, "root": manifest.label._asdict()}]
-    lines += [{key: value for key, value in asked.as_json().items() if key != "docs"}
-              for asked in manifest.requests.values()]
+    lines += [
+        {key: value for key, value in asked.as_json().items() if key != "docs"} for asked in manifest.requests.values()
+    ]
     for entry in manifest.entries.values():
         edges = [{"by": why.by or None, "as": why.how} for why in entry.reasons]
         lines.append(entry.as_json() | {"edges": edges})
@@ -60,8 +71,10 @@ def test_the_bounds_are_those_of_the_design() -> None:
     assert OTHERS[:2] == (32 << 20, 100_000)
 
 
-@pytest.mark.parametrize(("me", "owner", "bounds"), [
-    (0, 0, OWN), (0, NOBODY, OTHERS), (NOBODY, NOBODY, OWN), (NOBODY, 0, OWN), (NOBODY, STRANGER, OTHERS)])
+@pytest.mark.parametrize(
+    ("me", "owner", "bounds"),
+    [(0, 0, OWN), (0, NOBODY, OTHERS), (NOBODY, NOBODY, OWN), (NOBODY, 0, OWN), (NOBODY, STRANGER, OTHERS)],
+)
 def test_whose_a_manifest_is_decides(monkeypatch: pytest.MonkeyPatch, me: int, owner: int, bounds: Bounds) -> None:
     """Root's is believed by everybody; another's by nobody, not by root either."""
     monkeypatch.setattr(os, "geteuid", lambda: me)
@@ -75,14 +88,18 @@ def test_a_manifest_is_read_up_to_its_bounds() -> None:
     longest = max(map(len, data.splitlines(keepends=True)))
     exactly = Bounds(len(data), 20, longest)
     assert parse_manifest(data, exactly) == manifest
-    for less in (exactly._replace(size=len(data) - 1), exactly._replace(entries=19),
-                 exactly._replace(line=longest - 1)):
+    for less in (
+        exactly._replace(size=len(data) - 1),
+        exactly._replace(entries=19),
+        exactly._replace(line=longest - 1),
+    ):
         with pytest.raises(TooLargeError):
             parse_manifest(data, less)
 
 
 def test_no_more_is_read_than_the_bounds_say() -> None:
     """Also of what grows while it is read: counted in bytes."""
+
     class Endless(io.BytesIO):
         given = 0
 
@@ -104,10 +121,12 @@ SMALL = Bounds(3000, 12, 2000)
 
 def smaller(own: Bounds, others: Bounds = OTHERS, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
     """Return what makes bounds smaller in a child."""
+
     def prepare() -> None:
         vars(records).update(OWN=own, OTHERS=others)
         vars(deciding).update(OWN=own)
         then()
+
     return prepare
 
 
@@ -132,10 +151,13 @@ def test_another_owners_manifest_has_smaller_bounds(made: Path, tmp_path: Path, 
     import_all()
     open_to_all(made)
     then = become_nobody if user else lambda: None
-    words = {"why": ("/d/000000001",), "add": ("bash", "--sysroot", made, "--rebase", "--no-sync"),
-             "update": ("--sysroot", made, "--dry-run"), "remove": ("/d", "--dry-run")}.get(command, ())
-    for at, others in enumerate((SMALL._replace(size=10**6), SMALL._replace(entries=10**6),
-                                 Bounds(10**6, 10**6, 50))):
+    words = {
+        "why": ("/d/000000001",),
+        "add": ("bash", "--sysroot", made, "--rebase", "--no-sync"),
+        "update": ("--sysroot", made, "--dry-run"),
+        "remove": ("/d", "--dry-run"),
+    }.get(command, ())
+    for at, others in enumerate((SMALL._replace(size=10**6), SMALL._replace(entries=10**6), Bounds(10**6, 10**6, 50))):
         box = _box(tmp_path / str(at), STRANGER, listing(50))
         place = ("--into", box) if command == "add" else ("--from", box) if command == "remove" else (box,)
         done = forked(command, *place, *words, prepare=smaller(OWN, others, then))
@@ -166,8 +188,9 @@ def test_200_MB_of_another_owners_are_refused_before_they_are_read(tmp_path: Pat
     assert "line 2: there are more than 4 MiB" in complaint(forked("list", box, prepare=little_memory))
 
 
-@pytest.mark.parametrize("bounds", [
-    SMALL._replace(size=10**6), SMALL._replace(entries=10**6), Bounds(10**6, 10**6, 50)])
+@pytest.mark.parametrize(
+    "bounds", [SMALL._replace(size=10**6), SMALL._replace(entries=10**6), Bounds(10**6, 10**6, 50)]
+)
 @pytest.mark.parametrize("is_there", [False, True])
 def test_nothing_is_written_that_could_not_be_read(sysroot: Path, box: Path, is_there: bool, bounds: Bounds) -> None:
     """Too many entries, too many bytes, too long a line: one line, and all is as it was, or there is no box."""
@@ -176,8 +199,17 @@ def test_nothing_is_written_that_could_not_be_read(sysroot: Path, box: Path, is_
     if is_there:
         add(box, "--file", "/etc/os-release", sysroot=sysroot)
     before = settled(box)
-    done = forked("add", "--dir", "/srv/data", "--into", box, "--sysroot", sysroot, "--no-sync",
-                  prepare=smaller(Bounds(max(bounds.size, 2999), bounds.entries, bounds.line)))
+    done = forked(
+        "add",
+        "--dir",
+        "/srv/data",
+        "--into",
+        box,
+        "--sysroot",
+        sysroot,
+        "--no-sync",
+        prepare=smaller(Bounds(max(bounds.size, 2999), bounds.entries, bounds.line)),
+    )
     if is_there and bounds.line == 50:  # what is there cannot be read either
         assert "cannot read the manifest" in complaint(done)
     else:
@@ -198,8 +230,17 @@ def test_who_writes_to_another_owners_box_keeps_to_the_owners_bounds(sysroot: Pa
     for number in range(50):
         (sysroot / f"srv/data/{number}").mkdir(parents=True)
     before = settled(box)
-    done = forked("add", "--dir", "/srv/data", "--into", box, "--sysroot", sysroot, "--no-sync",
-                  prepare=smaller(OWN, Bounds(10**6, 30, 10**6)))
+    done = forked(
+        "add",
+        "--dir",
+        "/srv/data",
+        "--into",
+        box,
+        "--sysroot",
+        sysroot,
+        "--no-sync",
+        prepare=smaller(OWN, Bounds(10**6, 30, 10**6)),
+    )
     assert "cannot write " in complaint(done)
     assert before == settled(box)
 

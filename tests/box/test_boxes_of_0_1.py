@@ -143,8 +143,15 @@ def _edge_of_1(edge: Record, wanted_by: list[str]) -> tuple[object, ...]:
 
 
 def _edge_of_2(edge: Record, wanted_by: list[str]) -> tuple[object, ...]:
-    return (_bytes(edge, "by"), edge["kind"], edge["recipe"] or "", edge.get("through", []), edge.get("cause", ""),
-            edge["names"], frozenset(edge.get("for", wanted_by)))
+    return (
+        _bytes(edge, "by"),
+        edge["kind"],
+        edge["recipe"] or "",
+        edge.get("through", []),
+        edge.get("cause", ""),
+        edge["names"],
+        frozenset(edge.get("for", wanted_by)),
+    )
 
 
 def meaning(lines: list[Record]) -> tuple[Record, dict[bytes, Record]]:
@@ -188,8 +195,13 @@ def assert_upgraded(old: Old, source: Path) -> None:
 def test_list_prints_schema_2_and_knows_no_source_root(old: Old) -> None:
     """Everything that the manifest of schema 1 says, and nothing that it does not say."""
     lines = hold("list", old("list", "--json").stdout)
-    assert lines[0] == {"kind": "header", "schema": 2, "root": {"id": "old", "version_id": "1", "machine": "x86_64"},
-                        "built": None, "image": None}
+    assert lines[0] == {
+        "kind": "header",
+        "schema": 2,
+        "root": {"id": "old", "version_id": "1", "machine": "x86_64"},
+        "built": None,
+        "image": None,
+    }
     assert meaning(old.raw()) == meaning(lines)
     assert [line["name"] for line in lines if line.get("docs")] == ["pack"]
     assert not [line for line in lines if "lines" in line or line["kind"] == "package"]
@@ -206,7 +218,15 @@ def test_why_finds_the_chains_of_every_path(old: Old) -> None:
             last = chain["steps"][-1]
             assert _bytes(last, "path") == os.fsencode(path)
             assert chain["steps"][0]["as"].split(" ")[0] in (
-                "program", "file", "directory", "package", "recipe", "user", "locale", "mount-point")
+                "program",
+                "file",
+                "directory",
+                "package",
+                "recipe",
+                "user",
+                "locale",
+                "mount-point",
+            )
     assert "recipe users > nsswitch" in old("why", "/etc/nsswitch.conf").stdout
     assert "recipe terminfo: program clear" in old("why", "/usr/share/terminfo/d/dumb").stdout
 
@@ -250,8 +270,10 @@ def test_check_tells_what_an_update_would_change(old: Old) -> None:
 
 
 CHANGES = {
-    "add what is there": ("add", "true"), "add a recipe that is there": ("add", "--with", "users"),
-    "update": ("update",), "rebase": ("update", "--rebase"),
+    "add what is there": ("add", "true"),
+    "add a recipe that is there": ("add", "--with", "users"),
+    "update": ("update",),
+    "rebase": ("update", "--rebase"),
 }
 
 
@@ -285,8 +307,11 @@ def test_an_update_leads_to_what_a_new_box_would_have(roots: Old, tmp_path: Path
     for words in ADDITIONS:
         fresh("add", *(word.replace(f"{PLACE}/own", f"{roots.unpacked}/own") for word in words))
     ours, others = (
-        {path: {key: value for key, value in entry.items() if not key.startswith("source")}
-         for path, entry in meaning(manifest(one.box))[1].items() if not path.endswith(b"/os-release")}
+        {
+            path: {key: value for key, value in entry.items() if not key.startswith("source")}
+            for path, entry in meaning(manifest(one.box))[1].items()
+            if not path.endswith(b"/os-release")
+        }
         for one in (roots, fresh)
     )
     both = frozenset(("/etc/os-release", "/usr/lib/os-release"))
@@ -296,7 +321,8 @@ def test_an_update_leads_to_what_a_new_box_would_have(roots: Old, tmp_path: Path
             entry["edges"] = sorted(([*edge[:6], sorted(edge[6] - both)] for edge in entry["edges"]), key=repr)
     assert others == ours
     assert [line for line in manifest(roots.box) if line["kind"] == "package"] == [
-        {"kind": "package", "name": "pack", "version": "1.2", "architecture": "amd64", "source": "pack"}]
+        {"kind": "package", "name": "pack", "version": "1.2", "architecture": "amd64", "source": "pack"}
+    ]
     lines = {path: entry["lines"] for path, entry in entries(roots.box).items() if "lines" in entry}
     assert lines.keys() == LINES
     assert lines == {path: (roots.box / path[1:]).read_text().splitlines() for path in LINES}
@@ -346,8 +372,18 @@ def test_what_was_put_in_by_path_is_named_again(old: Old) -> None:
     tiny.clone(old.sysroot, root)
     (root / "usr/lib/os-release").write_text("ID=old\nVERSION_ID=1\nNAME=Another\n")
     old._replace(unpacked=root.parent)(
-        "update", "--file", f"{own}/{odd}:/etc/{odd}.conf", "--file", f"{own}/mine:/opt/mine",
-        "--file", "/etc/os-release", "--dir", f"{own}/tree:/srv/tree", "--dir", "/usr/share/data")
+        "update",
+        "--file",
+        f"{own}/{odd}:/etc/{odd}.conf",
+        "--file",
+        f"{own}/mine:/opt/mine",
+        "--file",
+        "/etc/os-release",
+        "--dir",
+        f"{own}/tree:/srv/tree",
+        "--dir",
+        "/usr/share/data",
+    )
     assert (old.box / f"etc/{odd}.conf").read_text() == (old.box / "srv/tree/below/file").read_text() == "new\n"
     assert (old.box / "etc/os-release").read_text().endswith("NAME=Another\n")
     assert_upgraded(old, root)
@@ -411,8 +447,9 @@ def test_lines_that_the_user_added_before_the_upgrade_stay(old: Old, where: str)
     old("remove", "user:svc")
     hold_mine("svc", "mine")  # a group that they have changed, and that is theirs from now on
     assert "svc:x:70" not in (old.box / "etc/passwd").read_text() + group.read_text()
-    old("remove", "recipe:users")
-    hold_mine("svc", "mine")
+    old("remove", "recipe:users")  # which takes ours with it
+    assert (old.box / "etc/passwd").read_text() == MINE
+    assert sorted(group.read_text().splitlines()) == ["# a comment", "both:x:72:svc,mine", "mine:x:1000:svc"]
 
 
 def test_a_line_of_ours_that_was_changed_before_the_upgrade_stays(old: Old) -> None:

@@ -50,8 +50,13 @@ def target_opener(path: Path) -> Callable[[], int]:
     return lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
-def copy(source: Path, target: Path, entry: Entry | None = None, keep_privileges: bool = False,
-         meanwhile: Callable[[], None] | None = None) -> str:
+def copy(
+    source: Path,
+    target: Path,
+    entry: Entry | None = None,
+    keep_privileges: bool = False,
+    meanwhile: Callable[[], None] | None = None,
+) -> str:
     """Copy `source` to the new file `target`; `meanwhile` runs once, after the first block."""
     waiting = [meanwhile] if meanwhile is not None else []
 
@@ -145,8 +150,15 @@ def test_an_empty_file_is_copied(tmp_path: Path, target: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data_at", "size"),
-    [([], HOLE), ([0], HOLE), ([HOLE // 2], HOLE), ([HOLE - 4], HOLE), ([5000, 1 << 24, (1 << 25) + 7], HOLE),
-     ([], 1), ([0], 3 << 20)],
+    [
+        ([], HOLE),
+        ([0], HOLE),
+        ([HOLE // 2], HOLE),
+        ([HOLE - 4], HOLE),
+        ([5000, 1 << 24, (1 << 25) + 7], HOLE),
+        ([], 1),
+        ([0], 3 << 20),
+    ],
 )
 def test_holes_stay_holes_and_count_as_zeros(tmp_path: Path, target: Path, data_at: list[int], size: int) -> None:
     """Wherever they are: the copy takes no more room than the source, and sha256sum(1) agrees on both."""
@@ -280,8 +292,13 @@ def test_a_file_that_never_holds_still_is_refused(big: Path, target: Path) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [lambda path: path.chmod(0o700), lambda path: os.link(path, f"{path}.other"), lambda path: path.unlink(),
-     lambda path: path.rename(f"{path}.other"), lambda path: path.read_bytes()],
+    [
+        lambda path: path.chmod(0o700),
+        lambda path: os.link(path, f"{path}.other"),
+        lambda path: path.unlink(),
+        lambda path: path.rename(f"{path}.other"),
+        lambda path: path.read_bytes(),
+    ],
     ids=["chmod", "link", "unlink", "rename", "read"],
 )
 def test_what_changes_no_byte_is_no_change(big: Path, target: Path, change: Callable[[Path], object]) -> None:

@@ -37,8 +37,11 @@ def _requests(box: Path) -> list[tuple[str, str, str | None]]:
 def _timeless(tree: Path) -> dict[str, str]:
     """Return all that is in a tree, directories without their times."""
     found = dump(tree, times=True, contents=True)
-    return {path: what.partition(" @")[0] if what.startswith("directory") else what
-            for path, what in found.items() if path != "/"}
+    return {
+        path: what.partition(" @")[0] if what.startswith("directory") else what
+        for path, what in found.items()
+        if path != "/"
+    }
 
 
 def test_a_directory_goes_in_as_it_is(made: Path, box: Path, data: Path) -> None:
@@ -128,10 +131,18 @@ def test_a_file_of_the_users_is_in_the_way_until_it_is_given_up(made: Path, box:
     assert sorted(os.listdir(box / "etc")) == ["plain"]
 
 
-@pytest.mark.parametrize("words", [
-    ("--file", "/nowhere"), ("--dir", "/etc/os-release"), ("--file", "/usr/bin"), ("--dir", "/nowhere:/x"),
-    ("--file", "/etc/os-release:/.jailbuild/x"), ("--file", "/etc/os-release:/proc/x"), ("--dir", "/usr:/../x"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--file", "/nowhere"),
+        ("--dir", "/etc/os-release"),
+        ("--file", "/usr/bin"),
+        ("--dir", "/nowhere:/x"),
+        ("--file", "/etc/os-release:/.jailbuild/x"),
+        ("--file", "/etc/os-release:/proc/x"),
+        ("--dir", "/usr:/../x"),
+    ],
+)
 def test_data_that_cannot_go_in_is_one_line(made: Path, box: Path, words: tuple[str, ...]) -> None:
     """And there is no box."""
     complaint(add(box, "bash", *words, sysroot=made, status=1))

@@ -33,16 +33,21 @@ def root(tmp_path: Path) -> Path:
         target = root / tiny.LIBRARIES / f"lib{name}.so"
         notes = assembly([entry("libinner.so")]) if name == "recommended" else ""
         tiny.compile_c(f"{notes}int {name};\n", target, "-shared", "-fPIC", f"-Wl,-soname,lib{name}.so")
-    noted_program(root / "usr/bin/prog", *([entry(f"lib{name}.so", priority=name)]
-                                           for name in ("required", "recommended", "suggested")))
+    noted_program(
+        root / "usr/bin/prog",
+        *([entry(f"lib{name}.so", priority=name)] for name in ("required", "recommended", "suggested")),
+    )
     tiny.backdate(root)
     return root
 
 
 def opened(box: Path) -> set[str]:
     """Return which of the root's libraries a box has."""
-    return {name.removeprefix("lib").removesuffix(".so") for name in os.listdir(box / tiny.LIBRARIES)
-            if name.startswith(("librequired", "librecommended", "libsuggested", "libinner"))}
+    return {
+        name.removeprefix("lib").removesuffix(".so")
+        for name in os.listdir(box / tiny.LIBRARIES)
+        if name.startswith(("librequired", "librecommended", "libsuggested", "libinner"))
+    }
 
 
 def request(box: Path, name: str = "prog") -> dict[str, Any]:
@@ -54,14 +59,17 @@ def found(box: Path, *options: str) -> dict[str, dict[str, Any]]:
     return {one["code"]: one for one in objects(run("check", "--json", *options, box)) if one["kind"] == "finding"}
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ((), {"required", "recommended", "inner"}),
-    (("--bare",), {"required", "recommended", "inner"}),
-    (("--dlopen", "none"), set()),
-    (("--dlopen", "required"), {"required"}),
-    (("--dlopen", "recommended"), {"required", "recommended", "inner"}),
-    (("--dlopen", "suggested"), {"required", "recommended", "inner", "suggested"}),
-])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"required", "recommended", "inner"}),
+        (("--bare",), {"required", "recommended", "inner"}),
+        (("--dlopen", "none"), set()),
+        (("--dlopen", "required"), {"required"}),
+        (("--dlopen", "recommended"), {"required", "recommended", "inner"}),
+        (("--dlopen", "suggested"), {"required", "recommended", "inner", "suggested"}),
+    ],
+)
 def test_add_brings_what_the_level_says_and_remembers_it(
     root: Path, tmp_path: Path, options: tuple[str, ...], expected: set[str]
 ) -> None:
@@ -113,8 +121,9 @@ def test_remove_takes_what_was_opened_and_why_tells_who_opens_it(root: Path, tmp
     box = tmp_path / "box"
     add(box, "prog", "bash", sysroot=root)
     done = run("why", box, f"{LIB}/libinner.so")
-    assert done.stdout == (f"/usr/bin/prog (program) -> {LIB}/librecommended.so (dlopen) -> {LIB}/libinner.so "
-                           "(dlopen)\n")
+    assert done.stdout == (
+        f"/usr/bin/prog (program) -> {LIB}/librecommended.so (dlopen) -> {LIB}/libinner.so (dlopen)\n"
+    )
     run("remove", "prog", "--from", box)
     assert opened(box) == set()
 
@@ -143,8 +152,10 @@ def test_check_finds_what_is_opened_and_was_taken_away(root: Path, tmp_path: Pat
     shutil.copytree(box, tmp_path / "bare", symlinks=True, ignore=shutil.ignore_patterns(".jailbuild"))
     for directory in (box, tmp_path / "bare"):
         say = found(directory)
-        assert (say["missing-library"]["path"], say["missing-library"]["subject"]) == ("/usr/bin/prog",
-                                                                                       "librequired.so")
+        assert (say["missing-library"]["path"], say["missing-library"]["subject"]) == (
+            "/usr/bin/prog",
+            "librequired.so",
+        )
         assert say["missing-optional-library"]["path"] == f"{LIB}/librecommended.so"
         assert say["missing-optional-library"]["subject"] == "libinner.so"
         assert "missing-optional-library" not in found(directory, "--dlopen", "required")
@@ -197,8 +208,9 @@ _WAYS = {
 
 def threads(target: Path, way: str, *flags: str) -> Path:
     """Make a program whose threads end in a way."""
-    subprocess.run(["gcc", "-x", "c", "-", "-o", target, "-pthread", *flags], input=_THREADS % _WAYS[way], text=True,
-                   check=True)
+    subprocess.run(
+        ["gcc", "-x", "c", "-", "-o", target, "-pthread", *flags], input=_THREADS % _WAYS[way], text=True, check=True
+    )
     return target
 
 
@@ -226,10 +238,18 @@ def test_threads_that_end_early_work_in_a_box_made_by_add_alone(
 
 def test_a_library_whose_threads_end_early_brings_libgcc_s_too(tmp_path: Path) -> None:
     library, box = tmp_path / "libends.so", tmp_path / "box"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-Wl,-soname,libends.so"], text=True,
-                   input="#include <pthread.h>\nvoid ends(void) { pthread_exit(0); }\n", check=True)
-    subprocess.run(["gcc", "-x", "c", "-", "-x", "none", "-o", tmp_path / "prog", library, "-Wl,-rpath,/opt/own"],
-                   input="void ends(void); int main(void) { ends(); }\n", text=True, check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-Wl,-soname,libends.so"],
+        text=True,
+        input="#include <pthread.h>\nvoid ends(void) { pthread_exit(0); }\n",
+        check=True,
+    )
+    subprocess.run(
+        ["gcc", "-x", "c", "-", "-x", "none", "-o", tmp_path / "prog", library, "-Wl,-rpath,/opt/own"],
+        input="void ends(void); int main(void) { ends(); }\n",
+        text=True,
+        check=True,
+    )
     add(box, f"{library}:/opt/own/libends.so", f"{tmp_path}/prog:/usr/bin/prog")
     assert subprocess.run(["/usr/sbin/chroot", box, "/usr/bin/prog"], check=False).returncode == 0
 
@@ -259,7 +279,8 @@ def test_a_source_without_libgcc_s_is_told_and_not_refused(tmp_path: Path) -> No
     done = add(tmp_path / "box", "prog", sysroot=root)
     assert "/libc.so.6 would open libgcc_s.so.1 (recommended, for unwinding), which is in none of: " in done.stderr
     assert set(found(tmp_path / "box")) & {"missing-library", "missing-optional-library"} == {
-        "missing-optional-library"}
+        "missing-optional-library"
+    }
 
 
 def test_a_check_of_one_program_is_about_what_it_opens_too(root: Path, box: Path) -> None:

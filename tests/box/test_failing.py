@@ -92,8 +92,12 @@ def test_all_that_is_missing_is_listed(sysroot: Path, box: Path) -> None:
     assert not box.exists()
     lines = [line for line in done.stderr.splitlines() if not line.startswith("hint: ")]
     assert [
-        (program, library) for line in lines for program in ("ls", "editor") if f"cannot add {program}: " in line
-        for library in ("libtinfo.so.6", "libpcre.so.8") if f"needs {library}, which is in none of: " in line
+        (program, library)
+        for line in lines
+        for program in ("ls", "editor")
+        if f"cannot add {program}: " in line
+        for library in ("libtinfo.so.6", "libpcre.so.8")
+        if f"needs {library}, which is in none of: " in line
     ] == [("ls", "libpcre.so.8"), ("editor", "libtinfo.so.6"), ("editor", "libpcre.so.8")]
     assert all("/lib/x86_64-linux-gnu" in line for line in lines)
 
@@ -371,7 +375,8 @@ def test_an_interrupted_add_leaves_no_box(made: Path, sysroot: Path, box: Path) 
     before = state(box)
     process = subprocess.Popen(
         [sys.executable, "-m", "jailbuild", "add", "bash", "--into", box, "--sysroot", sysroot, "--no-sync"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     staging = box / ".jailbuild/staging"
     for _ in range(2000):

@@ -155,7 +155,9 @@ def _with_listings_as_old_as_descriptors() -> None:
         return there[place] if isinstance(place, int) else now(place)
 
     for module, name, other in (
-        (syscalls, "openat2", noting(syscalls.openat2)), (os, "open", noting(os.open)), (os, "listdir", as_it_was),
+        (syscalls, "openat2", noting(syscalls.openat2)),
+        (os, "open", noting(os.open)),
+        (os, "listdir", as_it_was),
     ):
         setattr(module, name, other)
 
@@ -241,7 +243,10 @@ class Layered(World):
 
 @pytest.fixture(params=["one file system", "two"])
 def layered(
-    request: pytest.FixtureRequest, made: Path, memory: Path, tmp_path: Path,
+    request: pytest.FixtureRequest,
+    made: Path,
+    memory: Path,
+    tmp_path: Path,
 ) -> Iterator[Callable[[str], Layered]]:
     """Return what gives the world of a change of CHANGES, its box in a lower layer."""
     needs.may_mount()
@@ -367,7 +372,10 @@ def test_the_next_command_recovers(sysroot: Path, box: Path, name: str) -> None:
     number = "" if ":" in name else ":1"
     done = subprocess.run(
         [sys.executable, "-m", "jailbuild", "update", box, "--sysroot", sysroot],
-        env=os.environ | {"JAILBUILD_DIE_AT": f"{name}{number}"}, capture_output=True, text=True, check=False,
+        env=os.environ | {"JAILBUILD_DIE_AT": f"{name}{number}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL, done
     done = run("add", "bash", "--into", box, "--sysroot", sysroot)
@@ -392,8 +400,12 @@ def test_kills_at_random_times(sysroot: Path, box: Path) -> None:
         if verb == "update":
             tiny.library(libraries / "libpcre.so.8.1", soname="libpcre.so.8", value=number)
         root = [] if verb == "remove" else ["--sysroot", str(sysroot)]
-        process = subprocess.Popen([sys.executable, "-m", "jailbuild", verb, *words, box, *root],
-                                   stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jailbuild", verb, *words, box, *root],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         try:
             process.wait(dice.uniform(0.2 * whole, whole))
         except subprocess.TimeoutExpired:
@@ -507,6 +519,7 @@ def test_a_signal_at_any_step(made: Path, memory: Path, number: int, change: str
     after = settled(world.box)
     outcomes = []
     for step in itertools.count(1):
+
         def signalled(step: int = step) -> None:
             reached = itertools.count(1)
 
@@ -548,7 +561,8 @@ def test_a_second_writer_waits_and_says_for_whom(sysroot: Path, box: Path) -> No
     with writer(box):
         process = subprocess.Popen(
             [sys.executable, "-m", "jailbuild", "add", "ls", "--into", box, "--sysroot", sysroot],
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr is not None
         told = process.stderr.readline()
@@ -580,7 +594,10 @@ def test_readers_are_not_blocked(sysroot: Path, box: Path, command: tuple[str, .
     if there == "a change under way":
         forked("add", "ls", "--into", box, "--sysroot", sysroot, die_at="next:1")
     last: dict[str, tuple[str, ...]] = {
-        "why": ("/usr/bin/bash",), "enter": ("/usr/bin/bash",), "update": ("--sysroot", str(sysroot))}
+        "why": ("/usr/bin/bash",),
+        "enter": ("/usr/bin/bash",),
+        "update": ("--sysroot", str(sysroot)),
+    }
     with writer(box):
         before = state(box)
         done = forked(*command, box, *last.get(command[0], ()))
@@ -592,8 +609,11 @@ def test_two_adds_at_once_both_end_up_in_the_box(sysroot: Path, box: Path) -> No
     """Whoever comes second plans again; also where there was no box."""
     for _ in range(4):
         processes = [
-            subprocess.Popen([sys.executable, "-m", "jailbuild", "add", name, "--into", box, "--sysroot", sysroot],
-                             stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [sys.executable, "-m", "jailbuild", "add", name, "--into", box, "--sysroot", sysroot],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             for name in ("bash", "ls", "editor")
         ]
         words = [process.communicate(timeout=PATIENCE)[1] for process in processes]
@@ -637,8 +657,16 @@ def test_a_lock_that_is_none_is_refused(sysroot: Path, box: Path, what: str) -> 
 
 @pytest.mark.parametrize(
     "words",
-    [b"", b"\xff\x00garbage", b"[" * 5000, b'{"pid": "x"}', b'{"pid": 1e999, "command": 1}', b"[1]",
-     b'{"pid": 1, "command": "\\u001b[31mred\\nline"}', b'{"pid": ' + b"9" * 5000],
+    [
+        b"",
+        b"\xff\x00garbage",
+        b"[" * 5000,
+        b'{"pid": "x"}',
+        b'{"pid": 1e999, "command": 1}',
+        b"[1]",
+        b'{"pid": 1, "command": "\\u001b[31mred\\nline"}',
+        b'{"pid": ' + b"9" * 5000,
+    ],
 )
 def test_garbage_in_the_lock_does_no_harm(sysroot: Path, box: Path, words: bytes) -> None:
     """It is held by somebody, whatever it says; and free when nobody holds it."""
@@ -665,8 +693,9 @@ def test_who_recovers_need_not_be_who_was_killed(made: Path, tmp_path: Path) -> 
     shared.mkdir()
     shared.chmod(0o777)
     open_to_all(made, tmp_path)
-    done = forked("add", "bash", "ls", "--into", shared / "box", "--sysroot", made, die_at="commit:1",
-                  prepare=_as_nobody)
+    done = forked(
+        "add", "bash", "ls", "--into", shared / "box", "--sysroot", made, die_at="commit:1", prepare=_as_nobody
+    )
     assert done.returncode == -signal.SIGKILL, done
     done = forked("update", "--recover", shared / "box")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1), done
@@ -713,9 +742,25 @@ def test_writes_and_syncs_keep_their_order(sysroot: Path, box: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     subprocess.run(
-        ["strace", "-f", "-o", trace, "-e", "trace=openat,openat2,/rename,/mkdir,/unlink,rmdir,/link,syncfs,fsync",
-         sys.executable, "-m", "jailbuild", "update", box, "--sysroot", sysroot], check=True, capture_output=True,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+        [
+            "strace",
+            "-f",
+            "-o",
+            trace,
+            "-e",
+            "trace=openat,openat2,/rename,/mkdir,/unlink,rmdir,/link,syncfs,fsync",
+            sys.executable,
+            "-m",
+            "jailbuild",
+            "update",
+            box,
+            "--sysroot",
+            sysroot,
+        ],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
     order = _order(trace.read_text())
     assert order[:7] == ["record", "stage", "next", "syncfs", "mkdir", "commit", "fsync"]
     assert order[7:-5] == [what for what in order[7:-5] if what in ("place", "remove", "take")]
@@ -798,7 +843,10 @@ def test_a_journal_that_cannot_be_believed_is_refused(made: Path, box: Path, jou
     complaint(forked("add", "ls", "--into", box, "--sysroot", made))
     now = dump(box, contents=True, record=journal is not None)
     assert {**before, "/.jailbuild/lock": "", "/.jailbuild/staging": ""} == {
-        **now, "/.jailbuild/lock": "", "/.jailbuild/staging": ""}
+        **now,
+        "/.jailbuild/lock": "",
+        "/.jailbuild/staging": "",
+    }
 
 
 def test_a_staging_of_somebody_elses_making_does_no_harm(made: Path, box: Path) -> None:

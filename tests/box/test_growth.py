@@ -19,7 +19,7 @@ from jailbuild.closure import trees
 from jailbuild.closure.programs import Part, Program
 from jailbuild.elf.reader import Elf
 from jailbuild.loader.files import File
-from jailbuild.loader.resolution import Edge, Library, Resolution
+from jailbuild.loader.model import Edge, Library, Resolution
 from jailbuild.root import open_beneath
 from tests.box import tiny
 from tests.box.running import forked, objects
@@ -228,8 +228,19 @@ def test_the_mounts_of_the_host_are_read_once(made: Path, tmp_path: Path, monkey
         return opened(file, *arguments, **options)
 
     monkeypatch.setattr(builtins, "open", counted)
-    call("add", *asked, "--file", f"{tmp_path}/file:/srv/file", "--recipes", tmp_path / "recipes", "--sysroot", root,
-         "--into", tmp_path / "box", "--no-sync")
+    call(
+        "add",
+        *asked,
+        "--file",
+        f"{tmp_path}/file:/srv/file",
+        "--recipes",
+        tmp_path / "recipes",
+        "--sysroot",
+        root,
+        "--into",
+        tmp_path / "box",
+        "--no-sync",
+    )
     assert (tmp_path / "box/opt/4/file").exists()
     assert read == 1
 
@@ -256,7 +267,8 @@ def test_programs_beside_recipes_for_others(made: Path, tmp_path: Path) -> None:
             shutil.copy(root / "usr/bin/ls", root / f"usr/bin/ls{number}")
             (place / f"recipes/own{number}.toml").write_text(
                 f'title = "{number}"\n[when]\nprogram = ["x{number}*"]\nsoname = ["y{number}*"]\n'
-                f'symbol = ["z{number}"]\n[bring]\nfiles-if-there = ["/absent"]\n')
+                f'symbol = ["z{number}"]\n[bring]\nfiles-if-there = ["/absent"]\n'
+            )
         names = [f"ls{number}" for number in range(count)]
         yield ("add", *names, "--recipes", place / "recipes", "--sysroot", root, "--into", place / "box", "--no-sync")
 
@@ -268,8 +280,9 @@ def test_users(made: Path, tmp_path: Path) -> None:
 
     def make(count: int, place: Path) -> Iterator[Command]:
         root = tiny.clone(made, place / "root")
-        (root / "etc/passwd").write_text("".join(
-            f"u{number}:x:{1000 + number}:{1000 + number}::/:/bin/sh\n" for number in range(count)))
+        (root / "etc/passwd").write_text(
+            "".join(f"u{number}:x:{1000 + number}:{1000 + number}::/:/bin/sh\n" for number in range(count))
+        )
         (root / "etc/group").write_text("".join(f"u{number}:x:{1000 + number}:\n" for number in range(count)))
         users = [word for number in range(count) for word in ("--user", f"u{number}")]
         yield ("add", *users, "--into", place / "box", "--no-sync", "--sysroot", root)
@@ -307,8 +320,9 @@ def _packages(root: Path, files: dict[str, list[str]]) -> None:
     (database / "info").mkdir(parents=True)
     for name, paths in files.items():
         (database / f"info/{name}.list").write_text("".join(f"{path}\n" for path in paths))
-    (database / "status").write_text("".join(
-        f"Package: {name}\nStatus: install ok installed\nArchitecture: all\n\n" for name in files))
+    (database / "status").write_text(
+        "".join(f"Package: {name}\nStatus: install ok installed\nArchitecture: all\n\n" for name in files)
+    )
 
 
 def test_packages(made: Path, tmp_path: Path) -> None:
@@ -362,10 +376,21 @@ def test_words_of_remove(made: Path, tmp_path: Path) -> None:
 
 def test_programs_that_open_libraries(made: Path, tmp_path: Path) -> None:
     """Whether a recipe is for a program is not asked of each edge of the manifest."""
-    library = tiny.compile_c("void *dlopen(const char *name, int how) { return 0; }", tmp_path / "libdl.so.2",
-                             "-shared", "-fPIC", "-Wl,-soname,libdl.so.2")
-    program = tiny.compile_c("void *dlopen(const char *, int); void _start(void) { dlopen(0, 0); }", tmp_path / "opens",
-                             "-pie", "-fPIE", f"-Wl,--dynamic-linker={tiny.LOADER}", str(library))
+    library = tiny.compile_c(
+        "void *dlopen(const char *name, int how) { return 0; }",
+        tmp_path / "libdl.so.2",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libdl.so.2",
+    )
+    program = tiny.compile_c(
+        "void *dlopen(const char *, int); void _start(void) { dlopen(0, 0); }",
+        tmp_path / "opens",
+        "-pie",
+        "-fPIE",
+        f"-Wl,--dynamic-linker={tiny.LOADER}",
+        str(library),
+    )
 
     def make(count: int, place: Path) -> Iterator[Command]:
         root = tiny.clone(made, place / "root")
@@ -408,17 +433,28 @@ def test_findings_that_are_ignored_one_by_one(tmp_path: Path) -> None:
 
 def test_symbols_that_nothing_has(made: Path, tmp_path: Path) -> None:
     """A symbol is not looked for in each library that a program loads."""
-    library = tiny.compile_c("__attribute__((weak)) int absent(void); int here(void) { return absent ? 1 : 2; }",
-                             tmp_path / "library", "-shared", "-fPIC")
+    library = tiny.compile_c(
+        "__attribute__((weak)) int absent(void); int here(void) { return absent ? 1 : 2; }",
+        tmp_path / "library",
+        "-shared",
+        "-fPIC",
+    )
 
     def make(count: int, place: Path) -> Iterator[Command]:
         root = tiny.clone(made, place / "root")
         libraries = [root / tiny.LIBRARIES / f"libown{number}.so" for number in range(count)]
         for one in libraries:
             shutil.copy(library, one)
-        tiny.compile_c("int here(void); void _start(void) { here(); }", root / "usr/bin/own", "-pie", "-fPIE",
-                       f"-Wl,--dynamic-linker={tiny.LOADER}", "-Wl,--no-as-needed", f"-L{root / tiny.LIBRARIES}",
-                       *(f"-l:{one.name}" for one in libraries))
+        tiny.compile_c(
+            "int here(void); void _start(void) { here(); }",
+            root / "usr/bin/own",
+            "-pie",
+            "-fPIE",
+            f"-Wl,--dynamic-linker={tiny.LOADER}",
+            "-Wl,--no-as-needed",
+            f"-L{root / tiny.LIBRARIES}",
+            *(f"-l:{one.name}" for one in libraries),
+        )
         yield ("check", "--symbols", root)
 
     assert_linear(tmp_path, make, within="loader/lookup.py")

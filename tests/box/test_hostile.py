@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.stage import staged_name
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.check.run import check_root
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -26,9 +26,25 @@ from tests.box import tiny
 from tests.box.running import Answer, add, complaint, dump, entries, here, put, run, state
 
 PLACES = [
-    "usr", "usr/bin", "lib", "lib64", "etc", "etc/ld.so.cache", "etc/os-release", "tmp", "dev", "usr/bin/far",
-    f"{tiny.LIBRARIES}/libtinfo.so.6.4", "opt/far/libfar.so", ".jailbuild", ".jailbuild/manifest.jsonl",
-    ".jailbuild/staging", ".jailbuild/staging/1", ".jailbuild/lock", ".jailbuild/manifest.next", ".jailbuild/journal",
+    "usr",
+    "usr/bin",
+    "lib",
+    "lib64",
+    "etc",
+    "etc/ld.so.cache",
+    "etc/os-release",
+    "tmp",
+    "dev",
+    "usr/bin/far",
+    f"{tiny.LIBRARIES}/libtinfo.so.6.4",
+    "opt/far/libfar.so",
+    ".jailbuild",
+    ".jailbuild/manifest.jsonl",
+    ".jailbuild/staging",
+    ".jailbuild/staging/1",
+    ".jailbuild/lock",
+    ".jailbuild/manifest.next",
+    ".jailbuild/journal",
 ]
 
 
@@ -36,8 +52,9 @@ PLACES = [
 def far(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small root with a program whose library is outside the default directories: its box gets a cache."""
     root = tiny.clone(made, tmp_path_factory.mktemp("far") / "root")
-    tiny.program(root / "usr/bin/far", tiny.library(root / "opt/far/libfar.so", value=3),
-                 root / tiny.LIBRARIES / "libtinfo.so.6")
+    tiny.program(
+        root / "usr/bin/far", tiny.library(root / "opt/far/libfar.so", value=3), root / tiny.LIBRARIES / "libtinfo.so.6"
+    )
     tiny.cache(root, "/opt/far")
     return root
 
@@ -75,8 +92,10 @@ def test_no_link_in_a_box_leads_a_write_out_of_it(
     link = box / place
     _clear(link)
     target = {
-        "absolute": str(outside / place), "relative": os.path.relpath(outside / place, link.parent),
-        "dangling": str(outside / "nowhere"), "looping": link.name,
+        "absolute": str(outside / place),
+        "relative": os.path.relpath(outside / place, link.parent),
+        "dangling": str(outside / "nowhere"),
+        "looping": link.name,
     }[how]
     link.symlink_to(target)
     before = state(outside)
@@ -215,12 +234,30 @@ def _remove_deep(box: Path, name: str) -> None:
 
 HEADER: dict[str, Any] = {"kind": "header", "schema": 1, "root": {"id": "tiny", "version_id": "1", "machine": "x86_64"}}
 REQUEST: dict[str, Any] = {
-    "kind": "request", "type": "program", "name": "bash", "path": "/usr/bin/bash", "source": None, "bare": False,
+    "kind": "request",
+    "type": "program",
+    "name": "bash",
+    "path": "/usr/bin/bash",
+    "source": None,
+    "bare": False,
 }
 ENTRY: dict[str, Any] = {
-    "kind": "entry", "path": "/usr/bin/bash", "type": "file", "mode": "0755", "uid": 0, "gid": 0, "size": 5,
-    "mtime_ns": 0, "sha256": "0" * 64, "target": None, "hardlink": None, "device": None, "source": "/usr/bin/bash",
-    "package": None, "wanted_by": ["bash"], "edges": [{"by": None, "kind": "program"}],
+    "kind": "entry",
+    "path": "/usr/bin/bash",
+    "type": "file",
+    "mode": "0755",
+    "uid": 0,
+    "gid": 0,
+    "size": 5,
+    "mtime_ns": 0,
+    "sha256": "0" * 64,
+    "target": None,
+    "hardlink": None,
+    "device": None,
+    "source": "/usr/bin/bash",
+    "package": None,
+    "wanted_by": ["bash"],
+    "edges": [{"by": None, "kind": "program"}],
 }
 
 
@@ -247,10 +284,12 @@ BROKEN = {
     "a path with NUL": _lines(HEADER, REQUEST, ENTRY | {"path": "/a\0b"}),
     "a path that is half a character": _lines(HEADER, REQUEST, ENTRY | {"path": "/\ud800"}),
     "a target that is half a character": _lines(
-        HEADER, REQUEST, ENTRY | {"type": "link", "sha256": None, "size": None, "mode": None, "target": "\ud800"}),
+        HEADER, REQUEST, ENTRY | {"type": "link", "sha256": None, "size": None, "mode": None, "target": "\ud800"}
+    ),
     "a name that is half a character": _lines(HEADER, REQUEST | {"name": "\ud800"}, ENTRY | {"wanted_by": ["\ud800"]}),
     "an edge that is half a character": _lines(
-        HEADER | {"schema": 2}, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "kind": "\udbff"}]}),
+        HEADER | {"schema": 2}, REQUEST, ENTRY | {"edges": [{"by": "/\udbff", "kind": "\udbff"}]}
+    ),
     "a label that is half a character": _lines(HEADER | {"root": {"id": "\ud800"}}, REQUEST),
     "a request's path with ..": _lines(HEADER, REQUEST | {"path": "/../x"}),
     "a request without a name": _lines(HEADER, REQUEST | {"name": ""}),
@@ -343,28 +382,58 @@ def test_a_tampered_mode_gives_nobody_privileges(sysroot: Path, box: Path) -> No
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-    | st.sampled_from(["/usr/bin/bash", "/..", "/usr", "/.jailbuild/x", "\ud800", "/\udcff", "file", "link", "0755",
-                       "bash", "needed", 10**40, "0" * 64, 0, "entry", "header", "request", "//", "/a/../b", "\0"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(
+        [
+            "/usr/bin/bash",
+            "/..",
+            "/usr",
+            "/.jailbuild/x",
+            "\ud800",
+            "/\udcff",
+            "file",
+            "link",
+            "0755",
+            "bash",
+            "needed",
+            10**40,
+            "0" * 64,
+            0,
+            "entry",
+            "header",
+            "request",
+            "//",
+            "/a/../b",
+            "\0",
+        ]
+    ),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
     max_leaves=5,
 )
 _EDGES = {"edges": [{"by": None, "as": "program", "kind": "program"}]}  # of either schema
 _PLAIN = {"sha256": None, "size": None}
 _BASES = (
-    HEADER, REQUEST, ENTRY | _EDGES,
+    HEADER,
+    REQUEST,
+    ENTRY | _EDGES,
     ENTRY | _EDGES | _PLAIN | {"type": "link", "mode": None, "target": "x", "path": "/bin"},
     ENTRY | _EDGES | _PLAIN | {"type": "directory", "path": "/usr"},
 )
 _BASES_OF_2 = (
     *_BASES,
-    REQUEST | {"type": "exclude", "name": "/usr/**/*.so.6*"}, REQUEST | {"type": "unmanaged", "name": "/usr/lib"},
+    REQUEST | {"type": "exclude", "name": "/usr/**/*.so.6*"},
+    REQUEST | {"type": "unmanaged", "name": "/usr/lib"},
     REQUEST | {"type": "text", "name": "/etc/motd", "path": "/etc/motd", "mode": "0600", "owner": "root:root"},
     REQUEST | {"type": "package", "name": "bash", "docs": True, "depends": True},
     REQUEST | {"type": "user", "name": "nobody"},
     {"kind": "package", "name": "bash", "version": "1", "architecture": None, "source": "bash"},
     {"kind": "why", "id": 0, "wanted_by": ["bash"], "edges": [{"kind": "tree", "by": "/usr", "for": ["bash"]}]},
-    ENTRY | {"why": 0}, ENTRY | _PLAIN | {"why": 0, "type": "device", "device": ["c", 1, 3], "path": "/dev/null"},
+    ENTRY | {"why": 0},
+    ENTRY | _PLAIN | {"why": 0, "type": "device", "device": ["c", 1, 3], "path": "/dev/null"},
     ENTRY | _EDGES | {"path": "/etc/passwd", "source": None, "lines": ["root:x:0:0::/:", {"line_b64": "YTo="}]},
     ENTRY | _EDGES | {"path": "/etc/group", "source": None, "lines": ["root:x:0:nobody"]},
     ENTRY | {"path": "/etc/passwd", "source": None, "edges": [{"kind": "user", "names": ["nobody"], "by": None}]},
@@ -412,7 +481,7 @@ def test_whatever_the_manifest_says_the_answer_is_in_words(made: Path, opened: P
     except JailError as error:
         assert error.causes
     try:
-        addition = plan_addition(Root(str(made)), Words(("bash", "ls")), str(opened), Choices())
+        addition = plan_addition(Root(str(made)), AddSpec(("bash", "ls")), str(opened), PlanOptions())
         addition.plan.refuse_conflicts()
         assert json.dumps([action.as_json() for action in addition.plan.actions])
     except JailError as error:
@@ -421,8 +490,10 @@ def test_whatever_the_manifest_says_the_answer_is_in_words(made: Path, opened: P
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(changes=st.lists(st.tuples(st.integers(0, 60), st.sampled_from([*ENTRY, "path_b64"]), _VALUES), max_size=2),
-       gone=st.sampled_from(["usr/bin/bash", f"{tiny.LIBRARIES}/libtinfo.so.6", "bin", "tmp"]))
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 60), st.sampled_from([*ENTRY, "path_b64"]), _VALUES), max_size=2),
+    gone=st.sampled_from(["usr/bin/bash", f"{tiny.LIBRARIES}/libtinfo.so.6", "bin", "tmp"]),
+)
 def test_writing_by_a_tampered_manifest_stays_in_words_and_in_the_box(
     made: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, str, object]], gone: str
 ) -> None:
@@ -487,8 +558,10 @@ def test_strange_values_do_no_harm_to_remove_update_and_recovery(
         (box / ".jailbuild/manifest.jsonl").write_bytes((plain / ".jailbuild/manifest.jsonl").read_bytes())
         _write_journal(box, journal)
     for arguments in (
-        ("update", box, "--sysroot", made, "--no-sync", "--dry-run"), ("update", box, "--sysroot", made, "--no-sync"),
-        ("remove", "bash", "--from", box, "--no-sync", "--replace", path), ("add", "ls", "--into", box, "--no-sync"),
+        ("update", box, "--sysroot", made, "--no-sync", "--dry-run"),
+        ("update", box, "--sysroot", made, "--no-sync"),
+        ("remove", "bash", "--from", box, "--no-sync", "--replace", path),
+        ("add", "ls", "--into", box, "--no-sync"),
     ):
         answer = here(*arguments)
         assert _answers(answer), answer
@@ -496,8 +569,17 @@ def test_strange_values_do_no_harm_to_remove_update_and_recovery(
 
 
 NAMES = {
-    "above": "..", "here": ".", "huge": "x" * 5000, "colon": "a:b", "option": "--sysroot", "newline": "a\nb",
-    "escape": "a\x1b[2Jb", "glob": "*", "space": " ", "secret": "shadow", "a quarter of a megabyte": "ab" * 150_000,
+    "above": "..",
+    "here": ".",
+    "huge": "x" * 5000,
+    "colon": "a:b",
+    "option": "--sysroot",
+    "newline": "a\nb",
+    "escape": "a\x1b[2Jb",
+    "glob": "*",
+    "space": " ",
+    "secret": "shadow",
+    "a quarter of a megabyte": "ab" * 150_000,
 }
 
 
@@ -544,8 +626,13 @@ def test_a_source_that_a_manifest_names_is_not_so_much_as_looked_at(
     (box / "etc").mkdir()
     (box / "etc/mine").write_bytes(b"theirs")
     entry = ENTRY | {
-        "path": "/etc/mine", "source": "SOURCE", "wanted_by": [request_line["name"]], "size": 6, "mode": "0644",
-        "sha256": hashlib.sha256(b"theirs").hexdigest(), "hardlink": "/etc/mine",
+        "path": "/etc/mine",
+        "source": "SOURCE",
+        "wanted_by": [request_line["name"]],
+        "size": 6,
+        "mode": "0644",
+        "sha256": hashlib.sha256(b"theirs").hexdigest(),
+        "hardlink": "/etc/mine",
     }
     text = json.dumps([request_line, entry])
     seen = []
@@ -583,7 +670,10 @@ def test_an_entry_that_claims_to_be_one_with_a_program_lends_it_no_bytes(sysroot
     (box / "usr/bin/evil").write_bytes(b"evil")
     (box / "usr/bin/evil").chmod(0o755)
     evil = ENTRY | {
-        "path": "/usr/bin/evil", "source": "/usr/bin/evil", "size": 4, "sha256": hashlib.sha256(b"evil").hexdigest(),
+        "path": "/usr/bin/evil",
+        "source": "/usr/bin/evil",
+        "size": 4,
+        "sha256": hashlib.sha256(b"evil").hexdigest(),
         "hardlink": "/usr/bin/dir",
     }
     lines = [json.loads(line) for line in (box / ".jailbuild/manifest.jsonl").read_bytes().splitlines()]
@@ -619,8 +709,13 @@ def test_a_journal_that_somebody_wrote_harms_the_box_alone(
     else:
         (box / ".jailbuild/manifest.jsonl").unlink()
         _write_journal(box, manifest, **{staged_name(path): b"x" for path in paths})
-    for arguments in (("check", box), ("list", box), ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"),
-                      ("update", box, "--sysroot", made, "--no-sync"), ("remove", "bash", "--from", box, "--no-sync")):
+    for arguments in (
+        ("check", box),
+        ("list", box),
+        ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"),
+        ("update", box, "--sysroot", made, "--no-sync"),
+        ("remove", "bash", "--from", box, "--no-sync"),
+    ):
         answer = here(*arguments)
         assert _answers(answer), answer
         assert before == state(outside)
@@ -665,8 +760,12 @@ def test_a_cache_of_somebody_elses_is_left_alone_or_written_anew(far: Path, tmp_
         shutil.rmtree(box / "opt")
         line["wanted_by"] = ["bash", "far"]
     _tamper(box, line, drop='"path": "/etc/ld.so.cache"')
-    for arguments in (("check", box), ("add", "ls", "--into", box, "--sysroot", far, "--no-sync"),
-                      ("remove", "far", "--from", box, "--no-sync"), ("update", box, "--sysroot", far, "--no-sync")):
+    for arguments in (
+        ("check", box),
+        ("add", "ls", "--into", box, "--sysroot", far, "--no-sync"),
+        ("remove", "far", "--from", box, "--no-sync"),
+        ("update", box, "--sysroot", far, "--no-sync"),
+    ):
         answer = here(*arguments)
         assert _answers(answer), answer
         assert not any(cause.startswith("cannot go on") for cause in answer.errors), answer
@@ -675,10 +774,19 @@ def test_a_cache_of_somebody_elses_is_left_alone_or_written_anew(far: Path, tmp_
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(data=_tampered(), journal=_tampered(), rest=_tampered(),
-       how=st.sampled_from(["manifest", "journal", "both", "next"]))
+@given(
+    data=_tampered(),
+    journal=_tampered(),
+    rest=_tampered(),
+    how=st.sampled_from(["manifest", "journal", "both", "next"]),
+)
 def test_whatever_a_record_says_writing_stays_in_words_and_in_the_box(
-    made: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory, data: bytes, journal: bytes, rest: bytes,
+    made: Path,
+    plain: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: bytes,
+    journal: bytes,
+    rest: bytes,
     how: str,
 ) -> None:
     """For remove, update and the recovery, whichever part of the record somebody wrote."""
@@ -691,8 +799,12 @@ def test_whatever_a_record_says_writing_stays_in_words_and_in_the_box(
     if how == "next":
         (box / ".jailbuild/staging").mkdir()
         (box / ".jailbuild/staging/manifest.next").write_bytes(journal)
-    for arguments in (("remove", "bash", "--from", box, "--no-sync"), ("update", box, "--sysroot", made, "--no-sync"),
-                      ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"), ("check", box)):
+    for arguments in (
+        ("remove", "bash", "--from", box, "--no-sync"),
+        ("update", box, "--sysroot", made, "--no-sync"),
+        ("add", "ls", "--into", box, "--sysroot", made, "--no-sync"),
+        ("check", box),
+    ):
         answer = here(*arguments)
         assert answer.status in (0, 1, 3), answer
     assert os.listdir(place) == ["box"]

@@ -162,7 +162,8 @@ def test_who_writes_is_refused(
     before = state(box.path)
     done = box.do(uid, verb, *options)
     assert complaint(done) == (
-        f"jailbuild: cannot write {box.path}: a change of {box.path} by uid {killed} was cut short")
+        f"jailbuild: cannot write {box.path}: a change of {box.path} by uid {killed} was cut short"
+    )
     assert done.stderr.splitlines()[1] == f"hint: {box.recovery}"
     assert done.stdout == ""
     assert before == state(box.path)
@@ -176,8 +177,15 @@ def test_a_script_is_not_written_for_half_of_a_change(box_of: Callable[[int], Bo
 
 
 @pytest.mark.parametrize("verb", WRITERS)
-@pytest.mark.parametrize(("step", "end"), [("commit:1", "finishes it"), ("place:2", "finishes it"),
-                                           ("next:1", "cleans up after it"), ("finished:1", "cleans up after it")])
+@pytest.mark.parametrize(
+    ("step", "end"),
+    [
+        ("commit:1", "finishes it"),
+        ("place:2", "finishes it"),
+        ("next:1", "cleans up after it"),
+        ("finished:1", "cleans up after it"),
+    ],
+)
 def test_a_dry_run_leaves_ones_own_too(box_of: Callable[[int], Box], verb: str, step: str, end: str) -> None:
     """It says so, writes nothing, and where half of the change is there plans nothing: status 3."""
     box = box_of(0)
@@ -210,8 +218,10 @@ def test_a_dry_run_of_several_boxes_tells_of_others(box_of: Callable[[int], Box]
     put(tmp_path / "other", "bash", root=made)
     done = forked("update", "--dry-run", box.path, tmp_path / "other", "--sysroot", made)
     assert done.returncode == 3
-    assert done.stderr.splitlines() == [f"note: a change of {box.path} was cut short: the next command finishes it",
-                                        f"{tmp_path / 'other'}: is up to date"]
+    assert done.stderr.splitlines() == [
+        f"note: a change of {box.path} was cut short: the next command finishes it",
+        f"{tmp_path / 'other'}: is up to date",
+    ]
 
 
 def test_of_several_boxes_the_others_are_updated(box_of: Callable[[int], Box], made: Path, tmp_path: Path) -> None:
@@ -287,8 +297,20 @@ def test_recover_of_what_cannot_be_looked_at_fails(box_of: Callable[[int], Box],
 
 @pytest.mark.parametrize(
     "option",
-    ["--dry-run", "--file=/etc/passwd:/etc/x", "--with=users", "--rebase", "--json", "--no-sync", "--sysroot=/", "-v",
-     "--replace=/etc/x", "--dlopen=none", "--keep-privileges", "--user=root"],
+    [
+        "--dry-run",
+        "--file=/etc/passwd:/etc/x",
+        "--with=users",
+        "--rebase",
+        "--json",
+        "--no-sync",
+        "--sysroot=/",
+        "-v",
+        "--replace=/etc/x",
+        "--dlopen=none",
+        "--keep-privileges",
+        "--user=root",
+    ],
 )
 def test_recover_takes_no_option_that_would_be_passed_over(box_of: Callable[[int], Box], option: str) -> None:
     """Wrong usage, and nothing is done."""
@@ -331,7 +353,8 @@ def test_a_writer_that_is_killed_while_another_user_waits_leaves_a_leftover(box_
     with _at_work(box):
         waiting = subprocess.Popen(
             [sys.executable, "-m", "jailbuild", "add", "ls", "--into", box.path, "--sysroot", box.sysroot],
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert waiting.stderr is not None
         assert "waiting for" in waiting.stderr.readline()
@@ -339,7 +362,8 @@ def test_a_writer_that_is_killed_while_another_user_waits_leaves_a_leftover(box_
     assert waiting.returncode == 1
     assert words.splitlines() == [
         f"jailbuild: cannot write {box.path}: a change of {box.path} by uid {NOBODY} was cut short",
-        f"hint: {box.recovery}"]
+        f"hint: {box.recovery}",
+    ]
     assert before == {**state(box.path), f"/{RECORD}/lock": ""}
 
 
@@ -366,8 +390,10 @@ def test_a_manifest_that_somebody_took_away_is_no_change_that_was_cut_short(box_
     box = box_of(0)
     (box.record / "manifest.jsonl").unlink()
     done = box.do(0, "update")
-    assert done.stderr.splitlines()[:2] == [f"note: {box.path}: removed its record, which held nothing",
-                                            f"jailbuild: cannot update {box.path}: it has no manifest"]
+    assert done.stderr.splitlines()[:2] == [
+        f"note: {box.path}: removed its record, which held nothing",
+        f"jailbuild: cannot update {box.path}: it has no manifest",
+    ]
 
 
 def test_check_names_the_command_that_ends_anothers_change(box_of: Callable[[int], Box]) -> None:
@@ -411,9 +437,24 @@ def _forge(box: Box, *changes: dict[str, object], uid: int = NOBODY) -> Path:
 
 
 def _directory(path: str, mode: str) -> dict[str, object]:
-    return {"kind": "entry", "path": path, "type": "directory", "mode": mode, "uid": 0, "gid": 0, "size": None,
-            "mtime_ns": None, "sha256": None, "target": None, "hardlink": None, "device": None, "source": None,
-            "package": None, "wanted_by": ["bash"], "edges": []}
+    return {
+        "kind": "entry",
+        "path": path,
+        "type": "directory",
+        "mode": mode,
+        "uid": 0,
+        "gid": 0,
+        "size": None,
+        "mtime_ns": None,
+        "sha256": None,
+        "target": None,
+        "hardlink": None,
+        "device": None,
+        "source": None,
+        "package": None,
+        "wanted_by": ["bash"],
+        "edges": [],
+    }
 
 
 EVIL = _directory("/usr", "7777")
@@ -437,12 +478,19 @@ def test_root_gives_no_owner_and_no_set_id_bit_by_anothers_word(box_of: Callable
         if name != "roots":
             os.chown(box.path / name, NOBODY, NOBODY)
     before = _owners(box.path)
-    _forge(box, _directory("/theirs", "6777"), _directory("/roots", "0777"), _directory("/sticky", "1770"),
-           _directory("/gone", "0750"))
+    _forge(
+        box,
+        _directory("/theirs", "6777"),
+        _directory("/roots", "0777"),
+        _directory("/sticky", "1770"),
+        _directory("/gone", "0750"),
+    )
     done = box.call(0, "update", "--recover")
     assert done.returncode == 1
     assert [line.partition(":")[2].split(" was ")[0].strip() for line in done.stderr.splitlines()[1:]] == [
-        "/theirs", "/roots"]
+        "/theirs",
+        "/roots",
+    ]
     after = _owners(box.path)
     changed = {path.removeprefix(str(box.path)): after[path] for path in after if after[path] != before.get(path)}
     changed = {path: how for path, how in changed.items() if not path.startswith(f"/{RECORD}")}
@@ -546,9 +594,15 @@ def test_a_journal_that_is_swapped_while_it_is_looked_at_is_not_believed(box_of:
 
 
 def _everything(box: Box) -> tuple[object, ...]:
-    return _owners(box.path.parent), dump(box.path, contents=False, record=True), {
-        path: path.read_bytes() for path in box.path.parent.rglob("*")
-        if path.is_file() and not path.is_symlink() and path.name != "lock"}
+    return (
+        _owners(box.path.parent),
+        dump(box.path, contents=False, record=True),
+        {
+            path: path.read_bytes()
+            for path in box.path.parent.rglob("*")
+            if path.is_file() and not path.is_symlink() and path.name != "lock"
+        },
+    )
 
 
 @pytest.mark.parametrize("what", ["a link", "a hard link", "a FIFO", "a directory", "a link for a staging"])

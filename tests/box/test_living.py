@@ -99,8 +99,16 @@ def write_to_data(root: Path) -> None:
         file.write("and more\n")
 
 
-CHANGES = [replace_library, replace_program, replace_data, take_data_away, add_data, turn_link,
-           turn_directory_into_link, write_to_data]
+CHANGES = [
+    replace_library,
+    replace_program,
+    replace_data,
+    take_data_away,
+    add_data,
+    turn_link,
+    turn_directory_into_link,
+    write_to_data,
+]
 
 
 @contextlib.contextmanager
@@ -130,10 +138,14 @@ def looks(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str | Path) -
 
 @pytest.mark.parametrize("change_root", CHANGES)
 def test_whenever_the_root_changes_a_box_is_of_one_state_of_it(
-    sysroot: Path, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch,
+    sysroot: Path,
+    tmp_path: Path,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
     change_root: Callable[[Path], None],
 ) -> None:
     """The root as it was, or as it is; whatever vanished, or is another thing, is looked for anew."""
+
     def command(root: Path, box: Path) -> tuple[str | Path, ...]:
         return ("add", *REQUESTS, "--into", box, "--sysroot", root, "--no-sync")
 
@@ -166,8 +178,13 @@ HOST_CHANGES = [replace_data, take_data_away, add_data, turn_link, turn_director
 @pytest.mark.parametrize("is_planned", [False, True])
 @pytest.mark.parametrize("change_root", [*HOST_CHANGES, None])
 def test_on_the_host_itself_it_is_the_same(
-    sysroot: Path, odd: tuple[Path, Path], box: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch,
-    change_root: Callable[[Path], None] | None, is_planned: bool,
+    sysroot: Path,
+    odd: tuple[Path, Path],
+    box: Path,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    change_root: Callable[[Path], None] | None,
+    is_planned: bool,
 ) -> None:
     """Something changes once all was looked at, or once the plan is made; None: a library."""
     program, library = (Path(shutil.copy(path, sysroot)) for path in odd)
@@ -267,8 +284,13 @@ print(flush=True)
 sys.stdin.read()
 """
 
-LOCKS = [("var/lib/dpkg/lock", "lockf"), ("var/lib/dpkg/lock-frontend", "lockf"), ("var/lib/rpm/.rpm.lock", "lockf"),
-         ("usr/lib/sysimage/rpm/.rpm.lock", "lockf"), ("lib/apk/db/lock", "flock")]
+LOCKS = [
+    ("var/lib/dpkg/lock", "lockf"),
+    ("var/lib/dpkg/lock-frontend", "lockf"),
+    ("var/lib/rpm/.rpm.lock", "lockf"),
+    ("usr/lib/sysimage/rpm/.rpm.lock", "lockf"),
+    ("lib/apk/db/lock", "flock"),
+]
 
 
 @contextlib.contextmanager
@@ -276,8 +298,9 @@ def at_work(root: Path, lock: str = "var/lib/dpkg/lock", call: str = "lockf") ->
     """Have a package manager's lock held; give the line that says by whom."""
     path = root / lock
     path.parent.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen([sys.executable, "-c", _HOLDING, path, call], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDING, path, call], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"\n"
@@ -342,8 +365,10 @@ def test_who_is_at_work_is_named_where_the_root_does_not_come_to_rest(
     (sysroot / "usr/bin/ls").unlink()
     numbers = itertools.count(1)
     in_pauses(monkeypatch, lambda _: write_database(sysroot, next(numbers)))
-    for arguments, what in ((("add", "ls", "nosuch", "--into", box), "add ls, nosuch"),
-                            (("update", box), f"update {box}")):
+    for arguments, what in (
+        (("add", "ls", "nosuch", "--into", box), "add ls, nosuch"),
+        (("update", box), f"update {box}"),
+    ):
         with at_work(sysroot) as who:
             answer = here(*arguments, "--sysroot", sysroot, "--no-sync")
         line = f"cannot {what}: the source root keeps changing: {who} is at work there"
@@ -364,10 +389,26 @@ def test_where_nothing_is_written_the_error_is_told_and_who_waits(
 
 
 LEFTOVERS = [
-    "conf.dpkg-new", "conf.dpkg-tmp", "conf.dpkg-old", "conf.dpkg-dist", "conf.dpkg-bak", "conf.dpkg-backup",
-    "conf.dpkg-remove", "conf.ucf-old", "conf.ucf-new", "conf.ucf-dist", "conf.rpmnew", "conf.rpmsave", "conf.rpmorig",
-    "conf;5f3a01bc", "conf.apk-new", ".apk.0123456789abcdef0123456789abcdef0123456789abcdef", "conf.pacnew",
-    "conf.pacsave", "conf.pacsave.1", "conf.pacorig",
+    "conf.dpkg-new",
+    "conf.dpkg-tmp",
+    "conf.dpkg-old",
+    "conf.dpkg-dist",
+    "conf.dpkg-bak",
+    "conf.dpkg-backup",
+    "conf.dpkg-remove",
+    "conf.ucf-old",
+    "conf.ucf-new",
+    "conf.ucf-dist",
+    "conf.rpmnew",
+    "conf.rpmsave",
+    "conf.rpmorig",
+    "conf;5f3a01bc",
+    "conf.apk-new",
+    ".apk.0123456789abcdef0123456789abcdef0123456789abcdef",
+    "conf.pacnew",
+    "conf.pacsave",
+    "conf.pacsave.1",
+    "conf.pacorig",
 ]
 PROPER = ["conf", "dpkg-new", "conf.dpkg", "conf.dpkg-newer", "conf;1", "conf;5f3a01bg", "rpmsave", "a.apk", "conf.bak"]
 
@@ -407,7 +448,8 @@ def test_what_dpkg_notes_of_other_packages_is_no_change(
 
 
 RECIPES = {
-    "pattern": f'files = ["/{DATA}/*", "/{DATA}/.apk*"]', "deep": f'files = ["/{DATA}/**/*", "/{DATA}/**/.apk*"]',
+    "pattern": f'files = ["/{DATA}/*", "/{DATA}/.apk*"]',
+    "deep": f'files = ["/{DATA}/**/*", "/{DATA}/**/.apk*"]',
     "tree": f'tree = [{{ path = "/{DATA}" }}]',
 }
 
@@ -448,10 +490,14 @@ def _package(place: Path, version: int) -> Path:
     (root / f"usr/share/tool/only-{version}").write_text(f"version {version}\n" * version)
     (root / "DEBIAN").mkdir()
     (root / "DEBIAN/control").write_text(
-        f"Package: tool\nVersion: {version}\nArchitecture: all\nMaintainer: A B <a@example.org>\nDescription: a tool\n")
+        f"Package: tool\nVersion: {version}\nArchitecture: all\nMaintainer: A B <a@example.org>\nDescription: a tool\n"
+    )
     (place / f"{version}.deb").unlink(missing_ok=True)
-    subprocess.run(["dpkg-deb", "-b", "-Znone", "--root-owner-group", root, place / f"{version}.deb"],
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "-b", "-Znone", "--root-owner-group", root, place / f"{version}.deb"],
+        check=True,
+        capture_output=True,
+    )
     return place / f"{version}.deb"
 
 
@@ -462,8 +508,12 @@ def dpkg_at_work(root: Path, *packages: Path) -> Iterator[None]:
     dpkg = ["dpkg", f"--root={root}", "--force-unsafe-io", "--force-bad-path", "--no-triggers", "-i"]
     subprocess.run([*dpkg, packages[0]], check=True, capture_output=True)
     loop = 'stop=$1; shift; while :; do for deb in $DEBS; do [ -e "$stop" ] && exit; "$@" "$deb"; done; done'
-    with subprocess.Popen(["sh", "-c", loop, "sh", stop, *dpkg], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          env=os.environ | {"DEBS": " ".join(map(str, packages))}) as working:
+    with subprocess.Popen(
+        ["sh", "-c", loop, "sh", stop, *dpkg],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"DEBS": " ".join(map(str, packages))},
+    ) as working:
         try:
             yield
         finally:
@@ -474,9 +524,7 @@ def dpkg_at_work(root: Path, *packages: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg and dpkg-deb")
 @pytest.mark.skipif(os.geteuid() != 0, reason="dpkg unpacks only for root")
-def test_beside_a_real_dpkg_every_run_ends_well_or_says_who_is_at_work(
-    made: Path, tmp_path: Path, box: Path
-) -> None:
+def test_beside_a_real_dpkg_every_run_ends_well_or_says_who_is_at_work(made: Path, tmp_path: Path, box: Path) -> None:
     """Whatever the moment; and once dpkg has ended, a run gives a box that is all of one version."""
     root = tiny.clone(made, tmp_path / "root")
     for name in ("info", "updates", "triggers"):
@@ -487,8 +535,11 @@ def test_beside_a_real_dpkg_every_run_ends_well_or_says_who_is_at_work(
     requests = ("tool", "--dir", "/usr/share/tool", "--package", "tool")
     with dpkg_at_work(root, *debs):
         for number in range(RUNS):
-            for command in (("add", *requests, "--into", tmp_path / f"box{number}"), ("add", *requests, "--into", box),
-                            ("update", box, "--dir", "/usr/share/tool")):
+            for command in (
+                ("add", *requests, "--into", tmp_path / f"box{number}"),
+                ("add", *requests, "--into", box),
+                ("update", box, "--dir", "/usr/share/tool"),
+            ):
                 if command[0] == "update" and not box.exists():
                     continue
                 done = run(*command, "--sysroot", root, "--no-sync")
@@ -508,6 +559,7 @@ def test_who_holds_a_lock_is_told_without_leave_to_open_it(
     sysroot: Path, tmp_path: Path, box: Path, pauses: list[float]
 ) -> None:
     """The lock is root's alone, the list of all locks is everybody's."""
+
     def become_nobody() -> None:
         os.setgroups([])
         os.setgid(NOBODY)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jailbuild.check.run import check_root
-from jailbuild.loader.musl_builtin import read_list
+from jailbuild.loader.musl.config import read_list
 from jailbuild.root import Root
 from tests import needs
 from tests.box import tiny
@@ -34,9 +34,23 @@ pytestmark = pytest.mark.skipif(not shutil.which("musl-gcc"), reason="musl-gcc i
 def _compile(source: str, target: Path, needs: tuple[Path, ...], *flags: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["musl-gcc", "-o", target, "-x", "c", "-", "-x", "none", "-Wl,--no-as-needed", *needs,
-         "-Wl,--allow-shlib-undefined", *flags],
-        input=source, text=True, check=True,
+        [
+            "musl-gcc",
+            "-o",
+            target,
+            "-x",
+            "c",
+            "-",
+            "-x",
+            "none",
+            "-Wl,--no-as-needed",
+            *needs,
+            "-Wl,--allow-shlib-undefined",
+            *flags,
+        ],
+        input=source,
+        text=True,
+        check=True,
     )
     return target
 
@@ -89,7 +103,11 @@ def test_a_program_of_musl_runs_in_its_box(both: Path, box: Path) -> None:
     prints(box, "/usr/bin/tool", 5)
     files = {path for path, what in dump(box).items() if not what.startswith("directory")}
     assert files == {
-        "/lib", "/bin", PATH_FILE, "/usr/bin/tool", "/usr/lib/ld-musl-x86_64.so.1",
+        "/lib",
+        "/bin",
+        PATH_FILE,
+        "/usr/bin/tool",
+        "/usr/lib/ld-musl-x86_64.so.1",
         *(f"/{LIBRARIES}/{name}" for name in ("libc.so", "libone.so", "libtwo.so")),
     }
     assert entries(box)[PATH_FILE]["source"] == PATH_FILE
@@ -101,7 +119,9 @@ def test_why_the_list_of_directories_is_there(both: Path, box: Path) -> None:
     add(box, "tool", sysroot=both)
     steps = [(step["path"], step["as"]) for step in objects(run("why", "--json", box, PATH_FILE))[0]["steps"]]
     assert steps == [
-        ("/usr/bin/tool", "program"), ("/usr/lib/ld-musl-x86_64.so.1", "interpreter"), (PATH_FILE, "path-file"),
+        ("/usr/bin/tool", "program"),
+        ("/usr/lib/ld-musl-x86_64.so.1", "interpreter"),
+        (PATH_FILE, "path-file"),
     ]
 
 
@@ -179,11 +199,16 @@ def test_each_prefix_has_a_list_of_its_own(both: Path, box: Path) -> None:
     (both / "opt/musl/etc").mkdir()
     shutil.copy(LIBC, both / "opt/musl/lib/ld-musl-x86_64.so.1")
     (both / f"opt/musl{PATH_FILE}").write_bytes(b"/opt/musl/lib\n")
-    one, two = (library(both / where / "libone.so", value=value) for where, value in (
-        (LIBRARIES, 1), ("opt/musl/lib", 2)))
+    one, two = (
+        library(both / where / "libone.so", value=value) for where, value in ((LIBRARIES, 1), ("opt/musl/lib", 2))
+    )
     program(both / "usr/bin/here", one)
-    program(both / "usr/bin/there", two, library(both / "opt/far/libfar.so", value=30),
-            interpreter="/opt/musl/lib/ld-musl-x86_64.so.1")
+    program(
+        both / "usr/bin/there",
+        two,
+        library(both / "opt/far/libfar.so", value=30),
+        interpreter="/opt/musl/lib/ld-musl-x86_64.so.1",
+    )
     add(box, "here", sysroot=both)
     add(box, "there", "--library-path", "/opt/far", sysroot=both)
     prints(box, "/usr/bin/here", 1)
@@ -236,8 +261,10 @@ def test_a_check_of_one_program_is_about_its_list_too(both: Path, box: Path) -> 
     add(box, "--bare", "musled", "fixed", sysroot=both)
     with open(box / PATH_FILE.lstrip("/"), "ab") as file:
         file.write(b"\n")
-    told = {word: [(one["code"], one["path"]) for one in objects(run("check", box, "--json", "--program", word))[:-1]]
-            for word in ("musled", "fixed")}
+    told = {
+        word: [(one["code"], one["path"]) for one in objects(run("check", box, "--json", "--program", word))[:-1]]
+        for word in ("musled", "fixed")
+    }
     assert told == {"musled": [("changed-file", PATH_FILE)], "fixed": []}
 
 
@@ -284,5 +311,6 @@ def test_a_symbol_that_musls_loader_does_not_find_is_no_disagreement(both: Path)
     _compile("int other;", target, (), "-shared", "-fPIC", "-Wl,-soname,libf.so")
     told = [one for one in objects(run("check", both, "--json", "--run")) if one.get("severity") == "error"]
     assert [(one["code"], one["path"], one["subject"]) for one in told] == [
-        ("undefined-symbol", "/usr/bin/musled", "f")]
+        ("undefined-symbol", "/usr/bin/musled", "f")
+    ]
     assert inside(both, "/usr/bin/musled").returncode == 127

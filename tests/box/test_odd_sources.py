@@ -63,15 +63,33 @@ def _refused(*arguments: str | Path) -> str:
     """Call jailbuild, which must refuse in one line; return that."""
     answer = here(*arguments)
     assert answer.status == 1, answer
-    said = [*answer.errors, *(line.removeprefix("jailbuild: ") for line in answer.words.splitlines()
-                              if line.startswith("jailbuild: "))]
+    said = [
+        *answer.errors,
+        *(line.removeprefix("jailbuild: ") for line in answer.words.splitlines() if line.startswith("jailbuild: ")),
+    ]
     assert len(said) == 1, answer
     assert said[0].startswith("cannot "), answer
     return said[0]
 
 
-ODD = ["a\nb", "a b", "it's \"x\"", "\udcff\udcfe", "-rf", "--json", "a:b", "x;touch PWNED", "$(touch PWNED)", "é",
-       "back\\slash", "\x1b[2J", "*", "a\rb", "\u202e", "x" * 255]
+ODD = [
+    "a\nb",
+    "a b",
+    'it\'s "x"',
+    "\udcff\udcfe",
+    "-rf",
+    "--json",
+    "a:b",
+    "x;touch PWNED",
+    "$(touch PWNED)",
+    "é",
+    "back\\slash",
+    "\x1b[2J",
+    "*",
+    "a\rb",
+    "\u202e",
+    "x" * 255,
+]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -283,8 +301,11 @@ def test_what_is_mounted_in_a_box_is_not_the_boxs(
         mount("none", box / "usr/bin", "tmpfs")
         subprocess.run(["cp", "-a", f"{theirs}/.", box / "usr/bin"], check=True)
     before = dump(box, contents=True, record=True)
-    for arguments in (("remove", "bash", "--from", box), ("remove", "bash", "ls", "--from", box),
-                      ("add", "editor", "--into", box, "--sysroot", made)):
+    for arguments in (
+        ("remove", "bash", "--from", box),
+        ("remove", "bash", "ls", "--from", box),
+        ("add", "editor", "--into", box, "--sysroot", made),
+    ):
         assert "mount" in _refused(*arguments, "--no-sync")
         assert before == dump(box, contents=True, record=True)
 
@@ -358,8 +379,12 @@ def test_a_box_of_roots_is_one_line_to_others(made: Path, open_place: Path) -> N
     box = open_place / "box"
     _done("add", "bash", "--into", box, "--sysroot", sysroot, "--no-sync")
     before = dump(box, contents=True, record=True)
-    for arguments in (("add", "ls", "--into", box, "--sysroot", sysroot), ("remove", "bash", "--from", box),
-                      ("update", box, "--sysroot", sysroot), ("list", box)):
+    for arguments in (
+        ("add", "ls", "--into", box, "--sysroot", sysroot),
+        ("remove", "bash", "--from", box),
+        ("update", box, "--sysroot", sysroot),
+        ("list", box),
+    ):
         complaint(run(*arguments, nobody=True))
     done = run("check", box, nobody=True)
     assert done.returncode in (0, 1, 3), done
@@ -384,8 +409,11 @@ def test_what_is_piped_is_quiet(sysroot: Path, box: Path) -> None:
         assert done.stderr.startswith(f"{box}: large: ")
         assert "\r" not in done.stderr
         assert "\x1b" not in done.stderr
-    for quiet in (("add", "large", "--into", box, *options), ("update", box, *options),
-                  ("remove", "large", "--from", box, "--no-sync")):
+    for quiet in (
+        ("add", "large", "--into", box, *options),
+        ("update", box, *options),
+        ("remove", "large", "--from", box, "--no-sync"),
+    ):
         done = run(*quiet, "-q")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -401,16 +429,19 @@ def test_words_of_the_source_root_that_are_not_UTF_8_are_recorded(sysroot: Path,
     (sysroot / "var/lib/dpkg/info/pack.list").write_text("/usr/bin/odd\n")
     (sysroot / "var/lib/dpkg/info" / os.fsdecode(b"p\xff.list")).write_text("/usr/bin/odd\n")
     (sysroot / "var/lib/dpkg/status").write_bytes(
-        b"Package: pack\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\xff\nSource: \xff (2)\n")
+        b"Package: pack\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\xff\nSource: \xff (2)\n"
+    )
     user = os.fsdecode(b"us\xffer")
     (sysroot / "etc/passwd").write_bytes(os.fsencode(f"{user}:x:70:70::/:/bin/sh\n"))
     words = "odd", "--user", user, "--package", "pack"
     add(box, *words, sysroot=sysroot)
     edges = [edge for entry in entries(box).values() for edge in entry["edges"]]
     assert {edge["cause"] for edge in edges if edge["recipe"] == "terminfo"} == {
-        "libtinfo.so.\ufffd (base64 bGlidGluZm8uc28u/w==)"}
+        "libtinfo.so.\ufffd (base64 bGlidGluZm8uc28u/w==)"
+    }
     assert [line for line in manifest(box) if line["kind"] == "package"] == [
-        {"kind": "package", "name": "pack", "version": "1\ufffd", "architecture": "amd64", "source": "\ufffd"}]
+        {"kind": "package", "name": "pack", "version": "1\ufffd", "architecture": "amd64", "source": "\ufffd"}
+    ]
     assert os.fsencode(user) in (box / "etc/passwd").read_bytes()
     for command in (("add", *words, "--into", box), ("update", "--dry-run", box)):
         done = run(*command, "--sysroot", sysroot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -181,9 +182,7 @@ def test_a_source_that_is_named_again_counts(box: _Box, mine: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["tool", "own"])
-def test_what_is_below_a_file_or_link_of_the_users_does_not_come(
-    box: _Box, root: Path, mine: Path, first: str
-) -> None:
+def test_what_is_below_a_file_or_link_of_the_users_does_not_come(box: _Box, root: Path, mine: Path, first: str) -> None:
     """A recipe's file in a directory where the user has a link: the link stays, and nothing is written through it."""
     (mine / "other").mkdir()
     (mine / "conf").mkdir()
@@ -351,7 +350,8 @@ def test_what_was_changed_by_hand_stays_where_the_source_did_not(box: _Box, chan
         done = box.update(*(("--with", "tool") if "--with" in command else ()))
     after = dump(box.place, contents=True)
     assert {name: what for name, what in after.items() if name.startswith("/etc/")} == {
-        name: what for name, what in before.items() if name.startswith("/etc/")}
+        name: what for name, what in before.items() if name.startswith("/etc/")
+    }
     assert "note: /etc/tool/tool.conf was changed in the box" in done.stderr or command == "add more"
 
 
@@ -384,8 +384,9 @@ ALICE = "alice:x:1000:1000::/home/alice:/bin/sh\n"
 @pytest.fixture
 def people(root: Path, recipes: Path) -> Path:
     """A root with users, and a recipe that wants one of them; `ls` wants none."""
-    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\n"
-                                     "mail:x:8:8::/var/mail:/bin/false\n")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nmail:x:8:8::/var/mail:/bin/false\n"
+    )
     (root / "etc/group").write_text("root:x:0:\nweb:x:33:mail\nmail:x:8:web\n")
     (recipes / "tool.toml").write_text('title = "A tool"\n[when]\nprogram = ["tool"]\n[bring]\nusers = ["web"]\n')
     tiny.backdate(root)
@@ -412,10 +413,13 @@ def test_a_line_of_the_users_stays_while_ours_come_and_go(box: _Box, people: Pat
     assert _names(passwd) == ["# mine", "root", "nobody", "alice", "mail"]
     assert forked("check", box.place, "--json").returncode in (0, 3)
     done = box.remove("ls", "recipe:users", "user:mail")
-    assert "/etc/passwd has lines of yours, and stays as it is" in done.stderr
-    assert ALICE in passwd.read_text()
-    assert "/etc/passwd" not in entries(box.place)
+    assert "/etc/passwd has lines of yours, and stays" in done.stderr
+    assert _names(passwd) == ["# mine", "alice"]
+    assert entries(box.place)["/etc/passwd"]["wanted_by"] == []
     assert not (box / "etc/group").exists()
+    assert forked("check", box.place, "--json").returncode == 0
+    box.add("tool")
+    assert _names(passwd) == ["# mine", "alice", "web"]
 
 
 def test_a_line_of_ours_that_the_user_changed_stays_unless_it_must_change(box: _Box, people: Path) -> None:
@@ -458,3 +462,82 @@ def test_a_passwd_by_request_is_not_merged(box: _Box, people: Path, mine: Path) 
     box.add("tool")
     box.update()
     assert (box / "etc/passwd").read_text() == ALICE
+
+
+def test_a_passwd_that_was_asked_for_goes_with_its_request(box: _Box, people: Path, mine: Path) -> None:
+    """Its lines were by request, never by hand."""
+    (mine / "passwd").write_text(ALICE)
+    box.add("tool", "--file", f"{mine}/passwd:/etc/passwd")
+    box.remove("/etc/passwd")
+    box.update()
+    assert _names(box / "etc/passwd") == ["web"]
+
+
+def test_a_passwd_is_given_up_or_too_large_to_merge(box: _Box, people: Path) -> None:
+    box.add("ls", "--with", "users")
+    passwd = box / "etc/passwd"
+    with passwd.open("a") as file:
+        file.write("x:x:1:1::/:/x\n" * 1_300_000)
+    size = passwd.stat().st_size
+    assert "has more than 16 MiB in the box" in box.add("tool", status=1).stderr
+    assert passwd.stat().st_size == size
+    box.add("tool", "--replace", "/etc/passwd")
+    assert _names(passwd) == ["root", "web", "nobody"]
+
+
+def test_a_removal_puts_nothing_back(box: _Box, people: Path) -> None:
+    box.add("tool", "ls")
+    shutil.rmtree(box / "etc")
+    box.remove("tool")
+    assert not (box / "etc").exists()
+    box.update()
+
+
+# two that bring one path: the same in every order, and an update has nothing to do
+
+
+PAIRS = {
+    "a package and a file of the user's": (("--package", "pack"), ("--file", "{mine}/my.conf:/usr/bin/packed")),
+    "a package and a file of the source root's": (("--package", "pack"), ("--file", "/etc/pack.conf")),
+    "a recipe's tree and a directory": (("tool",), ("--dir", "{mine}/tree:/usr/share/tool")),
+    "a recipe's link and a file where it leads": (("tool",), ("--file", "{mine}/my.conf:/etc/tool/v1.conf")),
+    "a recipe's directory and a package's": (("tool",), ("--package", "pack")),
+    "a program and what its link leads to": (("sh",), ("--file", "{mine}/prog:/usr/bin/bash")),
+}
+
+
+@pytest.mark.parametrize("what", PAIRS)
+def test_an_update_after_two_that_bring_one_path_has_nothing_to_do(
+    box: _Box, root: Path, recipes: Path, mine: Path, what: str
+) -> None:
+    tiny.program(mine / "prog", root / tiny.LIBRARIES / "libpcre.so.8.1")
+    tiny.program(root / "usr/bin/packed", root / tiny.LIBRARIES / "libpcre.so.8.1")
+    for path in ("etc/pack.conf", "usr/share/tool/a", "usr/share/tool/below/data"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(path)
+    info = root / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (info / "pack.list").write_text("/usr/bin/packed\n/etc/pack.conf\n/var/lib/tool\n")
+    (info.parent / "status").write_text("Package: pack\nStatus: install ok installed\nVersion: 1\n")
+    text = RECIPES["tool.toml"] + '[[bring.tree]]\npath = "/usr/share/tool"\n'
+    (recipes / "tool.toml").write_text(text)
+    tiny.backdate(root)
+    first, second = (tuple(word.format(mine=mine) for word in words) for words in PAIRS[what])
+    trees = []
+    for number, steps in enumerate(((first + second,), (first, second), (second, first))):
+        one = _Box(box.place.with_name(f"box{number}"), root, recipes)
+        for step in steps:
+            one.add(*step)
+        before = dump(one.place, contents=True)
+        done = one.update("--dry-run")
+        assert "is up to date" in done.stderr, (steps, done.stdout)
+        one.update()
+        assert dump(one.place, contents=True) == before
+        if first[0] != "sh":  # what a program's own place has is resolved where its source is named
+            trees.append(before)
+        one.remove(second[1].rpartition(":")[2] if second[0] != "--package" else "pack")
+        one.update()
+        fresh = _Box(box.place.with_name(f"fresh{number}"), root, recipes)
+        fresh.add(*first)
+        assert dump(one.place, contents=True) == dump(fresh.place, contents=True)
+    assert all(tree == trees[0] for tree in trees)

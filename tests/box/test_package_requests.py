@@ -23,9 +23,11 @@ def _packaged(sysroot: Path, **lists: str) -> None:
     info.mkdir(parents=True, exist_ok=True)
     for name, words in lists.items():
         (info / f"{name}.list").write_text("".join(f"{word}\n" for word in words.split()))
-    (info.parent / "status").write_text("\n".join(
-        f"Package: {path.stem}\nStatus: install ok installed\nArchitecture: amd64\n" for path in info.glob("*.list")
-    ))
+    (info.parent / "status").write_text(
+        "\n".join(
+            f"Package: {path.stem}\nStatus: install ok installed\nArchitecture: amd64\n" for path in info.glob("*.list")
+        )
+    )
 
 
 @pytest.fixture
@@ -35,15 +37,22 @@ def packaged(sysroot: Path) -> Path:
     tool = libraries / "libtool.so.3"
     tiny.program(sysroot / "usr/bin/tool", tiny.library(tool, value=30))
     tiny.script(sysroot / "usr/bin/tool-script", "#!/bin/bash")
-    data = ("etc/tool.conf", "usr/share/man/man1/tool.1.gz", "usr/share/locale/de/LC_MESSAGES/tool.mo",
-            "usr/share/doc/tool/copyright")
+    data = (
+        "etc/tool.conf",
+        "usr/share/man/man1/tool.1.gz",
+        "usr/share/locale/de/LC_MESSAGES/tool.mo",
+        "usr/share/doc/tool/copyright",
+    )
     for word in data:
         (sysroot / word).parent.mkdir(parents=True, exist_ok=True)
         (sysroot / word).write_text(f"{word}\n")
     (sysroot / "var/lib/tool").mkdir(parents=True, mode=0o750)
     _packaged(
-        sysroot, bash="/bin/bash /usr/bin/sh", libtinfo6=f"/{tiny.LIBRARIES}/libtinfo.so.6.4",
-        libc6=f"/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 {tiny.LOADER}", libtool3=f"/{tiny.LIBRARIES}/libtool.so.3",
+        sysroot,
+        bash="/bin/bash /usr/bin/sh",
+        libtinfo6=f"/{tiny.LIBRARIES}/libtinfo.so.6.4",
+        libc6=f"/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 {tiny.LOADER}",
+        libtool3=f"/{tiny.LIBRARIES}/libtool.so.3",
         tool=f"/. /usr /usr/bin /bin/tool /usr/bin/tool-script /var /var/lib /var/lib/tool /{' /'.join(data)}",
     )
     tiny.backdate(sysroot)
@@ -58,8 +67,10 @@ def test_the_manifest_names_the_package_of_each_file(packaged: Path, box: Path) 
     """Of files and links; what is in no list has none, nor directories."""
     add(box, "bash", sysroot=packaged)
     assert _from(box) == {
-        "/usr/bin/bash": "bash", f"/{tiny.LIBRARIES}/libtinfo.so.6.4": "libtinfo6",
-        f"/{tiny.LIBRARIES}/ld-linux-x86-64.so.2": "libc6", "/usr/lib64/ld-linux-x86-64.so.2": "libc6",
+        "/usr/bin/bash": "bash",
+        f"/{tiny.LIBRARIES}/libtinfo.so.6.4": "libtinfo6",
+        f"/{tiny.LIBRARIES}/ld-linux-x86-64.so.2": "libc6",
+        "/usr/lib64/ld-linux-x86-64.so.2": "libc6",
     }
 
 
@@ -161,8 +172,11 @@ def test_what_is_printed_of_packages_and_data_is_what_the_schemas_say(packaged: 
     planned = run("add", *words, "--sysroot", packaged, "--dry-run", "--json")
     add(box, *words[:-2], sysroot=packaged)
     manual = "/usr/share/man/man1/tool.1.gz"
-    for name, done in (("add", planned), ("list", run("list", "--json", box)),
-                       ("why", run("why", "--json", box, manual))):
+    for name, done in (
+        ("add", planned),
+        ("list", run("list", "--json", box)),
+        ("why", run("why", "--json", box, manual)),
+    ):
         text = importlib.resources.files("jailbuild.report").joinpath(f"schemas/{name}.json").read_text("utf-8")
         validator = jsonschema.Draft202012Validator(json.loads(text))
         assert objects(done)

@@ -185,9 +185,7 @@ def test_a_place_that_cannot_be_is_refused(made: Path, box: Path, tmp_path: Path
     assert not box.exists()
 
 
-def test_hard_links_among_files_from_anywhere_do_not_depend_on_the_order(
-    made: Path, box: Path, tmp_path: Path
-) -> None:
+def test_hard_links_among_files_from_anywhere_do_not_depend_on_the_order(made: Path, box: Path, tmp_path: Path) -> None:
     """One add and two give the same manifest."""
     tiny.script(tmp_path / "one", "#!/bin/bash")
     os.link(tmp_path / "one", tmp_path / "two")
@@ -201,8 +199,11 @@ def test_hard_links_among_files_from_anywhere_do_not_depend_on_the_order(
 @pytest.fixture
 def far(sysroot: Path) -> Path:
     """The small root with a program whose library is in /opt/far."""
-    tiny.program(sysroot / "usr/bin/far", tiny.library(sysroot / "opt/far/libfar.so.3", value=3),
-                 sysroot / tiny.LIBRARIES / "libtinfo.so.6")
+    tiny.program(
+        sysroot / "usr/bin/far",
+        tiny.library(sysroot / "opt/far/libfar.so.3", value=3),
+        sysroot / tiny.LIBRARIES / "libtinfo.so.6",
+    )
     return sysroot
 
 
@@ -227,7 +228,8 @@ def test_a_box_gets_a_cache_where_it_needs_one(far: Path, box: Path, how: str) -
     assert (entry["source"], entry["wanted_by"]) == (None, ["far"])
     assert inside(box, "/usr/bin/far").returncode == 9
     assert listed_inside(box, "/usr/bin/far") == {
-        "libfar.so.3": "/opt/far/libfar.so.3", "libtinfo.so.6": "/lib/x86_64-linux-gnu/libtinfo.so.6",
+        "libfar.so.3": "/opt/far/libfar.so.3",
+        "libtinfo.so.6": "/lib/x86_64-linux-gnu/libtinfo.so.6",
     }
     assert run("check", box, "--strict").returncode == 0
 
@@ -280,8 +282,13 @@ def test_every_variant_of_a_library_comes(sysroot: Path, box: Path, far_away: bo
     tiny.cache(sysroot, *(["/opt/fast"] if far_away else []))
     add(box, "fast", sysroot=sysroot)
     inner = "/opt/fast" if far_away else LIB
-    assert {f"{inner}/libfast.so.1", f"{inner}/glibc-hwcaps/x86-64-v2/libfast.so.1",
-            f"{inner}/glibc-hwcaps/x86-64-v3/libfast.so.1", f"{LIB}/libold.so.1", f"{LIB}/libnew.so.1"} <= _names(box)
+    assert {
+        f"{inner}/libfast.so.1",
+        f"{inner}/glibc-hwcaps/x86-64-v2/libfast.so.1",
+        f"{inner}/glibc-hwcaps/x86-64-v3/libfast.so.1",
+        f"{LIB}/libold.so.1",
+        f"{LIB}/libnew.so.1",
+    } <= _names(box)
     outside = subprocess.run(["/usr/bin/fast"], preexec_fn=_chroot(sysroot), check=False).returncode
     assert outside == inside(box, "/usr/bin/fast").returncode
     assert far_away == (CACHE in dump(box))
@@ -298,14 +305,25 @@ def _chroot(root: Path) -> Callable[[], None]:
     return enter
 
 
-ODD = [b"with space", b"new\nline", b"quote's \"double\"", b"$(touch PWNED)", b"x;touch PWNED", b"back\\slash",
-       b"\xff\xfe", b"caf\xc3\xa9", b"100%s", b"-n", b"*?[a]", b"\x1b[2J", b"~"]
+ODD = [
+    b"with space",
+    b"new\nline",
+    b'quote\'s "double"',
+    b"$(touch PWNED)",
+    b"x;touch PWNED",
+    b"back\\slash",
+    b"\xff\xfe",
+    b"caf\xc3\xa9",
+    b"100%s",
+    b"-n",
+    b"*?[a]",
+    b"\x1b[2J",
+    b"~",
+]
 
 
 @pytest.mark.parametrize("raw", ODD, ids=ascii)
-def test_odd_names_survive_everything(
-    sysroot: Path, tmp_path: Path, odd: tuple[Path, Path], raw: bytes
-) -> None:
+def test_odd_names_survive_everything(sysroot: Path, tmp_path: Path, odd: tuple[Path, Path], raw: bytes) -> None:
     """Added, listed, checked, explained; run inside; written by the shell script; added again without a change."""
     name = os.fsdecode(raw)
     program, library = odd

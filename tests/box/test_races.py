@@ -26,13 +26,37 @@ from tests.box.running import Answer, dump, everything, here
 SECRET = b"nobody in the box may read this"
 
 PLACES = [
-    "lib", "lib64", "usr", "usr/lib", "usr/bin", "usr/bin/bash", "usr/bin/ls", f"{tiny.LIBRARIES}/libtinfo.so.6.4",
-    "etc", "etc/alternatives", "tmp", ".jailbuild", ".jailbuild/manifest.jsonl", ".jailbuild/lock",
-    ".jailbuild/journal", ".jailbuild/staging",
+    "lib",
+    "lib64",
+    "usr",
+    "usr/lib",
+    "usr/bin",
+    "usr/bin/bash",
+    "usr/bin/ls",
+    f"{tiny.LIBRARIES}/libtinfo.so.6.4",
+    "etc",
+    "etc/alternatives",
+    "tmp",
+    ".jailbuild",
+    ".jailbuild/manifest.jsonl",
+    ".jailbuild/lock",
+    ".jailbuild/journal",
+    ".jailbuild/staging",
 ]
 FILES = ["usr/bin/bash", f"{tiny.LIBRARIES}/libtinfo.so.6.4", ".jailbuild/manifest.jsonl", ".jailbuild/lock"]
-KINDS = ["absolute", "relative", "dangling", "looping", "dotted", "FIFO", "socket", "device", "directory", "hard link",
-         "hard link to the same"]
+KINDS = [
+    "absolute",
+    "relative",
+    "dangling",
+    "looping",
+    "dotted",
+    "FIFO",
+    "socket",
+    "device",
+    "directory",
+    "hard link",
+    "hard link to the same",
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +117,15 @@ def _plant(path: Path, place: str, kind: str, outside: Path) -> None:
         other = (outside / place).resolve()
         path.hardlink_to(other if other.is_file() else outside / "usr/bin/bash")
     else:
-        path.symlink_to({
-            "absolute": str(outside / place), "relative": os.path.relpath(outside / place, path.parent),
-            "dangling": str(outside / "nowhere"), "looping": path.name,
-            "dotted": f"./..//{'../' * 40}usr/../{str(outside)[1:]}/./{place}/../{Path(place).name}",
-        }[kind])
+        path.symlink_to(
+            {
+                "absolute": str(outside / place),
+                "relative": os.path.relpath(outside / place, path.parent),
+                "dangling": str(outside / "nowhere"),
+                "looping": path.name,
+                "dotted": f"./..//{'../' * 40}usr/../{str(outside)[1:]}/./{place}/../{Path(place).name}",
+            }[kind]
+        )
 
 
 def _has_secret(box: Path, outside: Path) -> list[str]:
@@ -117,8 +145,17 @@ def _writing(box: Path, made: Path, newer: Path) -> list[tuple[str | Path, ...]]
         ("add", "ls", "--into", box, "--sysroot", made, "--no-sync", "--replace", "/usr/bin/ls"),
         ("remove", "bash", "--from", box, "--no-sync"),
         ("update", box, "--sysroot", newer, "--no-sync"),
-        ("update", box, "--sysroot", newer, "--no-sync", "--replace", "/usr/bin/bash",
-         "--replace", f"/{tiny.LIBRARIES}/libtinfo.so.6.4"),
+        (
+            "update",
+            box,
+            "--sysroot",
+            newer,
+            "--no-sync",
+            "--replace",
+            "/usr/bin/bash",
+            "--replace",
+            f"/{tiny.LIBRARIES}/libtinfo.so.6.4",
+        ),
     ]
 
 
@@ -177,6 +214,7 @@ while True:
     swaps += libc.renameat2(-100, one, -100, other, 2) == 0
 """
 
+
 @contextlib.contextmanager
 def _swapping(one: Path, other: Path) -> Iterator[None]:
     """Let two names change places while we work."""
@@ -191,9 +229,20 @@ def _swapping(one: Path, other: Path) -> Iterator[None]:
 
 
 SWAPPED = [
-    *((place, "absolute") for place in (
-        "usr", "usr/bin", tiny.LIBRARIES, "etc/alternatives", "usr/bin/bash", ".jailbuild", ".jailbuild/staging",
-        ".jailbuild/lock", ".jailbuild/manifest.jsonl")),
+    *(
+        (place, "absolute")
+        for place in (
+            "usr",
+            "usr/bin",
+            tiny.LIBRARIES,
+            "etc/alternatives",
+            "usr/bin/bash",
+            ".jailbuild",
+            ".jailbuild/staging",
+            ".jailbuild/lock",
+            ".jailbuild/manifest.jsonl",
+        )
+    ),
     *((place, "FIFO") for place in ("usr/bin/bash", "usr/bin", ".jailbuild/manifest.jsonl", ".jailbuild/lock")),
     *((place, "device") for place in ("usr/bin/bash", ".jailbuild/manifest.jsonl")),
     *((place, "hard link") for place in ("usr/bin/bash", ".jailbuild/manifest.jsonl", ".jailbuild/lock")),
@@ -212,8 +261,12 @@ def test_what_is_swapped_while_we_work_leads_nothing_out(
     if not (box / place).exists():
         (box / place).mkdir()
     _plant(twin, place, kind, outside)
-    commands = [*_writing(box, made, newer), ("add", "bash", "--into", box, "--sysroot", newer, "--no-sync"),
-                ("check", box), ("list", box)]
+    commands = [
+        *_writing(box, made, newer),
+        ("add", "bash", "--into", box, "--sysroot", newer, "--no-sync"),
+        ("check", box),
+        ("list", box),
+    ]
     with _swapping(box / place, twin):
         for arguments in commands * 4:
             answer = here(*arguments)
@@ -270,8 +323,12 @@ def test_a_file_larger_than_anybody_can_read_holds_nothing_up(
     options = ("--sysroot", newer, "--no-sync")
     if when == "before":
         grow()
-        for arguments in (("update", box, *options), ("add", "bash", "--into", box, *options),
-                          ("remove", "bash", "--from", box, "--no-sync"), ("check", box)):
+        for arguments in (
+            ("update", box, *options),
+            ("add", "bash", "--into", box, *options),
+            ("remove", "bash", "--from", box, "--no-sync"),
+            ("check", box),
+        ):
             assert here(*arguments).status in (1, 3)
         assert here("update", box, *options, "--replace", "/usr/bin/bash").status == 0
     else:
@@ -292,8 +349,17 @@ def test_a_lock_that_somebody_has_and_signed_as_he_liked_is_waited_for_in_words(
     """Whatever it says."""
     box = tiny.clone(plain, tmp_path / "box")
     lock = box / ".jailbuild/lock"
-    for words in (b'{"pid": Infinity, "command": "x"}', b'{"pid": 1e999}', b'{"pid": NaN, "command": 1}', b"[" * 900,
-                  b'{"pid": 1, "command": "\\u001b[2J\\ud800"}', b"\xff" * 2000, b"[]", b"null", b""):
+    for words in (
+        b'{"pid": Infinity, "command": "x"}',
+        b'{"pid": 1e999}',
+        b'{"pid": NaN, "command": 1}',
+        b"[" * 900,
+        b'{"pid": 1, "command": "\\u001b[2J\\ud800"}',
+        b"\xff" * 2000,
+        b"[]",
+        b"null",
+        b"",
+    ):
         lock.write_bytes(words)
         with lock.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -319,12 +385,26 @@ def test_a_journal_that_is_taken_away_while_it_is_read_is_no_traceback(
     assert here("check", box).status == 0
 
 
-@pytest.mark.parametrize(("place", "kind"), [
-    ("usr", "absolute"), ("usr/bin", "absolute"), ("usr/bin/bash", "absolute"), ("usr/bin/bash", "hard link"),
-    (".jailbuild", "absolute"), (".jailbuild/staging", "absolute"), ("usr/bin", "FIFO"),
-])
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("usr", "absolute"),
+        ("usr/bin", "absolute"),
+        ("usr/bin/bash", "absolute"),
+        ("usr/bin/bash", "hard link"),
+        (".jailbuild", "absolute"),
+        (".jailbuild/staging", "absolute"),
+        ("usr/bin", "FIFO"),
+    ],
+)
 def test_an_older_kernel_or_a_poorer_file_system_is_as_tight(
-    made: Path, newer: Path, plain: Path, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str,
+    made: Path,
+    newer: Path,
+    plain: Path,
+    outside: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
     kind: str,
 ) -> None:
     """Without openat2(2), and without the flags of renameat2(2): at rest, and while it is swapped."""

@@ -46,12 +46,16 @@ def test_everything_in_the_box_is_listed(real: Path) -> None:
 def test_perl_under_both_names_is_one_file(tmp_path: Path) -> None:
     """/usr/bin/perl and perl5.36.0 are hard links on Debian: added one after the other they still are."""
     names = ["perl", *sorted(name for name in os.listdir("/usr/bin") if name.startswith("perl5"))]
-    names = [name for name in names if os.path.exists(f"/usr/bin/{name}")
-             and os.path.samefile(f"/usr/bin/{name}", "/usr/bin/perl")]
+    names = [
+        name
+        for name in names
+        if os.path.exists(f"/usr/bin/{name}") and os.path.samefile(f"/usr/bin/{name}", "/usr/bin/perl")
+    ]
     assert len(names) > 1
     for name in names:
         add(tmp_path / "box", name)
     assert len(names) == (tmp_path / "box/usr/bin/perl").stat().st_nlink
     add(tmp_path / "once", *names)
     assert (tmp_path / "once/.jailbuild/manifest.jsonl").read_bytes() == (
-        tmp_path / "box/.jailbuild/manifest.jsonl").read_bytes()
+        tmp_path / "box/.jailbuild/manifest.jsonl"
+    ).read_bytes()

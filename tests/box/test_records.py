@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jailbuild.box.manifest import FLAGS, PARENT, Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import FLAGS, PARENT, Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import Bounds, encode, parse_manifest
 from jailbuild.closure.commands import NAMED, RULES
 from jailbuild.elf.priorities import LEVELS
@@ -22,7 +22,8 @@ from tests.unit.test_schemas import schema, validator
 # what a manifest may say
 
 BYTES = st.binary(min_size=1, max_size=6) | st.sampled_from(
-    [b"\xff", b"\xed\xa0\x80", "ï\ufffd\u2028".encode(), b"\\", b'"', b"\n", b"\r", b"\x1b[2J", b" "])
+    [b"\xff", b"\xed\xa0\x80", "ï\ufffd\u2028".encode(), b"\\", b'"', b"\n", b"\r", b"\x1b[2J", b" "]
+)
 NAMES = BYTES.filter(lambda data: b"\0" not in data).map(os.fsdecode)
 PARTS = NAMES.filter(lambda name: "/" not in name and name not in (".", "..", ".jailbuild"))
 PATHS = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
@@ -35,20 +36,26 @@ LINES = st.builds(lambda name, rest: os.fsdecode(name + b":" + rest).replace("\n
 
 
 @st.composite
-def _request(draw: st.DrawFn) -> Asked:
+def _request(draw: st.DrawFn) -> RecordedRequest:
     kind = draw(st.sampled_from(["program", "file", "directory", "text", *NAMED]))
     if kind in RULES:
-        return Asked(f"{kind}:{draw(PATHS)}", "", type=kind)
+        return RecordedRequest(f"{kind}:{draw(PATHS)}", "", type=kind)
     name = draw(NAMES)
     if kind in NAMED and kind != "package":
-        return Asked(f"{kind}:{name}", "", bare=draw(st.booleans()), type=kind, dlopen=draw(st.sampled_from(LEVELS)))
-    return Asked(
+        return RecordedRequest(
+            f"{kind}:{name}", "", bare=draw(st.booleans()), type=kind, dlopen=draw(st.sampled_from(LEVELS))
+        )
+    return RecordedRequest(
         f"{kind}:{name}" if kind in NAMED else name,
         draw(PATHS | st.just("/") if kind == "directory" else PATHS),
-        draw(st.none() | NAMES), draw(st.booleans()), kind,
-        draw(st.lists(WORDS, max_size=2).map(tuple)), draw(st.sampled_from(LEVELS)),
+        draw(st.none() | NAMES),
+        draw(st.booleans()),
+        kind,
+        draw(st.lists(WORDS, max_size=2).map(tuple)),
+        draw(st.sampled_from(LEVELS)),
         draw(st.frozensets(st.sampled_from(FLAGS))) if kind == "package" else frozenset(),
-        draw(st.none() | MODES), draw(st.none() | WORDS),
+        draw(st.none() | MODES),
+        draw(st.none() | WORDS),
     )
 
 
@@ -60,33 +67,60 @@ def _manifest(draw: st.DrawFn) -> Manifest:
     wanted = st.lists(st.sampled_from(names), unique=True, max_size=3).map(tuple)
     texts = st.lists(WORDS, max_size=2).map(tuple)
     reason = st.builds(
-        Reason, st.just("") | PATHS, st.sampled_from([kind for kind in KINDS if kind != PARENT]), wanted,
-        st.just("") | WORDS, texts, TEXT, texts)
+        Reason,
+        st.just("") | PATHS,
+        st.sampled_from([kind for kind in KINDS if kind != PARENT]),
+        wanted,
+        st.just("") | WORDS,
+        texts,
+        TEXT,
+        texts,
+    )
     # some are shared
     reasons_of = st.lists(reason, min_size=1, max_size=3).map(tuple)
     whys = draw(st.lists(st.tuples(wanted, reasons_of), min_size=1, max_size=3))
     found = {}
     for path in draw(st.lists(PATHS, max_size=6, unique=True)):
         wanted_by, reasons = draw(st.sampled_from(whys))
-        entry = Entry(path, draw(st.sampled_from(["file", "link", "directory", "device"])), None, draw(IDS), draw(IDS),
-                      mtime_ns=draw(st.none() | st.integers()), source=draw(st.none() | st.just(path) | NAMES),
-                      package=draw(st.none() | WORDS), wanted_by=wanted_by, reasons=reasons)
+        entry = Entry(
+            path,
+            draw(st.sampled_from(["file", "link", "directory", "device"])),
+            None,
+            draw(IDS),
+            draw(IDS),
+            mtime_ns=draw(st.none() | st.integers()),
+            source=draw(st.none() | st.just(path) | NAMES),
+            package=draw(st.none() | WORDS),
+            wanted_by=wanted_by,
+            reasons=reasons,
+        )
         if entry.type == "link":
             entry = entry._replace(target=draw(NAMES))
         else:
             entry = entry._replace(mode=draw(MODES))
         if entry.type == "file":
             digest = draw(st.binary(min_size=32, max_size=32)).hex()
-            entry = entry._replace(size=draw(st.integers(0)), sha256=digest, hardlink=draw(st.none() | PATHS),
-                                   lines=draw(st.just(()) | st.lists(LINES, max_size=2).map(tuple)))
+            entry = entry._replace(
+                size=draw(st.integers(0)),
+                sha256=digest,
+                hardlink=draw(st.none() | PATHS),
+                lines=draw(st.just(()) | st.lists(LINES, max_size=2).map(tuple)),
+            )
         if entry.type == "device":
             entry = entry._replace(device=(draw(st.sampled_from("cb")), draw(IDS), draw(IDS)))
         found[path] = entry
-    packages = draw(st.lists(st.builds(PackageInfo, WORDS, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT),
-                             max_size=3, unique=True))
+    packages = draw(
+        st.lists(
+            st.builds(PackageInfo, WORDS, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT), max_size=3, unique=True
+        )
+    )
     return Manifest(
-        Label(*(draw(st.none() | TEXT) for _ in Label._fields)), requests, found, tuple(sorted(packages, key=str)),
-        draw(st.just("") | st.none() | PATHS), draw(st.none() | TEXT),
+        Label(*(draw(st.none() | TEXT) for _ in Label._fields)),
+        requests,
+        found,
+        tuple(sorted(packages, key=str)),
+        draw(st.just("") | st.none() | PATHS),
+        draw(st.none() | TEXT),
         draw(st.none() | st.dictionaries(TEXT, st.none() | TEXT | st.lists(TEXT, max_size=2), max_size=2)),
     )
 
@@ -139,8 +173,12 @@ def _read(data: bytes) -> Manifest | None:
 
 
 @settings(max_examples=100)
-@given(st.binary(max_size=200), st.sampled_from([b"", b'{"kind": "header", "schema": 1, "root": {}}\n',
-                                                 b'{"kind": "header", "schema": 2, "root": {}}\n']))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [b"", b'{"kind": "header", "schema": 1, "root": {}}\n', b'{"kind": "header", "schema": 2, "root": {}}\n']
+    ),
+)
 def test_bytes_that_are_no_manifest_are_refused(data: bytes, head: bytes) -> None:
     """In words, each of them."""
     found = _read(head + data)
@@ -152,8 +190,17 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes, head: bytes) -> Non
 HEADER = '{"kind": "header", "schema": 2, "root": {}, "image": {"a": %s}}\n'
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999999 ", '"\\ud800"', '{"\\udc80": 1}', *(
-    "[" * depth + "]" * depth for depth in (101, 300, *range(900, 1000, 5), 100_000))])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "NaN",
+        "-Infinity",
+        "1e999999 ",
+        '"\\ud800"',
+        '{"\\udc80": 1}',
+        *("[" * depth + "]" * depth for depth in (101, 300, *range(900, 1000, 5), 100_000)),
+    ],
+)
 def test_an_image_that_could_not_be_written_again_is_refused(value: str) -> None:
     """What equals nothing, is no UTF-8, or is nested so deeply that only a shallow stack can read or write it."""
     with pytest.raises(ValueError, match="line 1"):
@@ -162,11 +209,40 @@ def test_an_image_that_could_not_be_written_again_is_refused(value: str) -> None
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-    | st.sampled_from(["/usr", "/..", "/.jailbuild/x", "\ud800", "\udcff", "file", "link", "device", "0755", 0, 1,
-                       10**40, "0" * 64,
-                       "entry", "why", "package", "exclude", "/a/[z-a]", "/a\0", "", "//", -1, "text"]),
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below, max_size=3), max_leaves=4,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXT
+    | st.sampled_from(
+        [
+            "/usr",
+            "/..",
+            "/.jailbuild/x",
+            "\ud800",
+            "\udcff",
+            "file",
+            "link",
+            "device",
+            "0755",
+            0,
+            1,
+            10**40,
+            "0" * 64,
+            "entry",
+            "why",
+            "package",
+            "exclude",
+            "/a/[z-a]",
+            "/a\0",
+            "",
+            "//",
+            -1,
+            "text",
+        ]
+    ),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below, max_size=3),
+    max_leaves=4,
 )
 
 
@@ -177,8 +253,11 @@ def _mutated(draw: st.DrawFn) -> bytes:
     keys = sorted({key for record in records for key in record} | {"path_b64", "name_b64", "line_b64", "for", "as"})
     for _ in range(draw(st.integers(0, 3))):
         record = draw(st.sampled_from(records))
-        inner = [edge for edge in record.get("edges", ()) if isinstance(edge, dict)] if isinstance(
-            record.get("edges"), list) else []
+        inner = (
+            [edge for edge in record.get("edges", ()) if isinstance(edge, dict)]
+            if isinstance(record.get("edges"), list)
+            else []
+        )
         record = draw(st.sampled_from([record, *inner]))
         key = draw(st.sampled_from(keys + sorted(record)))
         if draw(st.booleans()):

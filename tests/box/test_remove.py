@@ -51,11 +51,26 @@ def rich(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PAIRS = [
-    (("bash",), ("ls",)), (("ls",), ("bash",)), (("bash",), ("editor",)), (("editor",), ("bash", "ls")),
-    (("one",), ("two",)), (("two",), ("one",)), (("one",), ("both",)), (("both",), ("one",)), (("ls",), ("one", "two")),
-    (("git",), ("git-log", "git-show")), (("git-show",), ("git",)), (("git-log", "git-show"), ("git",)),
-    (("tool",), ("ls",)), (("ls",), ("tool",)), (("sheet",), ("bash",)), (("bash",), ("sheet",)),
-    (("fixed",), ("ls",)), (("ls",), ("fixed", "moving")), (("/bin/ls",), ("ls",)), (("ls",), ("/bin/ls",)),
+    (("bash",), ("ls",)),
+    (("ls",), ("bash",)),
+    (("bash",), ("editor",)),
+    (("editor",), ("bash", "ls")),
+    (("one",), ("two",)),
+    (("two",), ("one",)),
+    (("one",), ("both",)),
+    (("both",), ("one",)),
+    (("ls",), ("one", "two")),
+    (("git",), ("git-log", "git-show")),
+    (("git-show",), ("git",)),
+    (("git-log", "git-show"), ("git",)),
+    (("tool",), ("ls",)),
+    (("ls",), ("tool",)),
+    (("sheet",), ("bash",)),
+    (("bash",), ("sheet",)),
+    (("fixed",), ("ls",)),
+    (("ls",), ("fixed", "moving")),
+    (("/bin/ls",), ("ls",)),
+    (("ls",), ("/bin/ls",)),
 ]
 
 
@@ -135,20 +150,23 @@ def test_what_was_put_in_by_path_is_named_as_such(made: Path, box: Path, is_whol
     assert settled(box.with_name("fresh")) == settled(box)
 
 
-@pytest.mark.parametrize(("options", "word"), [
-    (("--file", "hosts:/etc/"), "hosts:/etc/"),
-    (("--file", "hosts:/etc/"), "hosts:/etc/hosts"),
-    (("--file", "hosts:/etc/hosts"), "./hosts://etc/./hosts"),
-    (("./../here/odd:/usr/local/bin/",), "./../here/odd:/usr/local/bin/"),
-    (("./../here/odd:/usr/local/bin/",), "odd:/usr/local/bin//odd"),
-    (("--file", "link:/srv/"), "link:/srv/"),
-    (("--dir", "tree:/srv/x/"), "tree:/srv/x/"),
-    (("--dir", "tree/:/srv/x"), "./tree/:/srv/x/"),
-    (("--exclude", "/etc/"), "exclude:/etc/"),
-    (("--exclude", "//etc//pass*d"), "exclude://etc//pass*d"),
-    (("--unmanaged", "/etc/"), "unmanaged:/etc/"),
-    (("--unmanaged", "/etc/passwd"), "unmanaged:/etc/passwd/"),
-])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--file", "hosts:/etc/"), "hosts:/etc/"),
+        (("--file", "hosts:/etc/"), "hosts:/etc/hosts"),
+        (("--file", "hosts:/etc/hosts"), "./hosts://etc/./hosts"),
+        (("./../here/odd:/usr/local/bin/",), "./../here/odd:/usr/local/bin/"),
+        (("./../here/odd:/usr/local/bin/",), "odd:/usr/local/bin//odd"),
+        (("--file", "link:/srv/"), "link:/srv/"),
+        (("--dir", "tree:/srv/x/"), "tree:/srv/x/"),
+        (("--dir", "tree/:/srv/x"), "./tree/:/srv/x/"),
+        (("--exclude", "/etc/"), "exclude:/etc/"),
+        (("--exclude", "//etc//pass*d"), "exclude://etc//pass*d"),
+        (("--unmanaged", "/etc/"), "unmanaged:/etc/"),
+        (("--unmanaged", "/etc/passwd"), "unmanaged:/etc/passwd/"),
+    ],
+)
 def test_what_was_added_is_removed_by_the_same_word(
     made: Path, box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], word: str
 ) -> None:
@@ -170,13 +188,16 @@ def test_what_was_added_is_removed_by_the_same_word(
     assert dump(box.with_name("fresh")) == dump(box)
 
 
-@pytest.mark.parametrize(("directory", "added", "word"), [
-    ("etc", ("--file", "os-release"), "os-release"),
-    ("etc", ("--file", "../etc/os-release"), "./os-release"),
-    ("usr/bin", ("./ls",), "./ls"),
-    ("usr/lib", ("../bin/ls",), "../bin/ls"),
-    ("", ("--dir", "etc/alternatives"), "etc/alternatives"),
-])
+@pytest.mark.parametrize(
+    ("directory", "added", "word"),
+    [
+        ("etc", ("--file", "os-release"), "os-release"),
+        ("etc", ("--file", "../etc/os-release"), "./os-release"),
+        ("usr/bin", ("./ls",), "./ls"),
+        ("usr/lib", ("../bin/ls",), "../bin/ls"),
+        ("", ("--dir", "etc/alternatives"), "etc/alternatives"),
+    ],
+)
 def test_a_path_that_begins_where_the_caller_is_is_one_of_the_source_root(
     made: Path, box: Path, monkeypatch: pytest.MonkeyPatch, directory: str, added: tuple[str, ...], word: str
 ) -> None:
@@ -196,13 +217,34 @@ def test_another_word_removes_nothing(made: Path, box: Path, tmp_path: Path, mon
     put(box, "bash", root=made)
     done = forked("add", "--file", "hosts:/etc/", "--exclude", "/etc/x", "--into", box, "--sysroot", made)
     assert done.returncode == 0, done
-    for word in ("others:/etc/hosts", "others:/etc/", "hosts:/", "hosts:etc/", "unmanaged:/etc/x", "exclude:/etc/../x",
-                 "exclude:", "hosts"):
+    for word in (
+        "others:/etc/hosts",
+        "others:/etc/",
+        "hosts:/",
+        "hosts:etc/",
+        "unmanaged:/etc/x",
+        "exclude:/etc/../x",
+        "exclude:",
+        "hosts",
+    ):
         assert "was never added" in _remove(box, word, status=1), word
 
 
-@pytest.mark.parametrize("words", [("nothing",), ("bsh",), ("ls", "nothing"), ("/usr/bin",), ("",), ("/",),
-                                   ("/usr/lib/ls",), ("libtinfo.so.6",), ("\udcff",), ("sh",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nothing",),
+        ("bsh",),
+        ("ls", "nothing"),
+        ("/usr/bin",),
+        ("",),
+        ("/",),
+        ("/usr/lib/ls",),
+        ("libtinfo.so.6",),
+        ("\udcff",),
+        ("sh",),
+    ],
+)
 def test_what_was_never_added_cannot_be_removed(made: Path, box: Path, words: tuple[str, ...]) -> None:
     """Everything stays, the other names too; what is near is told."""
     put(box, "bash", "ls", root=made)

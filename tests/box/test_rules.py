@@ -64,18 +64,30 @@ def _requests(box: Path) -> list[str]:
 # exclude
 
 
-@pytest.mark.parametrize(("pattern", "gone"), [
-    ("/etc/tool.conf", {"/etc/tool.conf"}),
-    ("/usr/share/tool/*.pyc", {"/usr/share/tool/a.pyc"}),
-    ("/usr/share/**.pyc", {"/usr/share/tool/a.pyc", "/usr/share/tool/b/c.pyc"}),
-    ("/**/*.pyc", {"/usr/share/tool/a.pyc", "/usr/share/tool/b/c.pyc"}),
-    ("/usr/share/tool/b", {"/usr/share/tool/b", "/usr/share/tool/b/c.pyc", "/usr/share/tool/b/d.py"}),
-    ("/usr/s*/tool", {"/usr/share", "/usr/share/tool", "/usr/share/tool/a.pyc", "/usr/share/tool/b",
-                      "/usr/share/tool/b/c.pyc", "/usr/share/tool/b/d.py"}),
-    ("/etc/current", {"/etc/current", "/etc/v1"}),  # nothing else leads to v1
-    ("/etc/v1", {"/etc/current", "/etc/v1"}),  # and this link would lead nowhere
-    ("/nothing/fits", set()),
-])
+@pytest.mark.parametrize(
+    ("pattern", "gone"),
+    [
+        ("/etc/tool.conf", {"/etc/tool.conf"}),
+        ("/usr/share/tool/*.pyc", {"/usr/share/tool/a.pyc"}),
+        ("/usr/share/**.pyc", {"/usr/share/tool/a.pyc", "/usr/share/tool/b/c.pyc"}),
+        ("/**/*.pyc", {"/usr/share/tool/a.pyc", "/usr/share/tool/b/c.pyc"}),
+        ("/usr/share/tool/b", {"/usr/share/tool/b", "/usr/share/tool/b/c.pyc", "/usr/share/tool/b/d.py"}),
+        (
+            "/usr/s*/tool",
+            {
+                "/usr/share",
+                "/usr/share/tool",
+                "/usr/share/tool/a.pyc",
+                "/usr/share/tool/b",
+                "/usr/share/tool/b/c.pyc",
+                "/usr/share/tool/b/d.py",
+            },
+        ),
+        ("/etc/current", {"/etc/current", "/etc/v1"}),  # nothing else leads to v1
+        ("/etc/v1", {"/etc/current", "/etc/v1"}),  # and this link would lead nowhere
+        ("/nothing/fits", set()),
+    ],
+)
 def test_what_is_excluded_never_comes_and_nothing_that_only_it_leads_to(
     box: Path, options: tuple[str | Path, ...], tmp_path: Path, pattern: str, gone: set[str]
 ) -> None:
@@ -91,9 +103,7 @@ def test_what_is_excluded_never_comes_and_nothing_that_only_it_leads_to(
     assert dump(box, contents=True, record=True).keys() == before.keys()
 
 
-def test_an_exclude_takes_out_what_is_in_the_box_and_is_taken_back(
-    box: Path, options: tuple[str | Path, ...]
-) -> None:
+def test_an_exclude_takes_out_what_is_in_the_box_and_is_taken_back(box: Path, options: tuple[str | Path, ...]) -> None:
     _add(box, "tool", *options)
     whole = dump(box, contents=True)
     _add(box, "--exclude", "/etc/tool.conf", *options)
@@ -131,19 +141,23 @@ def test_an_excluded_library_leaves_its_program_with_missing_library(
     _add(box, "tool", "bash", "--exclude", "/lib/x86_64-linux-gnu/libtinfo.so.6*", *options)
     found = [one for one in objects(forked("check", box, "--json")) if one.get("severity") == "error"]
     assert {(one["code"], one["path"], one["subject"]) for one in found} == {
-        ("missing-library", f"/usr/bin/{name}", "libtinfo.so.6") for name in ("tool", "bash")}
+        ("missing-library", f"/usr/bin/{name}", "libtinfo.so.6") for name in ("tool", "bash")
+    }
     _update(box, *options)
     assert not list((box / tiny.LIBRARIES).glob("libtinfo*"))
 
 
-@pytest.mark.parametrize("words", [
-    ("--file", "{mine}:/etc/motd", "--exclude", "/etc/mo*"),
-    ("{mine}:/opt/prog", "--exclude", "/opt/prog"),
-    ("--dir", "{tree}:/opt/tree", "--exclude", "/opt/**"),
-    ("bash", "--exclude", "/usr/bin/bash"),
-    ("editor", "--exclude", "/usr/bin/vim.basic"),  # what its links lead to
-    ("--exclude", "/usr/bin/tool"),  # which the box has
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--file", "{mine}:/etc/motd", "--exclude", "/etc/mo*"),
+        ("{mine}:/opt/prog", "--exclude", "/opt/prog"),
+        ("--dir", "{tree}:/opt/tree", "--exclude", "/opt/**"),
+        ("bash", "--exclude", "/usr/bin/bash"),
+        ("editor", "--exclude", "/usr/bin/vim.basic"),  # what its links lead to
+        ("--exclude", "/usr/bin/tool"),  # which the box has
+    ],
+)
 def test_what_is_asked_for_and_excluded_is_an_error_that_names_both(
     box: Path, options: tuple[str | Path, ...], tmp_path: Path, words: tuple[str, ...]
 ) -> None:
@@ -169,16 +183,19 @@ def test_below_a_directory_that_was_asked_for_exclude_wins(
         assert [path for path in dump(box) if path.startswith("/opt/tree/")] == ["/opt/tree/a"]
 
 
-@pytest.mark.parametrize(("option", "word", "why"), [
-    ("--exclude", "etc/x", "does not begin with /"),
-    ("--exclude", "", "does not begin with /"),
-    ("--exclude", "/", "no place in a box"),
-    ("--exclude", "/a/../b", "no place in a box"),
-    ("--exclude", "/.jailbuild/**", "the box's own record"),
-    ("--exclude", "/[z-a]", "no set of characters"),
-    ("--unmanaged", "x", "does not begin with /"),
-    ("--unmanaged", "/.jailbuild", "the box's own record"),
-])
+@pytest.mark.parametrize(
+    ("option", "word", "why"),
+    [
+        ("--exclude", "etc/x", "does not begin with /"),
+        ("--exclude", "", "does not begin with /"),
+        ("--exclude", "/", "no place in a box"),
+        ("--exclude", "/a/../b", "no place in a box"),
+        ("--exclude", "/.jailbuild/**", "the box's own record"),
+        ("--exclude", "/[z-a]", "no set of characters"),
+        ("--unmanaged", "x", "does not begin with /"),
+        ("--unmanaged", "/.jailbuild", "the box's own record"),
+    ],
+)
 def test_a_rule_that_is_none_is_one_line(
     box: Path, options: tuple[str | Path, ...], option: str, word: str, why: str
 ) -> None:
@@ -263,7 +280,8 @@ def test_links_that_are_the_users_may_lead_nowhere(box: Path, options: tuple[str
     (box / "elsewhere").symlink_to("/nowhere")
     found = [one for one in objects(forked("check", box, "--json")) if one["kind"] == "finding"]
     assert [(one["code"], one["path"]) for one in found if one["severity"] == "error"] == [
-        ("dangling-link", "/elsewhere")]
+        ("dangling-link", "/elsewhere")
+    ]
 
 
 def test_unmanaged_is_taken_back(box: Path, options: tuple[str | Path, ...]) -> None:
@@ -277,9 +295,7 @@ def test_unmanaged_is_taken_back(box: Path, options: tuple[str | Path, ...]) -> 
 
 
 @pytest.mark.parametrize("died", [*range(1, 60, 3)])
-def test_what_is_let_go_of_survives_a_kill_at_any_step(
-    box: Path, options: tuple[str | Path, ...], died: int
-) -> None:
+def test_what_is_let_go_of_survives_a_kill_at_any_step(box: Path, options: tuple[str | Path, ...], died: int) -> None:
     """What is no longer listed and stays in the box is never removed, by whoever finishes the change."""
     _add(box, "tool", "bash", "--unmanaged", "/etc/tool.conf", *options)
     (box / "usr/share/tool/b/d.py").write_text("mine")

@@ -59,7 +59,8 @@ def test_what_would_read_another_root_is_refused_with_the_right_command(
     assert f"it was made from {like_host}" in complaint(done)
     words = [word.format(box=filled) for word in COMMANDS[name]]
     assert done.stderr.splitlines()[-1] == (
-        "hint: " + " ".join(["jailbuild", words[0], "--sysroot", str(like_host), *words[1:]]))
+        "hint: " + " ".join(["jailbuild", words[0], "--sysroot", str(like_host), *words[1:]])
+    )
     assert state(filled) == before
     again = forked(words[0], "--sysroot", like_host, *words[1:])
     assert again.returncode in (0, 3), again
@@ -73,8 +74,12 @@ def test_a_box_of_the_hosts_own_root_needs_no_name(box: Path, name: str) -> None
 
 
 def test_what_reads_no_source_root_is_not_refused(filled: Path) -> None:
-    for words in (("list", filled), ("why", filled, "/usr/bin/bash"), ("check", filled),
-                  ("remove", "bash", "--from", filled)):
+    for words in (
+        ("list", filled),
+        ("why", filled, "/usr/bin/bash"),
+        ("check", filled),
+        ("remove", "bash", "--from", filled),
+    ):
         assert forked(*words).returncode == 0
 
 

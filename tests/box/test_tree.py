@@ -72,8 +72,10 @@ def test_what_was_put_in_runs_there(made: Path, box: Path) -> None:
     add(box, "bash", "ls", "editor", "fixed", "moving", sysroot=made)
     statuses = [inside(box, f"/bin/{name}").returncode for name in ("bash", "ls", "editor", "fixed", "moving")]
     assert statuses == [6, 9, 15, 0, 0]
-    assert {"libselinux.so.1": f"/lib/{Path(LIB).name}/libselinux.so.1",
-            "libpcre.so.8": f"/lib/{Path(LIB).name}/libpcre.so.8"} == listed_inside(box, "/usr/bin/ls")
+    assert {
+        "libselinux.so.1": f"/lib/{Path(LIB).name}/libselinux.so.1",
+        "libpcre.so.8": f"/lib/{Path(LIB).name}/libpcre.so.8",
+    } == listed_inside(box, "/usr/bin/ls")
 
 
 def test_the_record_is_for_root_alone(made: Path, box: Path) -> None:
@@ -116,7 +118,8 @@ CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)  # cap_net_raw, ef
 
 
 @pytest.mark.parametrize(
-    ("options", "mode", "kept"), [((), 0o755, None), (("--keep-privileges",), 0o6755, CAPABILITY)],
+    ("options", "mode", "kept"),
+    [((), 0o755, None), (("--keep-privileges",), 0o6755, CAPABILITY)],
     ids=["dropped", "kept where asked for"],
 )
 def test_privileges_are_dropped_unless_asked_for(

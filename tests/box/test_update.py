@@ -233,7 +233,9 @@ def test_a_program_runs_while_its_library_is_updated(root: Path, box: Path) -> N
             _work(root, 2 - number % 2)
             done = subprocess.run(
                 [sys.executable, "-m", "jailbuild", "update", box, "--sysroot", root, "--no-sync"],
-                capture_output=True, text=True, check=False,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, done
             if number >= 11 and len(seen) >= 300:
@@ -262,7 +264,8 @@ def test_the_users_files_stay_in_place(root: Path, box: Path) -> None:
     assert [line.split()[1] for line in notes] == ["/usr/bin/env", "/usr/bin/ls", "/usr/bin/sh"]
     assert (box / f"{LIB[1:]}/libpcre.so.8.9").exists()
     assert {"/usr/bin/env", "/usr/bin/ls"} <= {
-        line["path"] for line in objects(forked("check", box, "--json")) if line.get("severity") == "error"}
+        line["path"] for line in objects(forked("check", box, "--json")) if line.get("severity") == "error"
+    }
 
 
 @pytest.mark.parametrize("what", ["bytes", "mode", "another type", "a link"])
@@ -466,10 +469,52 @@ def test_one_file_becomes_two(root: Path, box: Path) -> None:
 
 # A family of hard links, interpreted programs, alternatives, other names of one program, static and set-id ones.
 SAMPLE = (
-    "awk", "bash", "bunzip2", "bzcat", "bzip2", "cat", "chmod", "cp", "dash", "date", "dpkg", "env", "find",
-    "gawk", "git", "git-receive-pack", "git-shell", "git-upload-archive", "git-upload-pack", "grep", "gunzip",
-    "gzip", "id", "ldd", "ls", "mawk", "mount", "nawk", "openssl", "pager", "passwd", "perl", "perlbug",
-    "pod2man", "prove", "python3", "sed", "sh", "sort", "su", "tar", "touch", "vi", "which", "xz", "xzcat",
+    "awk",
+    "bash",
+    "bunzip2",
+    "bzcat",
+    "bzip2",
+    "cat",
+    "chmod",
+    "cp",
+    "dash",
+    "date",
+    "dpkg",
+    "env",
+    "find",
+    "gawk",
+    "git",
+    "git-receive-pack",
+    "git-shell",
+    "git-upload-archive",
+    "git-upload-pack",
+    "grep",
+    "gunzip",
+    "gzip",
+    "id",
+    "ldd",
+    "ls",
+    "mawk",
+    "mount",
+    "nawk",
+    "openssl",
+    "pager",
+    "passwd",
+    "perl",
+    "perlbug",
+    "pod2man",
+    "prove",
+    "python3",
+    "sed",
+    "sh",
+    "sort",
+    "su",
+    "tar",
+    "touch",
+    "vi",
+    "which",
+    "xz",
+    "xzcat",
     "zcat",
 )
 
@@ -483,8 +528,11 @@ def test_of_everything_in_usr_bin_only_bash_stays(memory: Path, names: tuple[str
         done = forked("add", *(f"/usr/bin/{name}" for name in there), "--into", box, "--no-sync")
         if done.returncode == 0:
             break
-        refused = {line.split(":")[1].split()[2].rpartition("/")[2] for line in done.stderr.splitlines()
-                   if line.startswith("jailbuild: cannot add")}
+        refused = {
+            line.split(":")[1].split()[2].rpartition("/")[2]
+            for line in done.stderr.splitlines()
+            if line.startswith("jailbuild: cannot add")
+        }
         assert refused & set(there), done.stderr
         there = [name for name in there if name not in refused]
     assert len(there) >= (900 if names is None else 30)

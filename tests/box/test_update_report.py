@@ -23,11 +23,17 @@ def _install(root: Path, **versions: str) -> None:
     info.mkdir(parents=True, exist_ok=True)
     for name, path in lists.items():
         (info / f"{name}.list").write_text(f"{path}\n")
-    (info.parent / "status").write_text("\n".join(
-        STATUS.format(name=name, version=version, architecture="amd64",
-                      source="Source: ncurses (6.4-4)\n" if name == "libtinfo6" else "")
-        for name, version in versions.items()
-    ))
+    (info.parent / "status").write_text(
+        "\n".join(
+            STATUS.format(
+                name=name,
+                version=version,
+                architecture="amd64",
+                source="Source: ncurses (6.4-4)\n" if name == "libtinfo6" else "",
+            )
+            for name, version in versions.items()
+        )
+    )
 
 
 @pytest.fixture
@@ -95,7 +101,9 @@ def test_a_dry_run_says_what_would_change_or_that_the_box_is_current(root: Path,
     assert done.stderr.splitlines()[1:] == ["  bash 5.2-1 -> 5.2-2: 1 file", "  libtinfo6 6.4-4: 1 file"]
     both = _update(box, other, "--dry-run", root=root, status=3)
     assert [line.partition(" (")[0] for line in both.stderr.splitlines()] == [
-        f"{box}: would replace 2 files", f"{other}: is up to date"]
+        f"{box}: would replace 2 files",
+        f"{other}: is up to date",
+    ]
     assert _update(box, "--dry-run", "-q", root=root, status=3).stderr == ""
 
 
@@ -104,8 +112,11 @@ def test_what_comes_and_goes_is_told_with_its_version(root: Path, box: Path) -> 
     tiny.program(root / "usr/bin/bash")  # which needs no library any more
     _install(root, bash="6.0-1", ls="9.1-1")
     done = _update(box, root=root)
-    assert done.stderr.splitlines()[1:] == ["  bash 5.2-1 -> 6.0-1: 1 file", "  libtinfo6 6.4-4 -> none: 1 file",
-                                            "  of no package: 1 file"]
+    assert done.stderr.splitlines()[1:] == [
+        "  bash 5.2-1 -> 6.0-1: 1 file",
+        "  libtinfo6 6.4-4 -> none: 1 file",
+        "  of no package: 1 file",
+    ]
 
 
 def test_a_package_of_two_architectures_is_two(root: Path, box: Path) -> None:
@@ -113,8 +124,9 @@ def test_a_package_of_two_architectures_is_two(root: Path, box: Path) -> None:
     (info / "libtinfo6.list").rename(info / "libtinfo6:amd64.list")
     (info / "libtinfo6:i386.list").write_text("/usr/lib/i386-linux-gnu/libtinfo.so.6\n")
     status = info.parent / "status"
-    status.write_text(status.read_text() + "\n" + STATUS.format(
-        name="libtinfo6", version="6.4-9", architecture="i386", source=""))
+    status.write_text(
+        status.read_text() + "\n" + STATUS.format(name="libtinfo6", version="6.4-9", architecture="i386", source="")
+    )
     _made(box, root, "bash")
     found = [line for line in manifest(box) if line["kind"] == "package" and line["name"] == "libtinfo6"]
     assert [(line["version"], line["architecture"]) for line in found] == [("6.4-4", "amd64")]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from jailbuild import syscalls
-from jailbuild.box.add import Words, plan_addition
+from jailbuild.box.add import AddSpec, plan_addition
 from jailbuild.box.apply import Writing, apply_plan
 from jailbuild.box.record import BoxChangedError
-from jailbuild.box.target import Choices
+from jailbuild.box.target import PlanOptions
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
@@ -39,8 +39,22 @@ from tests.box.running import (
 
 CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 SHARED = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")
-SYSTEMS = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr", "/usr/bin", "/usr/lib",
-           "/usr/share", "/var/log")
+SYSTEMS = (
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/share",
+    "/var/log",
+)
 
 
 def wanted(box: object, *arguments: str | Path, sysroot: Path) -> Answer:
@@ -75,9 +89,7 @@ def test_a_directory_with_something_else_in_it_is_refused(made: Path, full: Path
     before = state(full)
     done = add(full, "bash", option, sysroot=made, status=1)
     assert complaint(done) == f"jailbuild: cannot make a box at {full}: it is not empty and no box"
-    assert done.stderr.splitlines()[1:] == [
-        "hint: name an empty directory, or --adopt to leave what is there as it is"
-    ]
+    assert done.stderr.splitlines()[1:] == ["hint: name an empty directory, or --adopt to leave what is there as it is"]
     assert done.stdout == ""
     assert state(full) == before
 
@@ -187,7 +199,8 @@ def test_what_differs_is_a_conflict_and_all_of_it_is_named(made: Path, full: Pat
     done = add(full, "bash", "ls", "--adopt", sysroot=made, status=1)
     said = done.stderr.splitlines()
     assert [line.split()[3].rstrip(":") for line in said if line.startswith("jailbuild: ")] == [
-        "/lib64", "/usr/bin/bash"
+        "/lib64",
+        "/usr/bin/bash",
     ]
     assert said[-1].startswith("hint: nothing was written")
     assert state(full) == before
@@ -267,18 +280,18 @@ def test_a_directory_that_was_swapped_since_it_was_looked_at_is_not_written_to(
     (tmp_path / "empty").mkdir()
     link = tmp_path / "link"
     link.symlink_to("empty")
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(link), PlanOptions())
     swap(link, full)
     before = state(tmp_path)
     with pytest.raises(BoxChangedError):
         apply_plan(addition.plan, str(link), addition.source, Writing(sync=False))
     assert state(tmp_path) == before
     with pytest.raises(JailError, match="it is not empty and no box"):
-        plan_addition(Root(str(made)), Words(("bash",)), str(link), Choices())
+        plan_addition(Root(str(made)), AddSpec(("bash",)), str(link), PlanOptions())
 
 
 def test_a_directory_that_was_made_since_there_was_none_is_not_written_to(made: Path, full: Path, box: Path) -> None:
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(box), PlanOptions())
     full.rename(box)
     before = state(box)
     with pytest.raises(BoxChangedError):
@@ -292,7 +305,7 @@ def test_a_parent_that_was_swapped_leads_no_box_into_dev(made: Path, tmp_path: P
     link = tmp_path / "link"
     link.symlink_to("empty")
     box = link / f"box of {tmp_path.name}"
-    addition = plan_addition(Root(str(made)), Words(("bash",)), str(box), Choices())
+    addition = plan_addition(Root(str(made)), AddSpec(("bash",)), str(box), PlanOptions())
     swap_link(link, Path("/dev/shm"))
     try:
         with pytest.raises(JailError, match="it is in the running system's own /dev"):
@@ -307,9 +320,7 @@ def test_a_parent_that_was_swapped_leads_no_box_into_dev(made: Path, tmp_path: P
 
 @pytest.mark.parametrize("path", [path for path in (*SHARED, *SYSTEMS) if os.path.isdir(path)])
 @pytest.mark.parametrize("option", ["--no-sync", "--adopt"])
-def test_the_running_systems_own_directories_are_refused(
-    made: Path, tmp_path: Path, path: str, option: str
-) -> None:
+def test_the_running_systems_own_directories_are_refused(made: Path, tmp_path: Path, path: str, option: str) -> None:
     """By whatever name: also one with a slash behind it, a link, /proc/self/root."""
     assert refusal(path, option, sysroot=made) == "it is the running system's own"
     (tmp_path / "link").symlink_to(path)
@@ -317,16 +328,22 @@ def test_the_running_systems_own_directories_are_refused(
         assert refusal(name, option, sysroot=made).startswith("it is the running system's own /")
 
 
-@pytest.mark.parametrize(("path", "hint"), [
-    ("/", "name a directory below it"), ("/tmp", "name a directory below it"), ("/etc", "name a directory elsewhere"),
-])
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/", "name a directory below it"),
+        ("/tmp", "name a directory below it"),
+        ("/etc", "name a directory elsewhere"),
+    ],
+)
 def test_the_hint_names_a_directory_below_where_that_makes_sense(made: Path, path: str, hint: str) -> None:
     """To an ordinary user too."""
     open_to_all(made)
     for nobody in (True, False):
         done = add(Path(path), "bash", "--dry-run", "--adopt", sysroot=made, status=1, nobody=nobody)
         assert done.stderr.splitlines() == [
-            f"jailbuild: cannot make a box at {path}: it is the running system's own", f"hint: {hint}"
+            f"jailbuild: cannot make a box at {path}: it is the running system's own",
+            f"hint: {hint}",
         ]
 
 
@@ -340,8 +357,14 @@ def test_a_place_for_one_of_them_is_refused_where_there_is_none(made: Path) -> N
 def test_nothing_in_dev_proc_and_sys_becomes_a_box(made: Path, tmp_path: Path) -> None:
     """Absent, empty or full."""
     (tmp_path / "link").symlink_to("/sys/kernel")
-    for path, tree in (("/dev/shm/none", "/dev"), ("/proc/self/fd", "/proc"), ("/proc/none", "/proc"),
-                       (tmp_path / "link", "/sys"), ("/dev/fd/../none", "/proc"), ("/sys/none", "/sys")):
+    for path, tree in (
+        ("/dev/shm/none", "/dev"),
+        ("/proc/self/fd", "/proc"),
+        ("/proc/none", "/proc"),
+        (tmp_path / "link", "/sys"),
+        ("/dev/fd/../none", "/proc"),
+        ("/sys/none", "/sys"),
+    ):
         for option in ("--no-sync", "--adopt"):
             assert refusal(path, option, sysroot=made) == f"it is in the running system's own {tree}"
 
@@ -377,7 +400,10 @@ def mounting() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run_mounting(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "--", "sh", "-ec", script, "sh", *map(str, arguments)],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     return run_mounting
@@ -387,7 +413,7 @@ def test_what_the_administrator_filled_below_usr_local_is_adopted(
     made: Path, mounting: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     script = (
-        'mount -t tmpfs none /usr/local/src; mkdir /usr/local/src/box; touch /usr/local/src/box/notes; '
+        "mount -t tmpfs none /usr/local/src; mkdir /usr/local/src/box; touch /usr/local/src/box/notes; "
         'exec "$1" -m jailbuild add bash --sysroot "$2" --into /usr/local/src/box $3'
     )
     assert "not empty" in mounting(script, sys.executable, made, "").stderr
@@ -402,7 +428,10 @@ def test_a_bind_mount_hides_none_of_them(
     place.mkdir()
     done = mounting(
         'mount --bind "$1" "$2"; exec "$3" -m jailbuild add bash --sysroot "$4" --adopt --dry-run --into "$2"',
-        path, place, sys.executable, made,
+        path,
+        place,
+        sys.executable,
+        made,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == (
@@ -418,7 +447,9 @@ def test_a_box_that_is_there_is_not_written_to_as_one_of_them(
     add(box, "bash", "ls", sysroot=made)
     before = state(box)
     done = mounting(
-        'mount --bind "$1" /srv; exec "$2" -m jailbuild remove ls --from /srv', box, sys.executable,
+        'mount --bind "$1" /srv; exec "$2" -m jailbuild remove ls --from /srv',
+        box,
+        sys.executable,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("jailbuild: cannot make a box at /srv: it is the running system's own\n")
@@ -430,8 +461,7 @@ def test_an_empty_volume_mounted_below_them_is_the_users(
 ) -> None:
     """At /mnt itself it is not."""
     script = (
-        'mount -t tmpfs none /mnt; mkdir -p "/mnt$1"; '
-        'exec "$2" -m jailbuild add bash --sysroot "$3" --into "/mnt$1"'
+        'mount -t tmpfs none /mnt; mkdir -p "/mnt$1"; exec "$2" -m jailbuild add bash --sysroot "$3" --into "/mnt$1"'
     )
     assert mounting(script, "/volume", sys.executable, made).returncode == 0
     done = mounting(script, "", sys.executable, made)
@@ -454,6 +484,7 @@ def test_the_callers_home_directory_is_refused(
     done = mounting(script, passwd, sys.executable, made, home)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"jailbuild: cannot make a box at {home}: it is your home directory", "hint: name a directory below it"
+        f"jailbuild: cannot make a box at {home}: it is your home directory",
+        "hint: name a directory below it",
     ]
     assert mounting(script, passwd, sys.executable, made, home / "box").returncode == 0

@@ -32,9 +32,25 @@ def compile_c(source: str, target: Path, *flags: str) -> Path:
     """Compile freestanding C to `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["gcc", "-nostdlib", "-Os", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none",
-         "-o", target, "-x", "c", "-", "-x", "none", *flags],
-        input=source, text=True, check=True,
+        [
+            "gcc",
+            "-nostdlib",
+            "-Os",
+            "-fno-stack-protector",
+            "-fno-asynchronous-unwind-tables",
+            "-Wl,--build-id=none",
+            "-o",
+            target,
+            "-x",
+            "c",
+            "-",
+            "-x",
+            "none",
+            *flags,
+        ],
+        input=source,
+        text=True,
+        check=True,
     )
     return target
 
@@ -42,8 +58,11 @@ def compile_c(source: str, target: Path, *flags: str) -> Path:
 def _calls(needs: tuple[Path, ...]) -> tuple[str, str, list[str]]:
     names = [need.name.removeprefix("lib").partition(".")[0] for need in needs]
     declared = "\n".join(f"int {name}(void);" for name in names)
-    return declared, "".join(f" + {name}()" for name in names), ["-Wl,--no-as-needed", *map(str, needs),
-                                                                 "-Wl,--allow-shlib-undefined"]
+    return (
+        declared,
+        "".join(f" + {name}()" for name in names),
+        ["-Wl,--no-as-needed", *map(str, needs), "-Wl,--allow-shlib-undefined"],
+    )
 
 
 def library(target: Path, *needs: Path, soname: str | None = None, value: int = 1, flags: tuple[str, ...] = ()) -> Path:

@@ -17,8 +17,8 @@ import pytest
 
 from jailbuild.check import run as rules
 from jailbuild.check.findings import Ignored
-from jailbuild.check.record import read_trusted
-from jailbuild.check.run import Wishes, check_root
+from jailbuild.check.manifest_state import read_trusted
+from jailbuild.check.run import CheckOptions, check_root
 from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import open_to_all, run, state
@@ -181,7 +181,9 @@ def test_a_copy_of_the_manifest_is_believed_instead_of_the_boxs_own(box: Path, t
     (box / "usr/bin/ls").chmod(0o700)
     assert codes(box) == {("unlisted-file", "/usr/bin/ls")}
     assert codes(box, "--manifest", copy) == {
-        ("manifest-differs", "/.jailbuild/manifest.jsonl"), ("wrong-mode", "/usr/bin/ls")}
+        ("manifest-differs", "/.jailbuild/manifest.jsonl"),
+        ("wrong-mode", "/usr/bin/ls"),
+    }
     record.write_text("nonsense")
     assert ("manifest-differs", "/.jailbuild/manifest.jsonl") in codes(box, "--manifest", copy)
     shutil.rmtree(box / ".jailbuild")
@@ -231,11 +233,13 @@ def test_what_is_ignored_is_not_counted(box: Path) -> None:
     assert codes(box, "--ignore", "wrong-mode") == {("unlisted-file", "/usr/mine")}
     assert codes(box, "--ignore", "wrong-mode:/usr/bin/l*") == everything - {("wrong-mode", "/usr/bin/ls")}
     assert codes(box, "--ignore", "wrong-mode:*/ls", "--ignore", "unlisted-file:/usr/min?") == {
-        ("wrong-mode", "/usr/bin/bash")}
+        ("wrong-mode", "/usr/bin/bash")
+    }
     assert codes(box, "--ignore", "secret-file") == everything
     assert codes(box, "--ignore", "wrong-mode:/opt/*") == everything
     assert run("check", box, "--ignore", "wrong-mode", "--ignore", "unlisted-file").stdout.endswith(
-        "0 errors, 0 warnings, 0 notes\n")
+        "0 errors, 0 warnings, 0 notes\n"
+    )
 
 
 @pytest.mark.parametrize("word", ["nothing-like-this", "wrong-mode:", ":/usr", "", "Wrong-Mode"])
@@ -250,5 +254,5 @@ def test_wishes_hold_for_every_look(box: Path, tmp_path: Path) -> None:
     """What was asked for is asked for again when the box is looked at again."""
     shutil.copy(box / ".jailbuild/manifest.jsonl", tmp_path / "copy")
     (box / "usr/mine").touch()
-    wishes = Wishes(read_trusted(str(tmp_path / "copy")), (), (Ignored("unlisted-file"),))
+    wishes = CheckOptions(read_trusted(str(tmp_path / "copy")), (), (Ignored("unlisted-file"),))
     assert check_root(Root(str(box)), "box", wishes).findings == ()

@@ -117,36 +117,47 @@ def _instead(path: Path, make: Callable[[Path], object]) -> None:
 
 BREAKS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]]]] = {
     "a library has gone": (
-        lambda root: (root / tiny.LIBRARIES / "libselinux.so.1").unlink(), {("missing-library", "/usr/bin/ls")}),
+        lambda root: (root / tiny.LIBRARIES / "libselinux.so.1").unlink(),
+        {("missing-library", "/usr/bin/ls")},
+    ),
     "a library's file has gone": (
         lambda root: (root / tiny.LIBRARIES / "libtinfo.so.6.4").unlink(),
-        {("missing-library", "/usr/bin/bash"), ("dangling-link", f"{LIB}/libtinfo.so.6")}),
+        {("missing-library", "/usr/bin/bash"), ("dangling-link", f"{LIB}/libtinfo.so.6")},
+    ),
     "the loader's link has gone": (
         lambda root: (root / "usr/lib64/ld-linux-x86-64.so.2").unlink(),
-        {("missing-interpreter", "/usr/bin/bash"), ("missing-interpreter", "/usr/bin/ls")}),
+        {("missing-interpreter", "/usr/bin/bash"), ("missing-interpreter", "/usr/bin/ls")},
+    ),
     "a script's interpreter is not there": (
         lambda root: tiny.script(root / "usr/bin/tool", "#!/usr/bin/perl"),
-        {("missing-script-interpreter", "/usr/bin/tool")}),
-    "what a script looks up is not there": (
-        _half_a_script, {("missing-script-interpreter", "/usr/bin/tool")}),
+        {("missing-script-interpreter", "/usr/bin/tool")},
+    ),
+    "what a script looks up is not there": (_half_a_script, {("missing-script-interpreter", "/usr/bin/tool")}),
     "a program is for another machine": (
         lambda root: _no_machine(Path(shutil.copy(root / "usr/bin/ls", root / "usr/bin/strange"))),
-        {("wrong-machine", "/usr/bin/strange")}),
+        {("wrong-machine", "/usr/bin/strange")},
+    ),
     "a link dangles": (
-        lambda root: (root / "usr/bin/link").symlink_to("/absent"), {("dangling-link", "/usr/bin/link")}),
+        lambda root: (root / "usr/bin/link").symlink_to("/absent"),
+        {("dangling-link", "/usr/bin/link")},
+    ),
     "a link goes round": (
-        lambda root: (root / "usr/bin/link").symlink_to("link"), {("dangling-link", "/usr/bin/link")}),
+        lambda root: (root / "usr/bin/link").symlink_to("link"),
+        {("dangling-link", "/usr/bin/link")},
+    ),
     "a link leads to what is outside alone": (
         lambda root: (root / "usr/bin/link").symlink_to(os.path.realpath(sys.executable)),
-        {("dangling-link", "/usr/bin/link")}),
+        {("dangling-link", "/usr/bin/link")},
+    ),
     "a program is cut in its segments": (
         lambda root: _cut(Path(shutil.copy(root / "usr/bin/ls", root / "usr/bin/cut")), 100),
-        {("unreadable", "/usr/bin/cut")}),
+        {("unreadable", "/usr/bin/cut")},
+    ),
     "a program is cut behind them": (
         lambda root: _cut(Path(shutil.copy(root / "usr/bin/ls", root / "usr/bin/cut")), 1500),
-        {("unreadable", "/usr/bin/cut")}),
-    "a library that nobody loads misses something": (
-        _lonely_library, {("unreached-library", "/opt/libalone.so.1")}),
+        {("unreadable", "/usr/bin/cut")},
+    ),
+    "a library that nobody loads misses something": (_lonely_library, {("unreached-library", "/opt/libalone.so.1")}),
 }
 LISTED = {  # what the manifest adds to that
     "a library has gone": {("missing-file", f"{LIB}/libselinux.so.1")},
@@ -175,22 +186,27 @@ def test_what_is_broken_in_any_root_is_found(whole: Path, tmp_path: Path, what: 
     change(root)
     before = state(root)
     found = findings(run("check", root, "--json"))
-    assert expected == {(one["code"], one["path"]) for one in found if (one["code"], one["path"]) in expected
-                        or one["code"] != "unreached-library"}
+    assert expected == {
+        (one["code"], one["path"])
+        for one in found
+        if (one["code"], one["path"]) in expected or one["code"] != "unreached-library"
+    }
     assert all(one["requested_by"] == [] for one in found)
     assert before == state(root)
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "a byte": (lambda box: _other_byte(box / tiny.LIBRARIES / "libtinfo.so.6.4"), "changed-file",
-               f"{LIB}/libtinfo.so.6.4"),
+    "a byte": (
+        lambda box: _other_byte(box / tiny.LIBRARIES / "libtinfo.so.6.4"),
+        "changed-file",
+        f"{LIB}/libtinfo.so.6.4",
+    ),
     "a longer file": (lambda box: os.truncate(box / "usr/bin/bash", 1 << 20), "changed-file", "/usr/bin/bash"),
     "a mode": (lambda box: (box / "usr/bin/bash").chmod(0o4755), "wrong-mode", "/usr/bin/bash"),
     "the mode of /tmp": (lambda box: (box / "tmp").chmod(0o755), "wrong-mode", "/tmp"),
     "a link": (lambda box: _instead(box / "bin", lambda path: path.symlink_to("/usr/bin")), "changed-file", "/bin"),
     "a directory for a link": (lambda box: _instead(box / "lib", Path.mkdir), "changed-file", "/lib"),
-    "a FIFO for a file": (lambda box: _instead(box / "usr/bin/ls", os.mkfifo), "changed-file",
-                          "/usr/bin/ls"),
+    "a FIFO for a file": (lambda box: _instead(box / "usr/bin/ls", os.mkfifo), "changed-file", "/usr/bin/ls"),
     "a mount point": (lambda box: (box / "proc").rmdir(), "missing-file", "/proc"),
     "a program": (lambda box: (box / "usr/bin/ls").unlink(), "missing-file", "/usr/bin/ls"),
 }
@@ -316,7 +332,8 @@ def test_every_single_flipped_byte_is_seen(real: Path) -> None:
             found = check_root(Root(str(real)), "box").findings
             os.pwrite(file.fileno(), old, place)
         assert [("changed-file", f"{LIB}/libc.so.6")] == [
-            (one.code, one.path) for one in found if one.severity != "note"]
+            (one.code, one.path) for one in found if one.severity != "note"
+        ]
 
 
 def test_the_readme_lists_every_code_with_severity_and_meaning() -> None:
@@ -331,4 +348,5 @@ def test_the_readme_lists_every_code_with_severity_and_meaning() -> None:
 def test_every_code_is_known_to_the_tests() -> None:
     """A code without a severity that the tests expect is one that nobody has thought about."""
     assert {code: what.severity for code, what in CODES.items()} == {
-        code: severity for severity, some in SEVERITIES.items() for code in some}
+        code: severity for severity, some in SEVERITIES.items() for code in some
+    }

@@ -96,10 +96,16 @@ def test_a_hint_that_is_too_long_to_be_shown_is_left_out(tmp_path: Path) -> None
     assert "hint: " not in done.stderr
 
 
-@pytest.mark.parametrize("pattern", [
-    "/**/libpcre.so.8*", "/usr/lib/*/libpcre.so.8", "/lib/x86_64-linux-gnu/libpcre.so.?", "/**/libpcre.so.8.1",
-    "/usr/**/x86_64-linux-gnu/libpcre*",
-])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/**/libpcre.so.8*",
+        "/usr/lib/*/libpcre.so.8",
+        "/lib/x86_64-linux-gnu/libpcre.so.?",
+        "/**/libpcre.so.8.1",
+        "/usr/**/x86_64-linux-gnu/libpcre*",
+    ],
+)
 def test_what_an_exclude_kept_out_comes_when_that_is_lifted(made: Path, tmp_path: Path, pattern: str) -> None:
     """The hint says which one, and what it says helps."""
     box = tmp_path / "box"

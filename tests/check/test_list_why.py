@@ -67,8 +67,11 @@ def test_every_chain_goes_from_a_request_to_the_path_through_entries(far: Path) 
             assert all(list(step) == ["path", "as"] for step in steps)
             assert path == steps[-1]["path"]
             assert {step["path"] for step in steps} <= set(listed)
-            assert steps[0]["path"] in starts or [edge["kind"] for edge in entry["edges"]] == ["mount-point"] or (
-                steps[0]["as"] == "mount-point"), chain
+            assert (
+                steps[0]["path"] in starts
+                or [edge["kind"] for edge in entry["edges"]] == ["mount-point"]
+                or (steps[0]["as"] == "mount-point")
+            ), chain
             for before, step in itertools.pairwise(steps):
                 edges = [(edge["by"], edge["kind"]) for edge in listed[step["path"]]["edges"]]
                 assert (before["path"], step["as"]) in edges, chain
@@ -79,8 +82,10 @@ def test_every_chain_goes_from_a_request_to_the_path_through_entries(far: Path) 
     [
         ("/usr/bin/far", [("/usr/bin/far", "program")]),
         ("/opt/far/libfar.so.3", [("/usr/bin/far", "program"), ("/opt/far/libfar.so.3", "needed")]),
-        ("/usr/bin/vim.basic", [("/usr/bin/editor", "program"), ("/etc/alternatives/editor", "target"),
-                                ("/usr/bin/vim.basic", "target")]),
+        (
+            "/usr/bin/vim.basic",
+            [("/usr/bin/editor", "program"), ("/etc/alternatives/editor", "target"), ("/usr/bin/vim.basic", "target")],
+        ),
         ("/usr/bin/env", [("/usr/bin/tool", "program"), ("/usr/bin/env", "interpreter")]),
     ],
 )
@@ -92,8 +97,13 @@ def test_a_chain_says_how_each_step_leads_to_the_next(far: Path, path: str, step
 
 @pytest.mark.parametrize(
     ("spelling", "path"),
-    [("/lib/x86_64-linux-gnu/libtinfo.so.6", f"{LIB}/libtinfo.so.6"), ("/bin/far", "/usr/bin/far"),
-     ("usr/bin/far", "/usr/bin/far"), ("//usr/./bin//far", "/usr/bin/far"), ("/usr/bin/../bin/far", "/usr/bin/far")],
+    [
+        ("/lib/x86_64-linux-gnu/libtinfo.so.6", f"{LIB}/libtinfo.so.6"),
+        ("/bin/far", "/usr/bin/far"),
+        ("usr/bin/far", "/usr/bin/far"),
+        ("//usr/./bin//far", "/usr/bin/far"),
+        ("/usr/bin/../bin/far", "/usr/bin/far"),
+    ],
 )
 def test_a_path_may_be_spelled_through_a_merged_usr(far: Path, spelling: str, path: str) -> None:
     """The same chains as for the entry itself."""

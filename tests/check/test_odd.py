@@ -168,7 +168,8 @@ def test_many_findings_are_told_by_what_is_alike() -> None:
     """Errors first; the first of each code, how many more and where; -v tells all."""
     findings = tuple(
         Finding(code, f"/usr/{place}/{number}", f"{place} {number}")
-        for code in ("secret-file", "missing-file", "privileged-file") for place in ("bin", "lib")
+        for code in ("secret-file", "missing-file", "privileged-file")
+        for place in ("bin", "lib")
         for number in range(100)
     )
     report = Report(findings, 1, 1)
@@ -186,8 +187,11 @@ def test_many_findings_are_told_by_what_is_alike() -> None:
 def test_one_cause_is_one_line() -> None:
     """A library that many programs miss is told once, each other one by itself; the rarest of many are counted."""
     missing = {"libc.so.6": 600, "libx.so.1": 3, **{f"lib{number}.so": 2 for number in range(10)}}
-    findings = tuple(Finding("missing-library", f"/usr/bin/{name}{number}", f"{name}{number} needs {name}", name)
-                     for name, count in missing.items() for number in range(count))
+    findings = tuple(
+        Finding("missing-library", f"/usr/bin/{name}{number}", f"{name}{number} needs {name}", name)
+        for name, count in missing.items()
+        for number in range(count)
+    )
     told = text(Report(findings, 1, 1), "box", quiet=False, verbose=False).splitlines()
     errors = [line for line in told if line.startswith("error: ")]
     assert errors[:2] == [
@@ -199,9 +203,10 @@ def test_one_cause_is_one_line() -> None:
 
 def test_notes_of_a_code_are_one_line_whatever_their_causes() -> None:
     """Libraries that are no program's each miss something else: that is not for a person to read through."""
-    findings = tuple(Finding("unreached-library", f"/usr/lib/{number}.so", f"{number}.so needs lib{number}",
-                             f"lib{number}")
-                     for number in range(100))
+    findings = tuple(
+        Finding("unreached-library", f"/usr/lib/{number}.so", f"{number}.so needs lib{number}", f"lib{number}")
+        for number in range(100)
+    )
     told = text(Report(findings, 1, 1), "box", quiet=False, verbose=False).splitlines()
     assert told[0] == "note: 0.so needs lib0; 99 more in /usr/lib [unreached-library]"
     assert len(told) == 3
@@ -213,7 +218,10 @@ def _on_a_terminal(box: Path, *options: str) -> tuple[bytes, bytes]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     done = subprocess.run(
-        [sys.executable, "-c", code, "check", box, *options], stdout=subprocess.PIPE, stderr=slave, check=True,
+        [sys.executable, "-c", code, "check", box, *options],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        check=True,
         timeout=PATIENCE,
     )
     os.close(slave)
@@ -268,6 +276,7 @@ def test_many_names_of_one_file_are_hashed_once(made: Path, tmp_path: Path) -> N
     with (tmp_path / "linked/usr/bin/more").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
-    changed = {one.path for one in check_root(Root(str(tmp_path / "linked")), "box").findings
-               if one.code == "changed-file"}
+    changed = {
+        one.path for one in check_root(Root(str(tmp_path / "linked")), "box").findings if one.code == "changed-file"
+    }
     assert changed == {"/usr/bin/bash", "/usr/bin/again", "/usr/bin/more"}

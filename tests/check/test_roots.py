@@ -70,7 +70,9 @@ def test_a_check_of_one_program_is_about_that_and_what_it_loads(box: Path) -> No
     for word in ("bash", "/usr/bin/bash", "/bin/bash"):
         assert ("missing-library", "/usr/bin/bash") in findings(box, "--program", word, status=3)
     assert findings(box, "--program", "/usr/bin/other", status=3) == [
-        ("missing-script-interpreter", "/usr/bin/other"), ("unlisted-file", "/usr/bin/other")]
+        ("missing-script-interpreter", "/usr/bin/other"),
+        ("unlisted-file", "/usr/bin/other"),
+    ]
     assert (summary(box, "--program", "ls")["programs"], summary(box)["programs"]) == (1, 3)
 
 
@@ -104,7 +106,8 @@ def test_a_relative_path_is_told_how_to_be_named(box: Path) -> None:
     done = run("check", box, "--program", "usr/bin/ls")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[1:] == [
-        "hint: name a program by its name, or by its path inside the root, which begins with /"]
+        "hint: name a program by its name, or by its path inside the root, which begins with /"
+    ]
 
 
 def test_several_programs_may_be_named(box: Path) -> None:
@@ -125,6 +128,14 @@ def test_the_worst_is_told_first_also_where_there_is_little_to_tell(tmp_path: Pa
         done = run("check", root, "--ignore", "reachable-from-host", *options)
         told = [line.split(": ")[:2] for line in done.stdout.splitlines()[:-1] if not line.startswith("  ")]
         assert [(severity, words.split()[0]) for severity, words in told] == [
-            ("error", "/bad"), ("error", "/z"), ("warning", "/etc/shadow"), ("note", "/app")]
+            ("error", "/bad"),
+            ("error", "/z"),
+            ("warning", "/etc/shadow"),
+            ("note", "/app"),
+        ]
     assert [path for _, path in findings(root, "--ignore", "reachable-from-host", status=3)] == [
-        "/app", "/bad", "/etc/shadow", "/z"]
+        "/app",
+        "/bad",
+        "/etc/shadow",
+        "/z",
+    ]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.check.loaders import loader_findings
-from jailbuild.check.run import Wishes, check_root
-from jailbuild.enter.ask import PATIENCE, Answer, Question, ask
+from jailbuild.check.loader_crosscheck import loader_findings
+from jailbuild.check.run import CheckOptions, check_root
 from jailbuild.enter.binfmt import Emulation
+from jailbuild.enter.probe import PATIENCE, ProbeRequest, ProbeResult, ask
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests import needs
@@ -57,8 +57,11 @@ def root(versioned: Path, tmp_path: Path) -> Path:
 
 def disagreeing(root: Path) -> dict[str, str]:
     """Return message by path, of what the loader says otherwise."""
-    return {one["path"]: one["message"] for one in findings(run("check", root, "--run", "--json"))
-            if one["code"] == "loader-disagrees"}
+    return {
+        one["path"]: one["message"]
+        for one in findings(run("check", root, "--run", "--json"))
+        if one["code"] == "loader-disagrees"
+    }
 
 
 def loader(root: Path, body: str, name: str = "loader") -> str:
@@ -67,8 +70,8 @@ def loader(root: Path, body: str, name: str = "loader") -> str:
     return f"/{name}"
 
 
-def answers(root: Path, *files: str, seconds: float = 5.0) -> list[Answer | None]:
-    return ask(Root(str(root)), str(root), [Question(file, (file,)) for file in files], seconds)
+def answers(root: Path, *files: str, seconds: float = 5.0) -> list[ProbeResult | None]:
+    return ask(Root(str(root)), str(root), [ProbeRequest(file, (file,)) for file in files], seconds)
 
 
 def test_the_loader_agrees_on_a_box_of_many_programs(tmp_path: Path) -> None:
@@ -76,13 +79,13 @@ def test_the_loader_agrees_on_a_box_of_many_programs(tmp_path: Path) -> None:
     box = tmp_path / "box"
     names = [name for name in os.listdir("/usr/bin") if _is_of_coreutils(name)]
     add(box, "--bare", "bash", "git", "perl", "python3", *names[:100])
-    asked: list[Answer | None] = []
+    asked: list[ProbeResult | None] = []
 
-    def asking(root: Root, name: str, questions: list[Question]) -> list[Answer | None]:
+    def asking(root: Root, name: str, questions: list[ProbeRequest]) -> list[ProbeResult | None]:
         asked.extend(ask(root, name, questions))
         return asked
 
-    report = check_root(Root(str(box)), str(box), Wishes(run=True))
+    report = check_root(Root(str(box)), str(box), CheckOptions(run=True))
     assert [one for one in report.findings if one.code.startswith("loader-")] == []
     assert _compared(box, asking) == []
     assert len(asked) > 20
@@ -112,7 +115,7 @@ def test_the_loader_agrees_on_every_program_of_a_debian(tmp_path: Path) -> None:
     """A minimal Debian 12, made by mmdebstrap."""
     debian = tmp_path / "debian"
     subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "bookworm", debian], check=True)
-    report = check_root(Root(str(debian)), str(debian), Wishes(run=True, symbols=True))
+    report = check_root(Root(str(debian)), str(debian), CheckOptions(run=True, symbols=True))
     assert [one for one in report.findings if one.severity == "error"] == []
     assert report.programs > 300
 
@@ -142,7 +145,7 @@ def test_every_program_of_this_debian_agrees(tmp_path: Path) -> None:
             subprocess.run(["cp", "-al", f"/usr/{name}", root / "usr"], check=False, stderr=subprocess.DEVNULL)
     for name in ("ld.so.cache", "alternatives"):
         subprocess.run(["cp", "-a", f"/etc/{name}", root / "etc"], check=True)
-    report = check_root(Root(str(root)), str(root), Wishes(run=True))
+    report = check_root(Root(str(root)), str(root), CheckOptions(run=True))
     assert [one for one in report.findings if one.code == "loader-disagrees"] == []
     closed = [one.path for one in report.findings if one.code == "loader-not-asked"]
     print(f"{report.programs} programs, {len(closed)} of them not to be read by their loader")  # noqa: T201
@@ -161,8 +164,22 @@ def test_the_same_in_a_user_namespace(versioned: Path) -> None:
             for name in [*names, *files]:
                 os.lchown(os.path.join(directory, name), NOBODY, NOBODY)
         done = subprocess.run(
-            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command, "check", root, "--run",
-             "--json"], capture_output=True, text=True, check=False, env=environment)
+            [
+                "setpriv",
+                f"--reuid={NOBODY}",
+                f"--regid={NOBODY}",
+                "--clear-groups",
+                *command,
+                "check",
+                root,
+                "--run",
+                "--json",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
     if done.returncode == 1:
         assert done.stderr.startswith(f"jailbuild: cannot ask the loader of {root}: user namespaces")
     else:
@@ -181,7 +198,8 @@ def test_what_the_loader_sees_otherwise_is_an_error(root: Path) -> None:
     said = disagreeing(root)
     assert said["/usr/bin/plain"] == (
         "/usr/bin/plain: its loader loads libc.so.6 from /elsewhere/libc.so.6, where this check has libc.so.6 from "
-        "/lib/x86_64-linux-gnu/libc.so.6")
+        "/lib/x86_64-linux-gnu/libc.so.6"
+    )
     assert {"/usr/bin/both", "/usr/bin/through", "/usr/bin/plain"} <= set(said)
     path.write_bytes(real)
     assert disagreeing(root) == {}
@@ -209,8 +227,9 @@ def test_what_is_opened_later_is_nothing_that_a_loader_tells_of(root: Path) -> N
         shutil.copy("/usr/lib/x86_64-linux-musl/libc.so", root / "usr/lib/ld-musl-x86_64.so.1")
         (root / "etc").mkdir()
         (root / "etc/ld-musl-x86_64.path").write_text(f"/{LIB}\n")
-        subprocess.run(["musl-gcc", "-o", root / "usr/bin/opens-too", "-x", "c", "-"], input=main, text=True,
-                       check=True)
+        subprocess.run(
+            ["musl-gcc", "-o", root / "usr/bin/opens-too", "-x", "c", "-"], input=main, text=True, check=True
+        )
     told = findings(run("check", root, "--run", "--json"))
     assert {one["subject"] for one in told if one["code"] == "missing-library"} >= {"libno.so", "libgone.so"}
     assert "loader-disagrees" not in {one["code"] for one in told}
@@ -227,7 +246,7 @@ def test_a_loader_for_another_machine_is_not_asked_and_that_is_said(
     if any(name.startswith("qemu-aarch64") for name in _emulated()):
         pytest.skip("this machine runs programs of aarch64")
     monkeypatch.setattr("jailbuild.enter.emulation._DIRECTORIES", ())
-    report = check_root(Root(str(root)), str(root), Wishes(run=True))
+    report = check_root(Root(str(root)), str(root), CheckOptions(run=True))
     found = {(one.code, one.path) for one in report.findings}
     assert ("loader-not-asked", "/usr/bin/plain") in found
     assert ("loader-disagrees", "/usr/bin/plain") not in found
@@ -240,10 +259,15 @@ def test_where_the_emulator_cannot_be_had_the_loader_is_not_asked(root: Path, mo
     (root / "foreign").write_bytes(foreign)
     (root / "foreign").chmod(0o755)
     fine = loader(root, 'say("fine");', "fine")
-    monkeypatch.setattr("jailbuild.enter.ask.emulation",
-                        lambda kind, rootless: kind and Emulation(kind, "/nowhere/qemu-static", not rootless))
+    monkeypatch.setattr(
+        "jailbuild.enter.probe.emulation",
+        lambda kind, rootless: kind and Emulation(kind, "/nowhere/qemu-static", not rootless),
+    )
     assert answers(root, "/foreign", fine, "/foreign") == [
-        Answer(0, 8, ""), Answer(0, 0, "fine"), Answer(0, 8, "")]
+        ProbeResult(0, 8, ""),
+        ProbeResult(0, 0, "fine"),
+        ProbeResult(0, 8, ""),
+    ]
 
 
 def _emulated() -> list[str]:
@@ -256,8 +280,10 @@ def _emulated() -> list[str]:
 
 def test_programs_are_not_run(root: Path) -> None:
     """The loader lists; a program that would leave a mark leaves none, and nothing in the root is changed."""
-    versions.compile_c('#include <stdio.h>\nint main(void) { puts("ran"); fclose(fopen("/mark", "w")); return 0; }',
-                       root / "usr/bin/plain")
+    versions.compile_c(
+        '#include <stdio.h>\nint main(void) { puts("ran"); fclose(fopen("/mark", "w")); return 0; }',
+        root / "usr/bin/plain",
+    )
     before = state(root)
     assert disagreeing(root) == {}
     assert before == state(root)
@@ -283,20 +309,21 @@ def test_a_loader_writes_nothing_and_reaches_nothing(root: Path) -> None:
     """
     file = loader(root, body)
     before = state(root), os.stat("/dev/null").st_mode
-    assert answers(root, file) == [Answer(0, 0, "done")]
+    assert answers(root, file) == [ProbeResult(0, 0, "done")]
     assert before == (state(root), os.stat("/dev/null").st_mode)
 
 
 def test_a_loader_that_never_ends_or_never_stops_talking_is_ended(root: Path) -> None:
     """And the next one is asked all the same."""
     sleeps = loader(root, "for (;;) call(34, 0, 0, 0);", "sleeps")
-    talks = loader(root, 'for (;;) say("more and more and more and more and more and more and more and more\\n");',
-                   "talks")
+    talks = loader(
+        root, 'for (;;) say("more and more and more and more and more and more and more and more\\n");', "talks"
+    )
     fine = loader(root, 'say("fine");', "fine")
     begun = time.monotonic()
     found = answers(root, sleeps, talks, fine, seconds=1.0)
     assert [answer and answer.status for answer in found] == [None, None, 0]
-    assert found[2] == Answer(0, 0, "fine")
+    assert found[2] == ProbeResult(0, 0, "fine")
     assert time.monotonic() - begun < 60
 
 
@@ -305,7 +332,7 @@ def test_a_loader_that_takes_too_long_again_and_again_is_asked_no_more(root: Pat
     sleeps = loader(root, "for (;;) call(34, 0, 0, 0);", "sleeps")
     fine = loader(root, 'say("fine");', "fine")
     found = answers(root, *[sleeps] * (PATIENCE + 20), fine, seconds=0.2)
-    assert found == [*[Answer(None, 0, "")] * PATIENCE, *[None] * 20, Answer(0, 0, "fine")]
+    assert found == [*[ProbeResult(None, 0, "")] * PATIENCE, *[None] * 20, ProbeResult(0, 0, "fine")]
 
 
 def test_a_loader_is_one_process_and_stays_one(root: Path) -> None:
@@ -324,7 +351,7 @@ def test_a_loader_is_one_process_and_stays_one(root: Path) -> None:
         }
         say("done");
     """
-    assert answers(root, loader(root, body, "forks")) == [Answer(0, 0, "done")]
+    assert answers(root, loader(root, body, "forks")) == [ProbeResult(0, 0, "done")]
 
 
 def test_a_loader_that_kills_all_it_can_silences_the_rest_and_that_is_told(root: Path) -> None:
@@ -332,7 +359,7 @@ def test_a_loader_that_kills_all_it_can_silences_the_rest_and_that_is_told(root:
     kills = loader(root, "call(62, -1, 9, 0); call(62, 2, 9, 0);", "kills")
     fine = loader(root, 'say("fine");', "fine")
     found = answers(root, kills, fine, seconds=1.0)
-    assert found[1] in (None, Answer(0, 0, "fine"))
+    assert found[1] in (None, ProbeResult(0, 0, "fine"))
 
 
 def test_statuses_and_failures_are_told_as_they_are(root: Path) -> None:
@@ -342,7 +369,10 @@ def test_statuses_and_failures_are_told_as_they_are(root: Path) -> None:
     (root / "text").write_text("no program")
     (root / "text").chmod(0o755)
     assert answers(root, seven, crashes, "/absent", "/text") == [
-        Answer(7, 0, ""), Answer(-11, 0, ""), Answer(0, 2, ""), Answer(0, 8, ""),
+        ProbeResult(7, 0, ""),
+        ProbeResult(-11, 0, ""),
+        ProbeResult(0, 2, ""),
+        ProbeResult(0, 8, ""),
     ]
 
 
@@ -360,13 +390,15 @@ def test_where_there_is_no_isolated_mode_it_is_refused(root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
-    assert first == (f"jailbuild: cannot ask the loader of {root}: root here lacks CAP_SYS_ADMIN for namespaces and "
-                     "mounts, as in most containers")
+    assert first == (
+        f"jailbuild: cannot ask the loader of {root}: root here lacks CAP_SYS_ADMIN for namespaces and "
+        "mounts, as in most containers"
+    )
     assert second.startswith("hint: leave out --run")
 
 
 def test_a_failure_of_the_room_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever step of the set-up it is."""
-    monkeypatch.setattr("jailbuild.enter.ask._LIMITS", ("nofile=999999999",))
+    monkeypatch.setattr("jailbuild.enter.probe._LIMITS", ("nofile=999999999",))
     with pytest.raises(JailError, match=f"cannot ask the loader of {root}: "):
         answers(root, loader(root, ""))

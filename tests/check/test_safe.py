@@ -50,50 +50,73 @@ KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk=\n-----END OPENSSH P
 
 # what somebody did to the box: what is found with the manifest, and without one (None: the same); unlisted-file aside
 CHANGES: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], set[tuple[str, str]] | None]] = {
-    "a listed file belongs to another": (
-        lambda box: os.chown(box / "usr/bin/ls", 1, 0), {("wrong-owner", LS)}, set()),
-    "a link belongs to another": (
-        lambda box: os.lchown(box / "bin", 0, 1), {("wrong-owner", "/bin")}, set()),
+    "a listed file belongs to another": (lambda box: os.chown(box / "usr/bin/ls", 1, 0), {("wrong-owner", LS)}, set()),
+    "a link belongs to another": (lambda box: os.lchown(box / "bin", 0, 1), {("wrong-owner", "/bin")}, set()),
     "a listed file has another mode": (lambda box: (box / "usr/bin/ls").chmod(0o700), {("wrong-mode", LS)}, set()),
     "a directory has another mode": (lambda box: (box / "usr").chmod(0o750), {("wrong-mode", "/usr")}, set()),
     "a listed file became set-id": (
-        lambda box: (box / "usr/bin/ls").chmod(0o4755), {("wrong-mode", LS), ("unexpected-privileges", LS)},
-        {("privileged-file", LS)}),
+        lambda box: (box / "usr/bin/ls").chmod(0o4755),
+        {("wrong-mode", LS), ("unexpected-privileges", LS)},
+        {("privileged-file", LS)},
+    ),
     "a set-id file was put in": (
-        lambda box: _mode(box / "usr/bin/su", 0o2755), {("unexpected-privileges", "/usr/bin/su")},
-        {("privileged-file", "/usr/bin/su")}),
+        lambda box: _mode(box / "usr/bin/su", 0o2755),
+        {("unexpected-privileges", "/usr/bin/su")},
+        {("privileged-file", "/usr/bin/su")},
+    ),
     "a set-id file lies in /tmp": (
-        lambda box: _mode(box / "tmp/su", 0o4755), {("unexpected-privileges", "/tmp/su")},
-        {("privileged-file", "/tmp/su")}),
+        lambda box: _mode(box / "tmp/su", 0o4755),
+        {("unexpected-privileges", "/tmp/su")},
+        {("privileged-file", "/tmp/su")},
+    ),
     "a listed file got capabilities": (
-        lambda box: _capable(box / "usr/bin/ls"), {("unrecorded-capability", LS)}, {("privileged-file", LS)}),
+        lambda box: _capable(box / "usr/bin/ls"),
+        {("unrecorded-capability", LS)},
+        {("privileged-file", LS)},
+    ),
     "a file with capabilities was put in": (
-        lambda box: _capable(box / "usr/bin/ping"), {("unexpected-privileges", "/usr/bin/ping")},
-        {("privileged-file", "/usr/bin/ping")}),
+        lambda box: _capable(box / "usr/bin/ping"),
+        {("unexpected-privileges", "/usr/bin/ping")},
+        {("privileged-file", "/usr/bin/ping")},
+    ),
     "a directory for everybody": (
-        lambda box: _directory(box / "all", 0o777), {("world-writable-directory", "/all")}, None),
+        lambda box: _directory(box / "all", 0o777),
+        {("world-writable-directory", "/all")},
+        None,
+    ),
     "/tmp lost its sticky bit": (
-        lambda box: (box / "tmp").chmod(0o777), {("world-writable-directory", "/tmp"), ("wrong-mode", "/tmp")},
-        {("world-writable-directory", "/tmp")}),
-    "the box itself is for everybody": (
-        lambda box: box.chmod(0o777), {("world-writable-directory", "/")}, None),
-    "a file for everybody": (
-        lambda box: _mode(box / "usr/all", 0o666), {("world-writable-file", "/usr/all")}, None),
+        lambda box: (box / "tmp").chmod(0o777),
+        {("world-writable-directory", "/tmp"), ("wrong-mode", "/tmp")},
+        {("world-writable-directory", "/tmp")},
+    ),
+    "the box itself is for everybody": (lambda box: box.chmod(0o777), {("world-writable-directory", "/")}, None),
+    "a file for everybody": (lambda box: _mode(box / "usr/all", 0o666), {("world-writable-file", "/usr/all")}, None),
     "a disk": (lambda box: _device(box / "dev/sda", stat.S_IFBLK, 8, 0), {("device-node", "/dev/sda")}, None),
     "the memory": (lambda box: _device(box / "usr/mem", stat.S_IFCHR, 1, 1), {("device-node", "/usr/mem")}, None),
     "the null device": (
-        lambda box: _device(box / "dev/null", stat.S_IFCHR, 1, 3), {("device-node", "/dev/null")}, set()),
+        lambda box: _device(box / "dev/null", stat.S_IFCHR, 1, 3),
+        {("device-node", "/dev/null")},
+        set(),
+    ),
     "password hashes": (lambda box: _secret(box / "etc/shadow"), {("secret-file", "/etc/shadow")}, None),
     "a private key by its look": (
-        lambda box: _secret(box / "srv/web.pem", KEY), {("secret-file", "/srv/web.pem")}, None),
+        lambda box: _secret(box / "srv/web.pem", KEY),
+        {("secret-file", "/srv/web.pem")},
+        None,
+    ),
     "what somebody typed": (
-        lambda box: _secret(box / "root/.bash_history"), {("secret-file", "/root/.bash_history")}, None),
+        lambda box: _secret(box / "root/.bash_history"),
+        {("secret-file", "/root/.bash_history")},
+        None,
+    ),
     "a root for its owner alone": (lambda box: box.chmod(0o700), {("not-enterable", "/")}, None),
     "a root for its group too": (lambda box: box.chmod(0o750), {("not-enterable", "/")}, None),
     "a file of the host": (
-        lambda box: _link(box.parent / "host", box / "usr/file"), {("outside-hard-link", "/usr/file")}, None),
-    "a sticky directory, a FIFO, a socket, two names for one file": (
-        lambda box: _odd(box), set(), set()),
+        lambda box: _link(box.parent / "host", box / "usr/file"),
+        {("outside-hard-link", "/usr/file")},
+        None,
+    ),
+    "a sticky directory, a FIFO, a socket, two names for one file": (lambda box: _odd(box), set(), set()),
 }
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.programs import Programs
-from jailbuild.elf.linkage import Linkage, read_linkage
+from jailbuild.elf.relocs import Linkage, read_linkage
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.lookup import Symbols
+from jailbuild.loader.resolver import Loader
+from jailbuild.loader.symbols import Symbols
 from jailbuild.root import Root
 from tests.box import tiny
 from tests.box.running import run
@@ -43,21 +43,32 @@ def root(versioned: Path, tmp_path: Path) -> Path:
 def found(root: Path) -> dict[tuple[str, str], str]:
     """Return severity by object and symbol."""
     return {
-        (one["path"], one["subject"]): one["severity"] for one in findings(run("check", root, "--symbols", "--json"))
+        (one["path"], one["subject"]): one["severity"]
+        for one in findings(run("check", root, "--symbols", "--json"))
         if one["code"] in ("undefined-symbol", "undefined-function")
     }
 
 
 def asked(root: Path, program: str) -> set[tuple[str, str]]:
     """Return object and symbol of what the root's own loader does not find."""
+
     def enter() -> None:
         os.chroot(root)
         os.chdir("/")
 
-    done = subprocess.run([versions.LOADER, program], capture_output=True, text=True, check=False, preexec_fn=enter,
-                          env={"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes", "LD_BIND_NOW": "yes"})
-    return {(match[3], match[1]) for line in (done.stdout + done.stderr).splitlines()
-            if (match := _UNDEFINED.fullmatch(line))}
+    done = subprocess.run(
+        [versions.LOADER, program],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=enter,
+        env={"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes", "LD_BIND_NOW": "yes"},
+    )
+    return {
+        (match[3], match[1])
+        for line in (done.stdout + done.stderr).splitlines()
+        if (match := _UNDEFINED.fullmatch(line))
+    }
 
 
 def test_a_whole_root_finds_every_symbol(root: Path) -> None:
@@ -78,10 +89,14 @@ def test_a_function_that_is_gone_is_a_warning_where_it_is_looked_up_late(root: P
     assert asked(root, "/usr/bin/both") == {("/usr/bin/both", "second")}
     assert asked(root, "/usr/bin/through") == {(user, "second")}
     messages = {one["path"]: one["message"] for one in findings(run("check", root, "--symbols", "--json"))}
-    assert messages["/usr/bin/both"] == "/usr/bin/both wants the symbol second of version V2, which nothing that it " \
+    assert (
+        messages["/usr/bin/both"] == "/usr/bin/both wants the symbol second of version V2, which nothing that it "
         "loads has"
-    assert messages[user] == f"{user} wants the symbol second of version V2, which nothing has that " \
+    )
+    assert (
+        messages[user] == f"{user} wants the symbol second of version V2, which nothing has that "
         "/usr/bin/again, /usr/bin/through load"
+    )
     status, said = versions.started(root, "/usr/bin/through")
     assert (status, "symbol lookup error" in said) == (127, True)
 
@@ -93,16 +108,28 @@ CASES = {  # what two libraries are made of, flags of the program, what it wants
     "pointer": ("", "int gone(void); int (*where)(void) = gone; int main(void) { return !where; }", (), "error"),
     "weak": ("", "__attribute__((weak)) int gone(void); int main(void) { return gone ? gone() : 0; }", (), None),
     "there": ("int gone(void) { return 0; }", "int gone(void); int main(void) { return gone(); }", (), None),
-    "weak definition": ("__attribute__((weak)) int gone(void) { return 0; }",
-                        "int gone(void); int main(void) { return gone(); }", (), None),
-    "hidden": ("__attribute__((visibility(\"hidden\"))) int gone(void) { return 0; }",
-               "int gone(void); int main(void) { return gone(); }", ("-Wl,-z,now",), "error"),
+    "weak definition": (
+        "__attribute__((weak)) int gone(void) { return 0; }",
+        "int gone(void); int main(void) { return gone(); }",
+        (),
+        None,
+    ),
+    "hidden": (
+        '__attribute__((visibility("hidden"))) int gone(void) { return 0; }',
+        "int gone(void); int main(void) { return gone(); }",
+        ("-Wl,-z,now",),
+        "error",
+    ),
     "copied": ("int gone = 3;", "extern int gone; int main(void) { return gone; }", ("-no-pie",), None),
     "tls": ("", "extern __thread int gone; int main(void) { return gone; }", (), "error"),
     "tls there": ("__thread int gone;", "extern __thread int gone; int main(void) { return gone; }", (), None),
-    "ifunc": ("static int f(void) { return 0; } static void *g(void) { return f; }\n"
-              "int gone(void) __attribute__((ifunc(\"g\")));",
-              "int gone(void); int main(void) { return gone(); }", (), None),
+    "ifunc": (
+        "static int f(void) { return 0; } static void *g(void) { return f; }\n"
+        'int gone(void) __attribute__((ifunc("g")));',
+        "int gone(void); int main(void) { return gone(); }",
+        (),
+        None,
+    ),
     "own": ("", "int gone(void) { return 0; } int main(void) { return gone(); }", ("-rdynamic",), None),
 }
 
@@ -116,10 +143,20 @@ def test_a_symbol_is_found_where_the_loader_finds_it(root: Path, case: str, hash
     library = versions.library(root / LIB / "libx.so.1", source or "int nothing;", style)
     full = library
     if severity is not None:  # linked with one that has it
-        full = versions.library(root.parent / "libx.so.1", {
-            "data": "int gone;", "tls": "__thread int gone;"}.get(case, "int gone(void) { return 0; }"), style)
-    versions.compile_c(main, root / "usr/bin/case", full, style, "-Wl,--no-as-needed",
-                       "-Wl,--unresolved-symbols=ignore-all", *(flags or ("-Wl,-z,lazy",)))
+        full = versions.library(
+            root.parent / "libx.so.1",
+            {"data": "int gone;", "tls": "__thread int gone;"}.get(case, "int gone(void) { return 0; }"),
+            style,
+        )
+    versions.compile_c(
+        main,
+        root / "usr/bin/case",
+        full,
+        style,
+        "-Wl,--no-as-needed",
+        "-Wl,--unresolved-symbols=ignore-all",
+        *(flags or ("-Wl,-z,lazy",)),
+    )
     expected = {} if severity is None else {("/usr/bin/case", "gone"): severity}
     assert found(root) == expected
     assert asked(root, "/usr/bin/case") == set(expected)
@@ -133,14 +170,18 @@ def test_an_unversioned_reference_takes_the_oldest_or_the_only_version(root: Pat
     for script, symbols, expected in (
         ("V1 { global: gone; };", "", {}),
         ("V1 { };\nV2 { global: gone; } V1;", "", {}),
-        ("V1 { };\nV2 { } V1;\nV3 { } V2;", "__asm__(\".symver old, gone@V3\"); int old(void) { return 0; }",
-         {("/usr/bin/case", "gone"): "error"}),
+        (
+            "V1 { };\nV2 { } V1;\nV3 { } V2;",
+            '__asm__(".symver old, gone@V3"); int old(void) { return 0; }',
+            {("/usr/bin/case", "gone"): "error"},
+        ),
     ):
         source = symbols or "int gone(void) { return 0; }"
         versions.library(root / LIB / "libx.so.1", source, versions=script)
         plain = versions.library(root.parent / "libx.so.1", "int gone(void) { return 0; }")
-        versions.compile_c("int gone(void); int main(void) { return gone(); }", root / "usr/bin/case", plain,
-                           "-Wl,-z,now")
+        versions.compile_c(
+            "int gone(void); int main(void) { return gone(); }", root / "usr/bin/case", plain, "-Wl,-z,now"
+        )
         assert found(root) == expected, script
         assert asked(root, "/usr/bin/case") == set(expected), script
 
@@ -214,7 +255,11 @@ def _is_dynamic(path: str) -> bool:
 
 def _undefined(path: str) -> set[Symbol]:
     environment = {"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes", "LD_BIND_NOW": "yes"}
-    done = subprocess.run([versions.LOADER, path], capture_output=True, text=True, check=False, cwd="/",
-                          env=environment, timeout=60)
-    return {(match[3], match[1], match[2]) for line in (done.stdout + done.stderr).splitlines()
-            if (match := _UNDEFINED.fullmatch(line))}
+    done = subprocess.run(
+        [versions.LOADER, path], capture_output=True, text=True, check=False, cwd="/", env=environment, timeout=60
+    )
+    return {
+        (match[3], match[1], match[2])
+        for line in (done.stdout + done.stderr).splitlines()
+        if (match := _UNDEFINED.fullmatch(line))
+    }

@@ -17,8 +17,9 @@ ALICE = "alice:x:1000:1000::/home/alice:/bin/sh\n"
 @pytest.fixture
 def people(root: Path) -> Path:
     """A root with users."""
-    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\n"
-                                     "mail:x:8:8::/var/mail:/bin/false\n")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/var/www:/bin/false\nmail:x:8:8::/var/mail:/bin/false\n"
+    )
     (root / "etc/group").write_text("root:x:0:\nweb:x:33:mail\nmail:x:8:web\n")
     tiny.backdate(root)
     return root
@@ -36,14 +37,17 @@ def _told(box: Path, *options: str | Path) -> list[tuple[str, str, str]]:
     return [(one["code"], one["path"], one["message"]) for one in findings(run("check", box, "--json", *options))]
 
 
-@pytest.mark.parametrize(("table", "write"), [
-    ("passwd", lambda text: text + ALICE),
-    ("passwd", lambda text: ALICE + text),
-    ("passwd", lambda text: f"# mine\n\n{text}no line"),
-    ("passwd", lambda text: "".join(reversed(text.splitlines(keepends=True)))),
-    ("group", lambda text: f"{text}alice:x:1000:\n"),
-    ("group", lambda text: text.replace("web:x:33:\n", "web:x:33:alice\n")),
-])
+@pytest.mark.parametrize(
+    ("table", "write"),
+    [
+        ("passwd", lambda text: text + ALICE),
+        ("passwd", lambda text: ALICE + text),
+        ("passwd", lambda text: f"# mine\n\n{text}no line"),
+        ("passwd", lambda text: "".join(reversed(text.splitlines(keepends=True)))),
+        ("group", lambda text: f"{text}alice:x:1000:\n"),
+        ("group", lambda text: text.replace("web:x:33:\n", "web:x:33:alice\n")),
+    ],
+)
 def test_lines_of_the_users_beside_ours_are_no_finding(box: Path, people: Path, table: str, write: object) -> None:
     """Nor are members that the user added to a group; a source root that is the same makes nothing stale."""
     assert callable(write)
@@ -53,13 +57,16 @@ def test_lines_of_the_users_beside_ours_are_no_finding(box: Path, people: Path, 
     assert _told(box, "--stale", "--sysroot", people) == []
 
 
-@pytest.mark.parametrize(("table", "old", "new", "said"), [
-    ("passwd", "web:x:33:33", "web:x:0:0", "the line of web was changed"),
-    ("passwd", "web:x:33:33", "wob:x:33:33", "the line of web is gone"),
-    ("passwd", "root:", "root:x:0:0::/:/bin/sh\nroot:", "the line of root was changed"),  # the first one counts
-    ("group", "web:x:33:", "web:x:34:", "the line of web was changed"),
-    ("group", "web:x:33:\n", "", "the line of web is gone"),
-])
+@pytest.mark.parametrize(
+    ("table", "old", "new", "said"),
+    [
+        ("passwd", "web:x:33:33", "web:x:0:0", "the line of web was changed"),
+        ("passwd", "web:x:33:33", "wob:x:33:33", "the line of web is gone"),
+        ("passwd", "root:", "root:x:0:0::/:/bin/sh\nroot:", "the line of root was changed"),  # the first one counts
+        ("group", "web:x:33:", "web:x:34:", "the line of web was changed"),
+        ("group", "web:x:33:\n", "", "the line of web is gone"),
+    ],
+)
 def test_a_line_of_ours_that_is_not_as_it_was_is_named(box: Path, table: str, old: str, new: str, said: str) -> None:
     """The hint loses nothing: it shows the line as it was, or is the command that puts it in again."""
     file = box / "etc" / table

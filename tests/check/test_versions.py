@@ -48,13 +48,21 @@ def test_a_library_rebuilt_with_an_older_version_is_found(box: Path) -> None:
     library.unlink()
     versions.two(library, versions.ONE)
     found = [one for one in findings(run("check", box, "--json")) if one["code"] == "missing-version"]
-    assert [
-        (one["path"], one["subject"], one["requested_by"], one["message"], one["hint"]) for one in found
-    ] == [
-        ("/usr/bin/both", "V2", ["both"], "/usr/bin/both needs V2, the box's libv.so.1 has up to V1",
-         f"jailbuild add both --into {box}"),
-        ("/usr/bin/through", "V2", ["through"], "/usr/bin/through (through /lib/x86_64-linux-gnu/libuser.so.1) needs "
-         "V2, the box's libv.so.1 has up to V1", f"jailbuild add through --into {box}"),
+    assert [(one["path"], one["subject"], one["requested_by"], one["message"], one["hint"]) for one in found] == [
+        (
+            "/usr/bin/both",
+            "V2",
+            ["both"],
+            "/usr/bin/both needs V2, the box's libv.so.1 has up to V1",
+            f"jailbuild add both --into {box}",
+        ),
+        (
+            "/usr/bin/through",
+            "V2",
+            ["through"],
+            "/usr/bin/through (through /lib/x86_64-linux-gnu/libuser.so.1) needs V2, the box's libv.so.1 has up to V1",
+            f"jailbuild add through --into {box}",
+        ),
     ]
     for program, by in (("both", "/usr/bin/both"), ("through", "/lib/x86_64-linux-gnu/libuser.so.1")):
         status, said = versions.started(box, f"/usr/bin/{program}")
@@ -87,8 +95,7 @@ def test_an_older_libc_is_found_with_the_number_that_it_has_up_to(box: Path) -> 
     assert old in data
     data = data.replace(old, new).replace(_hash(old), _hash(new))
     program.write_bytes(data)
-    (message,) = [one["message"] for one in findings(run("check", box, "--json"))
-                  if one["code"] == "missing-version"]
+    (message,) = [one["message"] for one in findings(run("check", box, "--json")) if one["code"] == "missing-version"]
     latest = subprocess.run(["strings", "-a", library], capture_output=True, text=True, check=True).stdout
     numbers = [tuple(map(int, number.split("."))) for number in re.findall(r"^GLIBC_(2\.[0-9.]+)$", latest, re.M)]
     has = ".".join(map(str, max(numbers)))
@@ -121,15 +128,19 @@ def test_a_library_without_any_version_is_complained_of(box: Path) -> None:
     """A warning: the loader says so at each start, and goes on."""
     library = box / LIB / "libv.so.1"
     library.unlink()
-    versions.library(library, "int puts(const char *);\nint first(void) { return puts(\"\"); }\n"
-                     "int second(void) { return 2; }\n")
+    versions.library(
+        library, 'int puts(const char *);\nint first(void) { return puts(""); }\nint second(void) { return 2; }\n'
+    )
     found = [one for one in findings(run("check", box, "--json")) if one["code"] == "no-version-information"]
     assert [(one["path"], one["severity"], one["subject"]) for one in found] == [
-        ("/usr/bin/both", "warning", "libv.so.1"), ("/usr/bin/through", "warning", "libv.so.1"),
+        ("/usr/bin/both", "warning", "libv.so.1"),
+        ("/usr/bin/through", "warning", "libv.so.1"),
     ]
     assert versions.started(box, "/usr/bin/through") == (
-        2, "/usr/bin/through: /lib/x86_64-linux-gnu/libv.so.1: no version information available "
-        "(required by /lib/x86_64-linux-gnu/libuser.so.1)\n")
+        2,
+        "/usr/bin/through: /lib/x86_64-linux-gnu/libv.so.1: no version information available "
+        "(required by /lib/x86_64-linux-gnu/libuser.so.1)\n",
+    )
 
 
 def test_a_weak_need_is_no_need(box: Path) -> None:
@@ -150,8 +161,9 @@ def test_a_weak_need_is_no_need(box: Path) -> None:
 
 def test_of_a_library_that_no_program_loads_it_is_a_note(box: Path) -> None:
     """As with a library that it misses."""
-    plugin = versions.library(box / LIB / "libplugin.so", "int second(void);\nint plug(void) { return second(); }\n",
-                              box / LIB / "libv.so.1")
+    plugin = versions.library(
+        box / LIB / "libplugin.so", "int second(void);\nint plug(void) { return second(); }\n", box / LIB / "libv.so.1"
+    )
     library = box / LIB / "libv.so.1"
     for program in ("both", "through"):
         (box / "usr/bin" / program).unlink()
@@ -160,8 +172,7 @@ def test_of_a_library_that_no_program_loads_it_is_a_note(box: Path) -> None:
     versions.two(library, versions.ONE)
     (note,) = [one for one in findings(run("check", box, "--json")) if one["code"] == "unreached-library"]
     assert note["path"] == f"/{LIB}/{plugin.name}"
-    assert note["message"].endswith("alone, "
-                                    f"/{LIB}/libplugin.so needs V2, the box's libv.so.1 has up to V1")
+    assert note["message"].endswith(f"alone, /{LIB}/libplugin.so needs V2, the box's libv.so.1 has up to V1")
 
 
 def test_a_file_that_is_asked_for_versions_must_be_loaded(box: Path) -> None:
@@ -192,8 +203,9 @@ def _entry(path: Path, name: str) -> bytes:
 
 def test_relative_relocations_must_be_marked(box: Path) -> None:
     """DT_RELR without the version that tells of it: the loader gives up, from glibc 2.36 on."""
-    program = versions.compile_c("int main(void) { return 0; }\n", box / "usr/bin/packed",
-                                 "-Wl,-z,pack-relative-relocs")
+    program = versions.compile_c(
+        "int main(void) { return 0; }\n", box / "usr/bin/packed", "-Wl,-z,pack-relative-relocs"
+    )
     data = program.read_bytes()
     mark = _hash(b"GLIBC_ABI_DT_RELR\0")
     if mark not in data:
@@ -201,8 +213,9 @@ def test_relative_relocations_must_be_marked(box: Path) -> None:
     assert {code for code, path in codes(box) if path == "/usr/bin/packed"} == {"unlisted-file"}
     other = _hash(b"GLIBC_2.34\0")
     at, there = data.index(mark), data.index(other)
-    program.write_bytes(data[:at] + data[there : there + 4] + data[at + 4 : at + 8] + data[there + 8 : there + 12]
-                        + data[at + 12 :])
+    program.write_bytes(
+        data[:at] + data[there : there + 4] + data[at + 4 : at + 8] + data[there + 8 : there + 12] + data[at + 12 :]
+    )
     (message,) = [one["message"] for one in findings(run("check", box, "--json")) if one["code"] == "unreadable"]
     assert message == "/usr/bin/packed: DT_RELR without GLIBC_ABI_DT_RELR dependency"
     status, said = versions.started(box, "/usr/bin/packed")

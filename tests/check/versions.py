@@ -18,8 +18,9 @@ _BOTH = "int first(void) { return 1; }\nint second(void) { return 2; }\n"
 def compile_c(source: str, target: Path, *flags: str | Path) -> Path:
     """Compile C to `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["gcc", "-O1", "-o", target, "-x", "c", "-", "-x", "none", *flags], input=source, text=True,
-                   check=True)
+    subprocess.run(
+        ["gcc", "-O1", "-o", target, "-x", "c", "-", "-x", "none", *flags], input=source, text=True, check=True
+    )
     return target
 
 
@@ -54,10 +55,15 @@ def build(root: Path) -> Path:
     shutil.copy(os.path.realpath("/lib/x86_64-linux-gnu/libc.so.6"), libraries / "libc.so.6")
     v = two(libraries / "libv.so.1")
     user = library(libraries / "libuser.so.1", "int second(void);\nint use(void) { return second(); }\n", v)
-    compile_c("int first(void), second(void);\nint main(void) { return first() + second(); }\n",
-              root / "usr/bin/both", v)
-    compile_c("int use(void);\nint main(void) { return use(); }\n", root / "usr/bin/through", user,
-              "-Wl,--allow-shlib-undefined")
+    compile_c(
+        "int first(void), second(void);\nint main(void) { return first() + second(); }\n", root / "usr/bin/both", v
+    )
+    compile_c(
+        "int use(void);\nint main(void) { return use(); }\n",
+        root / "usr/bin/through",
+        user,
+        "-Wl,--allow-shlib-undefined",
+    )
     compile_c("int main(void) { return 0; }\n", root / "usr/bin/plain")
     return root
 

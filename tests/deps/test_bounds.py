@@ -35,7 +35,10 @@ def limit() -> None:
 
 def deps(path: Path | str, *options: str | Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "jailbuild", "deps", *options, path], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "jailbuild", "deps", *options, path],
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=limit,
     )
     assert done.returncode in (0, 1), (done.returncode, done.stderr[-300:])
@@ -201,13 +204,32 @@ def a_chain_each_of_which_misses_many(top: Path) -> Path:
 
 FORMS: tuple[list[str], ...] = (["--json"], [], ["-v"], ["--paths"], ["--dot"], ["--mermaid"])
 EXPENSIVE = (
-    filters_that_are_there, auditors_that_audit_themselves, candidates_of_another_machine,
+    filters_that_are_there,
+    auditors_that_audit_themselves,
+    candidates_of_another_machine,
     a_chain_each_of_which_misses_many,
-    missing_in, missing_in_rpath, missing_in_runpath, missing_in_directories_that_are_there, a_megabyte_of_directories,
-    a_megabyte_of_empty_directories, origin_in_every_directory, origin_far_down, names_of_origins, filters, audits,
-    a_chain_that_inherits_directories, each_needs_all, a_chain_of_libraries, its_own_interpreter,
-    a_chain_of_interpreters, a_loader_full_of_slashes, a_loader_of_64_megabytes, scripts_in_a_circle, scripts_in_a_row,
-    a_name_of_a_million_slashes, a_name_of_numbers,
+    missing_in,
+    missing_in_rpath,
+    missing_in_runpath,
+    missing_in_directories_that_are_there,
+    a_megabyte_of_directories,
+    a_megabyte_of_empty_directories,
+    origin_in_every_directory,
+    origin_far_down,
+    names_of_origins,
+    filters,
+    audits,
+    a_chain_that_inherits_directories,
+    each_needs_all,
+    a_chain_of_libraries,
+    its_own_interpreter,
+    a_chain_of_interpreters,
+    a_loader_full_of_slashes,
+    a_loader_of_64_megabytes,
+    scripts_in_a_circle,
+    scripts_in_a_row,
+    a_name_of_a_million_slashes,
+    a_name_of_numbers,
 )
 
 
@@ -287,7 +309,9 @@ def test_a_program_after_an_expensive_one_is_resolved_as_ever(tmp_path: Path) ->
     expensive = missing_in_rpath(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "jailbuild", "deps", "--json", expensive, "ls", expensive, "bash"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     first, ls, again, bash = map(json.loads, done.stdout.splitlines())
     assert first == again

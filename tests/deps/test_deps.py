@@ -34,11 +34,13 @@ class Ended(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def jailbuild(
-    *arguments: str | Path, directory: Path | str = "/", environment: dict[str, str] | None = None
-) -> Ended:
+def jailbuild(*arguments: str | Path, directory: Path | str = "/", environment: dict[str, str] | None = None) -> Ended:
     done = subprocess.run(
-        [*JAILBUILD, *arguments], capture_output=True, text=True, check=False, cwd=directory,
+        [*JAILBUILD, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
         env=os.environ | {"PYTHONPATH": TOP} | (environment or {}),
     )
     assert "Traceback" not in done.stderr
@@ -70,10 +72,27 @@ class Workshop:
             options += (f"-Wl,--{kind}-new-dtags", f"-Wl,-rpath,{runpath or rpath}")
         code = "void _start(void) { for (;;) ; }" if "-shared" not in options else "int x;"
         subprocess.run(
-            ["gcc", "-nostdlib", "-fPIC", "-x", "c", "-", "-x", "none", "-o", file, *options, "-Wl,--no-as-needed",
-             "-Wl,--allow-shlib-undefined", "-Wl,-rpath-link,/nowhere",
-             *(str(self.root / need[1:]) for need in needs)],
-            input=code, text=True, check=True, stderr=subprocess.DEVNULL,
+            [
+                "gcc",
+                "-nostdlib",
+                "-fPIC",
+                "-x",
+                "c",
+                "-",
+                "-x",
+                "none",
+                "-o",
+                file,
+                *options,
+                "-Wl,--no-as-needed",
+                "-Wl,--allow-shlib-undefined",
+                "-Wl,-rpath-link,/nowhere",
+                *(str(self.root / need[1:]) for need in needs),
+            ],
+            input=code,
+            text=True,
+            check=True,
+            stderr=subprocess.DEVNULL,
         )
         return path
 
@@ -127,14 +146,18 @@ def test_every_way_to_be_found_has_its_name(shop: Workshop) -> None:
     by_default = shop.library("/usr/lib/libdefault.so")
     inner = shop.library("/opt/inner/libinner.so", needs=(by_rpath,), rpath="/opt/r")
     program = shop.gcc(
-        "/usr/bin/prog", needs=(slash, by_runpath, by_cache, by_default, inner, loader),
+        "/usr/bin/prog",
+        needs=(slash, by_runpath, by_cache, by_default, inner, loader),
         runpath="$ORIGIN/../../opt/run:/opt/inner",
     )
     shop.ldconfig("/opt/cached")
     (shop.root / "lib").symlink_to("usr/lib")  # found by the first default directory in which it can be opened
     origin = "/usr/bin/../../opt/run"
     assert shop.one("prog") == {
-        "kind": "program", "path": program, "type": "elf", "interpreter": loader,
+        "kind": "program",
+        "path": program,
+        "type": "elf",
+        "interpreter": loader,
         "libraries": [
             library("/opt/slash/libslash.so", slash, "path", program),
             library("librun.so", f"{origin}/librun.so", "runpath", program, by_cache),
@@ -144,12 +167,18 @@ def test_every_way_to_be_found_has_its_name(shop: Workshop) -> None:
             library("ld-linux-x86-64.so.2", loader, "interpreter", program, by_rpath),
             library("librpath.so", by_rpath, "rpath", inner),
         ],
-        "missing": [], "error": None,
+        "missing": [],
+        "error": None,
     }
     shop.remove("/etc/ld.so.cache")
-    found = {one["name"]: (one["path"], one["found_by"]) for one in shop.one(
-        "prog", "--library-path", "/nowhere:/opt/cached",
-    )["libraries"]}
+    found = {
+        one["name"]: (one["path"], one["found_by"])
+        for one in shop.one(
+            "prog",
+            "--library-path",
+            "/nowhere:/opt/cached",
+        )["libraries"]
+    }
     assert found["libcached.so"] == ("/opt/cached/libcached.so", "ld_library_path")
     assert found["libdefault.so"] == ("/lib/libdefault.so", "default")
 
@@ -201,10 +230,12 @@ def test_a_script_has_its_interpreters_and_what_all_of_them_load(shop: Workshop)
     assert [*found] == ["kind", "path", "type", "interpreters", "libraries", "missing", "error"]
     assert found["type"] == "script"
     assert found["interpreters"] == [
-        {"path": "/usr/bin/env", "argument": "python3"}, {"path": "/usr/bin/python3", "argument": None},
+        {"path": "/usr/bin/env", "argument": "python3"},
+        {"path": "/usr/bin/python3", "argument": None},
     ]
     assert [(one["name"], one["requests"]) for one in found["libraries"]] == [
-        ("liba.so", [needed("/usr/bin/env"), needed("/usr/bin/python3")]), ("libb.so", [needed("/usr/bin/python3")]),
+        ("liba.so", [needed("/usr/bin/env"), needed("/usr/bin/python3")]),
+        ("libb.so", [needed("/usr/bin/python3")]),
     ]
 
 
@@ -213,7 +244,8 @@ def test_an_interpreter_may_be_a_script_itself(shop: Workshop) -> None:
     shop.put("/opt/run", "#!/bin/sh -e -u\n")
     shop.put("/opt/tool", "#! /opt/run x y\n")
     assert shop.one("/opt/tool")["interpreters"] == [
-        {"path": "/opt/run", "argument": "x y"}, {"path": "/bin/sh", "argument": "-e -u"},
+        {"path": "/opt/run", "argument": "x y"},
+        {"path": "/bin/sh", "argument": "-e -u"},
     ]
 
 
@@ -230,9 +262,7 @@ def test_an_interpreter_may_be_a_script_itself(shop: Workshop) -> None:
         ("#!/opt/text\n", ("/opt/text", "neither an ELF file nor a script")),
     ],
 )
-def test_a_script_that_cannot_start_says_why_in_one_line(
-    content: str, words: tuple[str, ...], shop: Workshop
-) -> None:
+def test_a_script_that_cannot_start_says_why_in_one_line(content: str, words: tuple[str, ...], shop: Workshop) -> None:
     shop.gcc("/bin/sh", "-static")
     shop.gcc("/usr/bin/env", "-static")
     shop.put("/opt/text", "text\n")
@@ -266,8 +296,13 @@ def test_deps_of_a_library(shop: Workshop) -> None:
     shop.library("/usr/lib/liba.so")
     path = shop.library("/opt/libb.so", needs=("/usr/lib/liba.so",))
     assert shop.one(path) == {
-        "kind": "program", "path": path, "type": "elf", "interpreter": None,
-        "libraries": [library("liba.so", "/usr/lib/liba.so", "default", path)], "missing": [], "error": None,
+        "kind": "program",
+        "path": path,
+        "type": "elf",
+        "interpreter": None,
+        "libraries": [library("liba.so", "/usr/lib/liba.so", "default", path)],
+        "missing": [],
+        "error": None,
     }
 
 
@@ -333,9 +368,7 @@ def test_what_deps_says_of_this_machine_is_what_its_loader_says() -> None:
         ["/usr/bin/git"], env={"LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True, text=True, check=True
     ).stdout
     theirs = [line.split() for line in traced.splitlines() if "linux-vdso" not in line]
-    assert [one["path"] for one in found["libraries"]] == [
-        words[2] if "=>" in words else words[0] for words in theirs
-    ]
+    assert [one["path"] for one in found["libraries"]] == [words[2] if "=>" in words else words[0] for words in theirs]
 
 
 # the tree
@@ -346,21 +379,27 @@ def test_the_tree_says_how_each_was_found(shop: Workshop) -> None:
     first = shop.library("/opt/x/libfirst.so", needs=(deep,))
     second = shop.library("/usr/lib/libsecond.so", needs=(deep, first))
     shop.gcc("/usr/bin/prog", needs=(first, second), rpath="/opt/x")
-    assert shop.deps("prog") == Ended(0, f"""\
+    assert shop.deps("prog") == Ended(
+        0,
+        f"""\
 /usr/bin/prog  [loader {LOADER}]
 ├── libfirst.so => /opt/x/libfirst.so [rpath]
 │   └── libdeep.so => /usr/lib/libdeep.so [default]
 └── libsecond.so => /usr/lib/libsecond.so [default]
     ├── libfirst.so (above)
     └── libdeep.so (above)
-""", "")
+""",
+        "",
+    )
 
 
 def test_the_tree_numbers_where_a_missing_library_was_searched(shop: Workshop) -> None:
     shop.library("/opt/x/liba.so")
     shop.library("/usr/lib/libb.so")
     shop.gcc("/usr/bin/prog", needs=("/opt/x/liba.so", "/usr/lib/libb.so"), runpath="/opt/y")
-    assert shop.deps("prog") == Ended(1, f"""\
+    assert shop.deps("prog") == Ended(
+        1,
+        f"""\
 /usr/bin/prog  [loader {LOADER}]
 ├── libb.so => /usr/lib/libb.so [default]
 └── liba.so: not found, searched in
@@ -369,7 +408,9 @@ def test_the_tree_numbers_where_a_missing_library_was_searched(shop: Workshop) -
       3. default /usr/lib/x86_64-linux-gnu
       4. default /lib
       5. default /usr/lib
-""", "")
+""",
+        "",
+    )
 
 
 def test_the_tree_tells_which_candidates_were_passed_over(shop: Workshop) -> None:
@@ -513,7 +554,10 @@ def test_a_file_that_the_caller_may_not_read_is_an_error_that_names_it(verb: str
         more = ("--into", f"{home}/mine/box") if verb == "add" else ()
         done = subprocess.run(
             [sys.executable, "-c", AS_NOBODY, verb, "--sysroot", root, "secret", *more],
-            env=os.environ | {"PYTHONPATH": TOP}, capture_output=True, text=True, check=False,
+            env=os.environ | {"PYTHONPATH": TOP},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         said = complaint(Ended(done.returncode, done.stdout, done.stderr))
         assert "/usr/bin/secret" in said
@@ -571,8 +615,12 @@ def test_output_that_cannot_be_written_is_an_error(shop: Workshop) -> None:
     for form in ([], ["--json"], ["--paths"], ["--dot"], ["--mermaid"]):
         with open("/dev/full", "wb") as full:
             done = subprocess.run(
-                [*JAILBUILD, "deps", "--sysroot", shop.root, *form, "prog"], stdout=full, stderr=subprocess.PIPE,
-                text=True, check=False, env=os.environ | {"PYTHONPATH": TOP},
+                [*JAILBUILD, "deps", "--sysroot", shop.root, *form, "prog"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env=os.environ | {"PYTHONPATH": TOP},
             )
         assert (done.returncode, done.stderr) == (1, "jailbuild: cannot go on: the system: No space left on device\n")
 

@@ -53,17 +53,41 @@ class Made:
         target.parent.mkdir(parents=True, exist_ok=True)
         libraries = [str(self.root / need[1:]) for need in needs]
         subprocess.run(
-            ["gcc", "-o", target, "-x", "c", "-", "-x", "none", "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined",
-             *libraries, *flags], input=source, text=True, check=True, cwd=self.root,
+            [
+                "gcc",
+                "-o",
+                target,
+                "-x",
+                "c",
+                "-",
+                "-x",
+                "none",
+                "-Wl,--no-as-needed",
+                "-Wl,--allow-shlib-undefined",
+                *libraries,
+                *flags,
+            ],
+            input=source,
+            text=True,
+            check=True,
+            cwd=self.root,
         )
         return path
 
-    def library(self, path: str, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = (),
-                source: str = "") -> str:
+    def library(
+        self, path: str, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = (), source: str = ""
+    ) -> str:
         """Make a library with notes."""
         name = path.rpartition("/")[2]
-        return self.build(path, f"{assembly(*notes)}int in_{abs(hash(path))};\n{source}", "-shared", "-fPIC",
-                          f"-Wl,-soname,{name}", *flags, needs=needs)
+        return self.build(
+            path,
+            f"{assembly(*notes)}int in_{abs(hash(path))};\n{source}",
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{name}",
+            *flags,
+            needs=needs,
+        )
 
     def program(self, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> str:
         """Make /usr/bin/prog, which opens what it is told to, with notes."""
@@ -71,8 +95,13 @@ class Made:
 
     def opened(self, *names: str, env: dict[str, str] | None = None) -> list[str]:
         """Return where the program itself, in a chroot, finds each of the names that it opens."""
-        done = subprocess.run(["/usr/sbin/chroot", self.root, "/usr/bin/prog", *names], capture_output=True, text=True,
-                              check=True, env=env or {})
+        done = subprocess.run(
+            ["/usr/sbin/chroot", self.root, "/usr/bin/prog", *names],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=env or {},
+        )
         return done.stdout.split()
 
     def deps(self, *options: str | Path) -> Ended:
@@ -86,8 +115,11 @@ def made(tmp_path: Path) -> Made:
 
 def by_dlopen(record: dict[str, Any]) -> dict[str, str]:
     """Return the paths of the libraries that somebody opens, by name."""
-    return {one["name"]: one["path"] for one in record["libraries"]
-            if any(edge["as"] == "dlopen" for edge in one["requests"])}
+    return {
+        one["name"]: one["path"]
+        for one in record["libraries"]
+        if any(edge["as"] == "dlopen" for edge in one["requests"])
+    }
 
 
 def names(record: dict[str, Any], key: str = "libraries") -> list[str]:
@@ -168,11 +200,20 @@ def _a_path(made: Made) -> list[str]:
 
 
 @needs.namespaces
-@pytest.mark.parametrize("make", [
-    _by_the_runpath_of_who_opens, _by_origin, _by_an_old_rpath_before_the_defaults,
-    _what_is_loaded_already_by_its_soname, _the_first_alternative_that_is_there,
-    _an_alternative_that_lacks_something_is_not_there, _an_alternative_that_is_no_library_is_not_there, _a_path,
-], ids=lambda make: make.__name__.lstrip("_"))
+@pytest.mark.parametrize(
+    "make",
+    [
+        _by_the_runpath_of_who_opens,
+        _by_origin,
+        _by_an_old_rpath_before_the_defaults,
+        _what_is_loaded_already_by_its_soname,
+        _the_first_alternative_that_is_there,
+        _an_alternative_that_lacks_something_is_not_there,
+        _an_alternative_that_is_no_library_is_not_there,
+        _a_path,
+    ],
+    ids=lambda make: make.__name__.lstrip("_"),
+)
 def test_what_dlopen_opens_is_what_deps_names(made: Made, make: Callable[[Made], list[str]]) -> None:
     """The first name that the program itself can open in a chroot, and none besides."""
     asked = make(made)
@@ -194,33 +235,44 @@ def test_libraries_notes_are_followed_with_their_own_search_until_nothing_is_new
     """A needed library opens one by its RUNPATH, which opens another, which opens the first again."""
     made.library("/opt/a/libthree.so", [entry("libtwo.so")])
     made.library("/opt/a/libtwo.so", [entry("libthree.so")], flags=("-Wl,--enable-new-dtags,-rpath,/opt/a",))
-    one = made.library(f"{LIBRARIES}/libone.so", [entry("libtwo.so")], source=_OPENS,
-                       flags=("-Wl,--enable-new-dtags,-rpath,/opt/a",))
+    one = made.library(
+        f"{LIBRARIES}/libone.so", [entry("libtwo.so")], source=_OPENS, flags=("-Wl,--enable-new-dtags,-rpath,/opt/a",)
+    )
     made.build("/usr/bin/prog", _MAIN, needs=(one,))
     record = made.deps().objects()[0]
     assert by_dlopen(record) == {"libtwo.so": "/opt/a/libtwo.so", "libthree.so": "/opt/a/libthree.so"}
     assert made.opened("libtwo.so") == ["/opt/a/libtwo.so"]
     two = next(one for one in record["libraries"] if one["name"] == "libtwo.so")
     assert two["requests"] == [
-        {"by": f"{LIBRARIES}/libone.so", "as": "dlopen"}, {"by": "/opt/a/libthree.so", "as": "dlopen"}]
+        {"by": f"{LIBRARIES}/libone.so", "as": "dlopen"},
+        {"by": "/opt/a/libthree.so", "as": "dlopen"},
+    ]
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ((), ["librequired.so", "librecommended.so", "libunsaid.so"]),
-    (("--dlopen", "none"), []),
-    (("--dlopen", "required"), ["librequired.so"]),
-    (("--dlopen", "recommended"), ["librequired.so", "librecommended.so", "libunsaid.so"]),
-    (("--dlopen", "suggested"), ["librequired.so", "librecommended.so", "libunsaid.so", "libsuggested.so"]),
-])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ["librequired.so", "librecommended.so", "libunsaid.so"]),
+        (("--dlopen", "none"), []),
+        (("--dlopen", "required"), ["librequired.so"]),
+        (("--dlopen", "recommended"), ["librequired.so", "librecommended.so", "libunsaid.so"]),
+        (("--dlopen", "suggested"), ["librequired.so", "librecommended.so", "libunsaid.so", "libsuggested.so"]),
+    ],
+)
 def test_a_level_brings_its_priority_and_those_before_it(
     made: Made, options: tuple[str, ...], expected: list[str]
 ) -> None:
     """The strongest first; recommended is what a note says that says nothing, and what a user wants who does not."""
     for priority in ("required", "recommended", "suggested", "unsaid"):
         made.library(f"{LIBRARIES}/lib{priority}.so")
-    made.program([entry("libsuggested.so", priority="suggested")], [
-        entry("librecommended.so", priority="recommended"), entry("libunsaid.so"),
-        entry("librequired.so", priority="required")])
+    made.program(
+        [entry("libsuggested.so", priority="suggested")],
+        [
+            entry("librecommended.so", priority="recommended"),
+            entry("libunsaid.so"),
+            entry("librequired.so", priority="required"),
+        ],
+    )
     assert list(by_dlopen(made.deps(*options).objects()[0])) == expected
 
 
@@ -230,7 +282,8 @@ def test_what_is_required_and_not_there_is_missing(made: Made) -> None:
     assert ended.status == 1
     missing = ended.objects()[0]["missing"]
     assert [(one["name"], one["requests"]) for one in missing] == [
-        ("libx.so.1", [{"by": "/usr/bin/prog", "as": "dlopen"}])]
+        ("libx.so.1", [{"by": "/usr/bin/prog", "as": "dlopen"}])
+    ]
     assert missing[0]["searched"][0].startswith("default ")
     shown = jailbuild("deps", "--sysroot", made.root, "/usr/bin/prog")
     assert "dlopen libx.so.1: not found, searched in" in shown.out
@@ -258,8 +311,9 @@ def test_what_can_be_done_without_is_told_and_is_no_failure(made: Made) -> None:
     assert ended.objects()[0]["missing"] == []
     notes = ended.words.splitlines()
     assert len(notes) == 2
-    assert notes[0].startswith("note: /usr/bin/prog would open libabsent.so (recommended, for colour), which is in "
-                               "none of: default /")
+    assert notes[0].startswith(
+        "note: /usr/bin/prog would open libabsent.so (recommended, for colour), which is in none of: default /"
+    )
     assert "/libx.so would open libgone.so (required" in notes[1]
     assert "libabsent.so" in made.deps().words
     assert made.deps("--dlopen", "required").words == ""

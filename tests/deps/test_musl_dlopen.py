@@ -65,17 +65,41 @@ class Made:
         target.parent.mkdir(parents=True, exist_ok=True)
         libraries = [str(self.root / need[1:]) for need in needs]
         subprocess.run(
-            ["musl-gcc", "-o", target, "-x", "c", "-", "-x", "none", "-Wl,--no-as-needed",
-             "-Wl,--allow-shlib-undefined", *libraries, *flags], input=source, text=True, check=True, cwd=self.root,
+            [
+                "musl-gcc",
+                "-o",
+                target,
+                "-x",
+                "c",
+                "-",
+                "-x",
+                "none",
+                "-Wl,--no-as-needed",
+                "-Wl,--allow-shlib-undefined",
+                *libraries,
+                *flags,
+            ],
+            input=source,
+            text=True,
+            check=True,
+            cwd=self.root,
         )
         return path
 
-    def library(self, path: str, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = (),
-                source: str = "") -> str:
+    def library(
+        self, path: str, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = (), source: str = ""
+    ) -> str:
         """Make a library with notes."""
         name = path.rpartition("/")[2]
-        return self.build(path, f"{assembly(*notes)}int in_it;\n{source}", "-shared", "-fPIC", f"-Wl,-soname,{name}",
-                          *flags, needs=needs)
+        return self.build(
+            path,
+            f"{assembly(*notes)}int in_it;\n{source}",
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{name}",
+            *flags,
+            needs=needs,
+        )
 
     def program(self, *notes: list[Entry], flags: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> str:
         """Make /usr/bin/prog, which opens what it is told to, with notes."""
@@ -86,8 +110,13 @@ class Made:
         proc = self.root / "proc"  # for $ORIGIN
         subprocess.run(["mount", "-t", "proc", "proc", proc], check=True)
         try:
-            done = subprocess.run(["/usr/sbin/chroot", self.root, "/usr/bin/prog", *asked], capture_output=True,
-                                  text=True, check=True, env={})
+            done = subprocess.run(
+                ["/usr/sbin/chroot", self.root, "/usr/bin/prog", *asked],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={},
+            )
         finally:
             subprocess.run(["umount", proc], check=True)
         return done.stdout.split()
@@ -187,13 +216,23 @@ def _another_by_the_list_of_directories(made: Made) -> list[str]:
 
 
 @needs.namespaces
-@pytest.mark.parametrize("make", [
-    _the_programs_path_counts, _by_origin, _the_path_of_the_library_that_opens_does_not_count,
-    _the_programs_path_counts_for_a_library_that_opens,
-    _what_the_opened_needs_is_found_by_its_own_path_and_the_programs, _the_first_alternative_that_is_there,
-    _an_alternative_that_lacks_something_is_taken_back, _an_alternative_that_is_no_library_is_not_there, _by_a_path,
-    _not_by_its_soname, _another_by_the_list_of_directories,
-], ids=lambda make: make.__name__.lstrip("_"))
+@pytest.mark.parametrize(
+    "make",
+    [
+        _the_programs_path_counts,
+        _by_origin,
+        _the_path_of_the_library_that_opens_does_not_count,
+        _the_programs_path_counts_for_a_library_that_opens,
+        _what_the_opened_needs_is_found_by_its_own_path_and_the_programs,
+        _the_first_alternative_that_is_there,
+        _an_alternative_that_lacks_something_is_taken_back,
+        _an_alternative_that_is_no_library_is_not_there,
+        _by_a_path,
+        _not_by_its_soname,
+        _another_by_the_list_of_directories,
+    ],
+    ids=lambda make: make.__name__.lstrip("_"),
+)
 def test_what_musl_opens_is_what_deps_names(made: Made, make: Callable[[Made], list[str]]) -> None:
     """All files that come in by opening the names of the note one after the other until one opens, in that order."""
     asked = make(made)
@@ -216,7 +255,8 @@ def test_what_an_opened_library_opens_is_found_too(made: Made) -> None:
     record = made.deps().objects()[0]
     assert by_dlopen(record) == {"libone.so": "/usr/lib/libone.so", "libtwo.so": "/usr/lib/libtwo.so"}
     assert [one["requests"] for one in record["libraries"] if one["name"] == "libone.so"] == [
-        [{"by": "/usr/bin/prog", "as": "dlopen"}, {"by": "/usr/lib/libtwo.so", "as": "dlopen"}]]
+        [{"by": "/usr/bin/prog", "as": "dlopen"}, {"by": "/usr/lib/libtwo.so", "as": "dlopen"}]
+    ]
 
 
 @needs.namespaces
@@ -225,8 +265,11 @@ def test_what_is_required_is_missing_and_what_is_not_is_told(made: Made) -> None
     gone = made.library("/usr/lib/libgone.so")
     made.library("/usr/lib/libhalf.so", needs=(gone,))
     (made.root / gone[1:]).unlink()
-    made.program([entry("libx.so.1", "libx.so.0", priority="required")], [entry("libhalf.so", priority="required")],
-                 [entry("liby.so", feature="colour")])
+    made.program(
+        [entry("libx.so.1", "libx.so.0", priority="required")],
+        [entry("libhalf.so", priority="required")],
+        [entry("liby.so", feature="colour")],
+    )
     assert made.opened("libx.so.1", "libhalf.so", "liby.so") == ["-", "-", "-"]
     ended = made.deps()
     assert ended.status == 1
@@ -246,15 +289,21 @@ def test_the_libc_itself_is_opened_and_nothing_comes_in(made: Made) -> None:
     assert (ended.status, ended.words) == (0, "")
     [libc] = ended.objects()[0]["libraries"]
     assert (libc["path"], libc["requests"]) == (
-        LOADER, [{"by": "/usr/bin/prog", "as": "needed"}, {"by": "/usr/bin/prog", "as": "dlopen"}])
+        LOADER,
+        [{"by": "/usr/bin/prog", "as": "needed"}, {"by": "/usr/bin/prog", "as": "dlopen"}],
+    )
 
 
 def test_a_box_has_what_its_program_opens(made: Made, tmp_path: Path) -> None:
     """And no libgcc_s, though the program calls what glibc would open it for."""
     made.library("/opt/own/libx.so")
     made.library("/usr/lib/libgcc_s.so.1")
-    made.build("/usr/bin/prog", assembly([entry("libx.so")]) + _OPENS + "#include <pthread.h>\n"
-               "int main(int c, char **v) { open_all(c - 1, v + 1); pthread_exit(0); }\n", *RUNPATH)
+    made.build(
+        "/usr/bin/prog",
+        assembly([entry("libx.so")]) + _OPENS + "#include <pthread.h>\n"
+        "int main(int c, char **v) { open_all(c - 1, v + 1); pthread_exit(0); }\n",
+        *RUNPATH,
+    )
     box = tmp_path / "box"
     done = run("add", "/usr/bin/prog", "--sysroot", made.root, "--into", box)
     assert done.returncode == 0, done.stderr

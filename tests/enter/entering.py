@@ -58,7 +58,9 @@ def public_python(directory: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         home = Path(package.__path__[0])
         shutil.copytree(home, directory / home.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     return (path, "-m", "jailbuild"), {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1",
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(directory),
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
@@ -96,7 +98,9 @@ class Terminal:
     """A process with a fresh terminal."""
 
     def __init__(
-        self, *command: str | Path, before: Callable[[], object] | None = None,
+        self,
+        *command: str | Path,
+        before: Callable[[], object] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.said = ""  # since what was expected last

@@ -37,10 +37,14 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def enter(
-    *words: str | Path, by: tuple[str, ...] = limited(), stdin: bytes = b"", **more: Any,
+    *words: str | Path,
+    by: tuple[str, ...] = limited(),
+    stdin: bytes = b"",
+    **more: Any,
 ) -> tuple[int, str, str]:
-    ended = subprocess.run([*by, *JAILBUILD, "enter", *words], input=stdin, capture_output=True, timeout=PATIENCE,
-                           **more)
+    ended = subprocess.run(
+        [*by, *JAILBUILD, "enter", *words], input=stdin, capture_output=True, timeout=PATIENCE, **more
+    )
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
 
@@ -54,10 +58,19 @@ def test_a_command_is_run_as_chroot_would_and_that_is_said_each_time(box: Path) 
     assert enter(box, stdin=b"echo $0; exit 7") == (7, "/bin/sh\n", SAID)
 
 
-@pytest.mark.parametrize("options", [
-    ("--net", "host"), ("--no-pty",), ("--seccomp", "none"), ("--limit", "nofile=64"), ("--workdir", "/etc"),
-    ("--user", "ann"), ("--env", "A=b"), ("--keep-env",),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--net", "host"),
+        ("--no-pty",),
+        ("--seccomp", "none"),
+        ("--limit", "nofile=64"),
+        ("--workdir", "/etc"),
+        ("--user", "ann"),
+        ("--env", "A=b"),
+        ("--keep-env",),
+    ],
+)
 def test_what_a_chroot_can_honour_is_as_with_plain(box: Path, options: tuple[str, ...]) -> None:
     script = "id -u; id -g; pwd; ulimit -n; echo $A"
     status, said, words = enter("--plain", *options, box, "bash", "-c", script)
@@ -120,7 +133,8 @@ def test_explain_prints_the_steps_of_the_plain_mode(box: Path) -> None:
 
 def test_isolated_is_refused_and_never_weakened(box: Path) -> None:
     assert enter("--isolated", box, "ls", "/") == (
-        125, "",
+        125,
+        "",
         f"jailbuild: cannot enter {box}: root here lacks CAP_SYS_ADMIN for namespaces and mounts, as in most"
         f" containers\nhint: jailbuild enter --plain {box} works, and is no boundary against root\n",
     )
@@ -129,14 +143,26 @@ def test_isolated_is_refused_and_never_weakened(box: Path) -> None:
 def test_isolated_and_plain_contradict_each_other(box: Path) -> None:
     for by in (limited(), ()):
         assert enter("--isolated", "--plain", box, "ls", by=by) == (
-            125, "", "jailbuild: cannot use --isolated with --plain\nhint: leave one of them out\n",
+            125,
+            "",
+            "jailbuild: cannot use --isolated with --plain\nhint: leave one of them out\n",
         )
 
 
-@pytest.mark.parametrize("options", [
-    ("--bind", "/etc"), ("--tmpfs", "/tmp"), ("--read-only",), ("--hostname", "x"), ("--net", "none"),
-    ("--cap-keep", "NET_RAW"), ("--cap-keep", "SYS_TIME"), ("--pty",), ("--seccomp", "default"),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bind", "/etc"),
+        ("--tmpfs", "/tmp"),
+        ("--read-only",),
+        ("--hostname", "x"),
+        ("--net", "none"),
+        ("--cap-keep", "NET_RAW"),
+        ("--cap-keep", "SYS_TIME"),
+        ("--pty",),
+        ("--seccomp", "default"),
+    ],
+)
 def test_what_a_chroot_cannot_honour_is_refused(box: Path, options: tuple[str, ...]) -> None:
     status, said, words = enter(*options, box, "ls", "/")
     assert (status, said) == (125, "")
@@ -145,7 +171,8 @@ def test_what_a_chroot_cannot_honour_is_refused(box: Path, options: tuple[str, .
 
 
 def test_no_terminal_for_the_command_is_refused_where_it_would_have_the_caller_s(
-    box: Path, on_terminal: OnTerminal,
+    box: Path,
+    on_terminal: OnTerminal,
 ) -> None:
     terminal = on_terminal(*limited(), *JAILBUILD, "enter", "--no-pty", box, "ls")
     terminal.expect("root here lacks CAP_SYS_ADMIN")
@@ -165,10 +192,12 @@ def test_without_the_capability_for_chroot_too_nothing_is_left(box: Path) -> Non
 @needs.capability("SYS_ADMIN")
 def test_root_who_could_have_the_capability_is_no_root_of_a_container(box: Path) -> None:
     """The bounding set has it, and the process has not: what took it away is no container."""
-    drop = ("import ctypes, os, sys; c = ctypes.CDLL(None); "
-            "h = (ctypes.c_uint32 * 2)(0x20080522); d = (ctypes.c_uint32 * 6)(); c.capget(h, d); "
-            "d[0] &= ~(1 << 21); d[1] &= ~(1 << 21); assert not c.capset(h, d); "
-            "sys.argv[:1] = ['jailbuild', 'enter']; from jailbuild.cli import main; main()")
+    drop = (
+        "import ctypes, os, sys; c = ctypes.CDLL(None); "
+        "h = (ctypes.c_uint32 * 2)(0x20080522); d = (ctypes.c_uint32 * 6)(); c.capget(h, d); "
+        "d[0] &= ~(1 << 21); d[1] &= ~(1 << 21); assert not c.capset(h, d); "
+        "sys.argv[:1] = ['jailbuild', 'enter']; from jailbuild.cli import main; main()"
+    )
     ended = subprocess.run([JAILBUILD[0], "-c", drop, box, "ls"], capture_output=True, text=True, timeout=PATIENCE)
     status, said, words = ended.returncode, ended.stdout, ended.stderr
     assert (status, said) == (125, "")
@@ -194,9 +223,16 @@ def test_an_ordinary_user_is_never_entered_plainly(box: Path) -> None:
         launcher, environment = public_python(directory / "lib")
         as_user = (f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *launcher, "enter")
         ended = [
-            subprocess.run([*by, *as_user, *words], capture_output=True, text=True, timeout=PATIENCE, env=environment,
-                           cwd=directory)
-            for words in ((theirs, "id", "-u"), ("--isolated", theirs, "id", "-u")) for by in (("setpriv",), limited())
+            subprocess.run(
+                [*by, *as_user, *words],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                env=environment,
+                cwd=directory,
+            )
+            for words in ((theirs, "id", "-u"), ("--isolated", theirs, "id", "-u"))
+            for by in (("setpriv",), limited())
         ]
     assert {(one.returncode, one.stdout, one.stderr) for one in ended} == {
         (ended[0].returncode, ended[0].stdout, ended[0].stderr),

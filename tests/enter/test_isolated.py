@@ -52,7 +52,10 @@ class Mode:
         environment = self.environment | more.pop("environment", {})
         arguments: dict[str, Any] = {"env": environment, "cwd": self.box.parent, **self.user, **more}
         return subprocess.run(
-            [*self.launcher, "enter", *map(str, words)], input=stdin, capture_output=True, timeout=PATIENCE,
+            [*self.launcher, "enter", *map(str, words)],
+            input=stdin,
+            capture_output=True,
+            timeout=PATIENCE,
             **arguments,
         )
 
@@ -116,13 +119,15 @@ def root_mode(made: Path, tmp_path: Path) -> Mode:
 
 
 def test_a_command_sees_the_box_as_its_root_and_the_caller_as_uid_0(mode: Mode) -> None:
-    ran = mode.bash('echo /*; echo $UID; test $$ = 2 && echo two')
+    ran = mode.bash("echo /*; echo $UID; test $$ = 2 && echo two")
     assert ran == (0, "/bin /dev /etc /lib /lib64 /proc /root /run /sys /tmp /usr\n0\ntwo\n", "")
 
 
 def test_without_a_command_a_shell_of_the_box_runs(mode: Mode) -> None:
     assert mode.run(stdin=b"echo $0 $SHELL $PWD; exit 7", environment={"SHELL": "/evil"}) == (
-        7, "/bin/bash /bin/bash /\n", "",
+        7,
+        "/bin/bash /bin/bash /\n",
+        "",
     )
 
 
@@ -130,7 +135,13 @@ def test_the_environment_is_that_of_the_design_and_no_more(mode: Mode) -> None:
     keep = {name: value for name, value in mode.environment.items() if name.startswith("PYTHON") or name == "PATH"}
     ended = mode.enter(mode.box, "env", env=keep | {"SECRET": "1", "TERM": "vt9", "LANG": "C", "LC_ALL": "C"})
     assert sorted(ended.stdout.decode().splitlines()) == [
-        "HOME=/root", "LANG=C", "LOGNAME=root", f"PATH={SEARCH}", "SHELL=/bin/bash", "TERM=vt9", "USER=root",
+        "HOME=/root",
+        "LANG=C",
+        "LOGNAME=root",
+        f"PATH={SEARCH}",
+        "SHELL=/bin/bash",
+        "TERM=vt9",
+        "USER=root",
     ]
 
 
@@ -171,9 +182,11 @@ def test_pid_1_shows_neither_its_program_nor_its_arguments(mode: Mode) -> None:
 
 
 def test_devices_are_the_harmless_ones_and_they_work(mode: Mode) -> None:
-    ran = mode.bash("cd /dev; echo *; echo x > null; read -r -N 0 -u 3 3< zero; echo y > full || echo full=$?; "
-                    "test -c random -a -c urandom -a -c tty && echo chars; echo z > shm/a && cat shm/a; "
-                    "echo through | cat stdin; (echo also > stdout) | cat")
+    ran = mode.bash(
+        "cd /dev; echo *; echo x > null; read -r -N 0 -u 3 3< zero; echo y > full || echo full=$?; "
+        "test -c random -a -c urandom -a -c tty && echo chars; echo z > shm/a && cat shm/a; "
+        "echo through | cat stdin; (echo also > stdout) | cat"
+    )
     assert ran.out == (
         "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero\nfull=1\nchars\nz\nthrough\nalso\n"
     )
@@ -192,7 +205,7 @@ def test_proc_and_dev_where_there_is_no_place_are_left_out_with_a_word(mode: Mod
 
 
 def test_what_the_caller_has_open_stays_outside_unless_passed(mode: Mode) -> None:
-    look = 'exec 2>&-; for ((n = 3; n < 100; n++)); do : <&$n && echo $n; done; true'
+    look = "exec 2>&-; for ((n = 3; n < 100; n++)); do : <&$n && echo $n; done; true"
     with open(os.devnull) as first, open(mode.box / "etc/passwd") as second:
         opened = (first.fileno(), second.fileno())
         assert mode.bash(look, pass_fds=opened).out == ""
@@ -204,26 +217,42 @@ def test_a_device_of_the_caller_s_is_the_box_s_own_and_works_as_before(mode: Mod
     look = "read -r -N 0 x && echo read; ls -l /proc/self/fd; echo y >&2 || exit 5"
     with open("/dev/zero") as zero, open("/dev/full", "w") as full, open("/dev/null", "a") as null:
         running = mode.popen(
-            "--pass-fd", str(null.fileno()), mode.box, "bash", "-c", look, stdin=zero, stdout=subprocess.PIPE,
-            stderr=full, pass_fds=(null.fileno(),),
+            "--pass-fd",
+            str(null.fileno()),
+            mode.box,
+            "bash",
+            "-c",
+            look,
+            stdin=zero,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            pass_fds=(null.fileno(),),
         )
         said, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 5
     lines = said.decode().splitlines()
     assert lines[0] == "read"
     assert sorted(line.partition(" -> ")[2] for line in lines if "/dev/" in line) == [
-        "/dev/full", "/dev/null", "/dev/zero",
+        "/dev/full",
+        "/dev/null",
+        "/dev/zero",
     ]
 
 
-@pytest.mark.parametrize(("redirected", "out"), [
-    ("$enter cat < in > out", "one\ntwo\n"), ("$enter cat < in >> out", "before\none\ntwo\n"),
-    ("cat in | $enter cat | cat > out", "one\ntwo\n"), ("$enter cat > out <<< word", "word\n"),
-    ("{ read -r x; $enter cat; } < in > out", "two\n"),
-    ("{ $enter bash -c 'read -r x'; cat; } < in > out", "two\n"),
-    ("$enter bash -c 'cat; echo also >&2' < in > out 2>&1", "one\ntwo\nalso\n"),
-    ("$enter cat in 1<> out < in", "before\n"), ("$enter ls /absent > out 2> /dev/null", ""),
-])
+@pytest.mark.parametrize(
+    ("redirected", "out"),
+    [
+        ("$enter cat < in > out", "one\ntwo\n"),
+        ("$enter cat < in >> out", "before\none\ntwo\n"),
+        ("cat in | $enter cat | cat > out", "one\ntwo\n"),
+        ("$enter cat > out <<< word", "word\n"),
+        ("{ read -r x; $enter cat; } < in > out", "two\n"),
+        ("{ $enter bash -c 'read -r x'; cat; } < in > out", "two\n"),
+        ("$enter bash -c 'cat; echo also >&2' < in > out 2>&1", "one\ntwo\nalso\n"),
+        ("$enter cat in 1<> out < in", "before\n"),
+        ("$enter ls /absent > out 2> /dev/null", ""),
+    ],
+)
 def test_redirections_are_as_with_any_program(mode: Mode, redirected: str, out: str) -> None:
     directory = mode.box.parent
     (directory / "in").write_text("one\ntwo\n")
@@ -232,8 +261,13 @@ def test_redirections_are_as_with_any_program(mode: Mode, redirected: str, out: 
         (directory / name).chmod(0o666)
     script = f"enter='{' '.join(mode.launcher)} enter {mode.box}'; {redirected}"
     subprocess.run(
-        ["bash", "-c", script], cwd=directory, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE,
-        env=mode.environment, **mode.user,
+        ["bash", "-c", script],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert (directory / "out").read_text() == out
 
@@ -251,9 +285,21 @@ def test_a_directory_is_not_passed(mode: Mode) -> None:
 @pytest.mark.parametrize("closing", ["0<&-", "1>&-", "0<&- 1>&- 2>&-"])
 def test_a_standard_descriptor_that_the_caller_closed_stays_closed(mode: Mode, closing: str) -> None:
     ended = subprocess.run(
-        ["bash", "-c", f'"$@" {closing}', "0", *mode.launcher, "enter", mode.box, "bash", "-c",
-         f": 5<&{closing[0]} || exit 66"],
-        timeout=PATIENCE, env=mode.environment, **mode.user,
+        [
+            "bash",
+            "-c",
+            f'"$@" {closing}',
+            "0",
+            *mode.launcher,
+            "enter",
+            mode.box,
+            "bash",
+            "-c",
+            f": 5<&{closing[0]} || exit 66",
+        ],
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert ended.returncode == 66
 
@@ -274,9 +320,25 @@ def test_files_are_made_with_the_usual_mode_whatever_the_caller_s_umask(mode: Mo
 def test_what_is_mounted_below_the_box_is_not_root_s_to_see_and_said(root_mode: Mode) -> None:
     script = 'mount -t tmpfs x "$0/run" && mkdir "$0/run/below" && exec "$@"'
     ended = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, root_mode.box,
-         *root_mode.launcher, "enter", root_mode.box, "ls", "/run"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            script,
+            root_mode.box,
+            *root_mode.launcher,
+            "enter",
+            root_mode.box,
+            "ls",
+            "/run",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout) == (0, "")
     assert f"not seen inside is what is mounted on {root_mode.box}/run (--bind brings it)\n" in ended.stderr
@@ -293,13 +355,40 @@ def test_from_within_a_chroot_the_box_is_the_root_of_its_namespace_too(root_mode
     (tmp_path / "root").mkdir()
     script = 'mount --rbind / "$0" && mkdir "$0$1/x" && chroot "$0" "${@:2}"'
     ended = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", "bash", "-c", script, tmp_path / "root", root_mode.box,
-         *root_mode.launcher, "enter", "--cap-keep", "SYS_ADMIN", "--cap-keep", "SYS_CHROOT", "--seccomp", "none",
-         root_mode.box, "nsenter", "--mount=/proc/self/ns/mnt", "bash", "-c", "echo /*"],
-        capture_output=True, text=True, timeout=PATIENCE, cwd="/",
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "bash",
+            "-c",
+            script,
+            tmp_path / "root",
+            root_mode.box,
+            *root_mode.launcher,
+            "enter",
+            "--cap-keep",
+            "SYS_ADMIN",
+            "--cap-keep",
+            "SYS_CHROOT",
+            "--seccomp",
+            "none",
+            root_mode.box,
+            "nsenter",
+            "--mount=/proc/self/ns/mnt",
+            "bash",
+            "-c",
+            "echo /*",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd="/",
     )
     assert (ended.returncode, ended.stdout) == (
-        0, "/bin /dev /etc /lib /lib64 /proc /root /run /sys /tmp /usr /x\n",
+        0,
+        "/bin /dev /etc /lib /lib64 /proc /root /run /sys /tmp /usr /x\n",
     ), ended
 
 
@@ -319,7 +408,10 @@ def status_of(ran: Said) -> dict[str, str]:
 def test_rights_are_those_of_the_design(mode: Mode) -> None:
     fields = status_of(mode.run("cat", "/proc/self/status"))
     assert {name: fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {
-        "CapInh": "0" * 16, "CapPrm": "00000000000004eb", "CapEff": "00000000000004eb", "CapBnd": "00000000000004eb",
+        "CapInh": "0" * 16,
+        "CapPrm": "00000000000004eb",
+        "CapEff": "00000000000004eb",
+        "CapBnd": "00000000000004eb",
         "CapAmb": "0" * 16,
     }
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
@@ -341,11 +433,18 @@ def test_a_user_of_the_box_s_own_passwd_gets_what_the_files_say(root_mode: Mode)
     assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {0}
 
 
-@pytest.mark.parametrize(("user", "expected"), [
-    ("1000", "1000 1001 1001 2000 ann /home/ann"), ("ann:5", "1000 5 5 2000 ann /home/ann"),
-    ("ann:tty", "1000 5 5 2000 ann /home/ann"), ("4321", "4321 4321 4321 4321 /"), ("4321:7", "4321 7 7 4321 /"),
-    ("0:9", "0 9 9 root /root"), ("root", "0 0 0 root /root"),
-])
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("1000", "1000 1001 1001 2000 ann /home/ann"),
+        ("ann:5", "1000 5 5 2000 ann /home/ann"),
+        ("ann:tty", "1000 5 5 2000 ann /home/ann"),
+        ("4321", "4321 4321 4321 4321 /"),
+        ("4321:7", "4321 7 7 4321 /"),
+        ("0:9", "0 9 9 root /root"),
+        ("root", "0 0 0 root /root"),
+    ],
+)
 def test_users_are_named_in_every_form(root_mode: Mode, user: str, expected: str) -> None:
     assert root_mode.bash("echo $(id -u) $(id -g) $(id -G) $USER $HOME", "--user", user).out == expected + "\n"
 
@@ -404,9 +503,29 @@ def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
         file.write(f"somebody:x:{USER}:{USER}::/:/bin/sh\n")
     script = f"mount --bind {etc} /etc && exec setpriv --reuid={USER} --regid={USER} --clear-groups"
     ended = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", f'{script} "$@"', "0",
-         *mode.launcher, "enter", "--user", "ann", mode.box, "bash", "-c", "id -u; id -g; id -G; echo x > /tmp/mine"],
-        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment,
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            f'{script} "$@"',
+            "0",
+            *mode.launcher,
+            "enter",
+            "--user",
+            "ann",
+            mode.box,
+            "bash",
+            "-c",
+            "id -u; id -g; id -G; echo x > /tmp/mine",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=mode.environment,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1000\n1001\n1001 2000\n", "")
     assert (mode.box / "tmp/mine").stat().st_uid == 200999
@@ -415,17 +534,38 @@ def test_with_ranges_a_rootless_box_has_other_users(mode: Mode) -> None:
 @pytest.mark.parametrize("how", [ROOTLESS])
 def test_root_of_a_user_namespace_enters_as_the_user_that_it_is(mode: Mode) -> None:
     ended = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter", mode.box, "bash", "-c",
-         "id -u; echo x > /tmp/mine"],
-        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--",
+            *mode.launcher,
+            "enter",
+            mode.box,
+            "bash",
+            "-c",
+            "id -u; echo x > /tmp/mine",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
     assert (mode.box / "tmp/mine").stat().st_uid == USER
 
 
 def test_limits_are_set(mode: Mode) -> None:
-    ran = mode.bash("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -f", "--limit", "nofile=30:40", "--limit", "core=0",
-                    "--limit", "fsize=1m")
+    ran = mode.bash(
+        "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -f",
+        "--limit",
+        "nofile=30:40",
+        "--limit",
+        "core=0",
+        "--limit",
+        "fsize=1m",
+    )
     assert ran.out == "30\n40\n0\n1024\n"
 
 
@@ -453,11 +593,17 @@ def test_a_limit_above_the_hard_one_is_refused_with_what_is_possible(mode: Mode,
     lowered += [] if mode.is_rootless else ["setpriv", "--bounding-set=-sys_resource"]
     ended = subprocess.run(
         [*lowered, *mode.launcher, "enter", *options, "--limit", "nofile=50:201", mode.box, "true"],
-        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (
-        125, "", f"jailbuild: cannot enter {mode.box}: --limit nofile=50:201: the hard limit is 200 here\n"
-                 "hint: --limit nofile=200 is the most\n",
+        125,
+        "",
+        f"jailbuild: cannot enter {mode.box}: --limit nofile=50:201: the hard limit is 200 here\n"
+        "hint: --limit nofile=200 is the most\n",
     )
 
 
@@ -469,9 +615,21 @@ def _may_raise_limits() -> bool:
 @pytest.mark.skipif(not _may_raise_limits(), reason="root here lacks CAP_SYS_RESOURCE")
 def test_root_raises_a_hard_limit(root_mode: Mode) -> None:
     ended = subprocess.run(
-        ["prlimit", "--nofile=100:200", *root_mode.launcher, "enter", "--limit", "nofile=201", root_mode.box, "bash",
-         "-c", "ulimit -Hn"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "prlimit",
+            "--nofile=100:200",
+            *root_mode.launcher,
+            "enter",
+            "--limit",
+            "nofile=201",
+            root_mode.box,
+            "bash",
+            "-c",
+            "ulimit -Hn",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "201\n", "")
 
@@ -503,8 +661,9 @@ def test_the_host_name_is_the_box_s_own(mode: Mode) -> None:
 
 
 def test_a_private_network_has_its_loopback_up_and_nothing_else(mode: Mode) -> None:
-    ran = mode.bash("while read -r name rest; do echo $name; done < /proc/net/dev; : < /dev/tcp/127.0.0.1/9", "--net",
-                    "none")
+    ran = mode.bash(
+        "while read -r name rest; do echo $name; done < /proc/net/dev; : < /dev/tcp/127.0.0.1/9", "--net", "none"
+    )
     assert ran.out.splitlines()[2:] == ["lo:"]
     assert "refused" in ran.words  # and not: Network is unreachable
 
@@ -599,10 +758,13 @@ def test_a_tmpfs_hides_a_directory_and_has_its_mode_and_goes_away(mode: Mode) ->
     assert "No space left" in ran.words
 
 
-@pytest.mark.parametrize("options", [
-    ("--tmpfs", "/run", "--bind", "{shared}:/run/deep/place", "--bind", "{shared}/file:/run/one/file:ro"),
-    ("--bind", "{shared}/file:/run/one/file:ro", "--bind", "{shared}:/run/deep/place", "--tmpfs", "/run"),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--tmpfs", "/run", "--bind", "{shared}:/run/deep/place", "--bind", "{shared}/file:/run/one/file:ro"),
+        ("--bind", "{shared}/file:/run/one/file:ro", "--bind", "{shared}:/run/deep/place", "--tmpfs", "/run"),
+    ],
+)
 def test_what_is_shown_below_an_empty_directory_is_not_hidden_by_it(mode: Mode, options: tuple[str, ...]) -> None:
     """Its place is made there, whichever is named first."""
     shared = mode.box.parent / "shared"
@@ -626,9 +788,13 @@ def test_the_inner_of_two_mounts_is_seen_whichever_is_named_first(mode: Mode) ->
     assert list((mode.box / "mnt").iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [
-    ("--bind", "/usr/share:/run", "--tmpfs", "/run"), ("--tmpfs", "/run", "--tmpfs", "/run/"),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bind", "/usr/share:/run", "--tmpfs", "/run"),
+        ("--tmpfs", "/run", "--tmpfs", "/run/"),
+    ],
+)
 def test_two_mounts_at_one_place_are_refused(mode: Mode, options: tuple[str, ...]) -> None:
     ran = mode.bash("true", *options)
     assert (ran.status, ran.out) == (125, "")
@@ -647,8 +813,14 @@ def test_a_read_only_box_has_writable_tmpfs_and_binds_alone(mode: Mode) -> None:
     (mode.box.parent / "shared").chmod(0o777)
     (mode.box / "mnt").mkdir()
     mode.give()
-    ran = mode.bash("echo a > /a; echo b > /tmp/b; echo c > /mnt/c; echo d > /dev/shm/d; rm /etc/passwd", "--read-only",
-                    "--tmpfs", "/tmp", "--bind", f"{mode.box.parent}/shared:/mnt")
+    ran = mode.bash(
+        "echo a > /a; echo b > /tmp/b; echo c > /mnt/c; echo d > /dev/shm/d; rm /etc/passwd",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--bind",
+        f"{mode.box.parent}/shared:/mnt",
+    )
     assert ran.words.count("Read-only file system") == 2
     assert ran.words.count("\n") == 2
     assert (mode.box.parent / "shared/c").read_text() == "c\n"
@@ -715,7 +887,13 @@ def test_a_command_that_leads_to_the_launcher_s_own_program_is_refused(mode: Mod
 def test_status_lines_tell_of_start_and_end(mode: Mode) -> None:
     reading, writing = os.pipe()
     process = mode.popen(
-        "--status-fd", str(writing), mode.box, "sleep", "100", pass_fds=(writing,), stdin=subprocess.DEVNULL,
+        "--status-fd",
+        str(writing),
+        mode.box,
+        "sleep",
+        "100",
+        pass_fds=(writing,),
+        stdin=subprocess.DEVNULL,
     )
     os.close(writing)
     with os.fdopen(reading) as lines:
@@ -733,7 +911,10 @@ def test_status_lines_tell_of_start_and_end(mode: Mode) -> None:
 def test_nothing_is_said_of_a_start_that_failed(mode: Mode, words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     ended = mode.enter(
-        "--status-fd", str(writing), *(word.format(box=mode.box) for word in words), pass_fds=(writing,),
+        "--status-fd",
+        str(writing),
+        *(word.format(box=mode.box) for word in words),
+        pass_fds=(writing,),
     )
     os.close(writing)
     with os.fdopen(reading) as lines:
@@ -755,15 +936,32 @@ def test_a_status_descriptor_that_is_not_open_is_refused(mode: Mode) -> None:
 
 def test_explain_prints_the_steps_in_order_and_does_nothing(mode: Mode) -> None:
     before = ours(mode.box)
-    ran = mode.bash("touch /tmp/ran", "--explain", "--net", "none", "--hostname", "cell", "--tmpfs", "/run", "--limit",
-                    "nofile=9")
+    ran = mode.bash(
+        "touch /tmp/ran", "--explain", "--net", "none", "--hostname", "cell", "--tmpfs", "/run", "--limit", "nofile=9"
+    )
     lines = ran.out.splitlines()
     assert (ran.status, ran.words) == (0, "")
     assert lines[0].startswith("namespaces: mount pid ipc uts cgroup network")
-    order = ["namespaces", "mounts", f"box: {'rbind' if mode.is_rootless else 'bind'} {mode.box}", "/proc: fresh",
-             "/dev: tmpfs", "/.jailbuild", "/run: tmpfs", "root: pivot_root", "host name: cell", "network: none",
-             "descriptors: 0, 1, 2", "limits: nofile=9:9", "capability bounding set", "identity: uid 0 gid 0",
-             "no_new_privs", "directory: /", "seccomp", "execve: "]
+    order = [
+        "namespaces",
+        "mounts",
+        f"box: {'rbind' if mode.is_rootless else 'bind'} {mode.box}",
+        "/proc: fresh",
+        "/dev: tmpfs",
+        "/.jailbuild",
+        "/run: tmpfs",
+        "root: pivot_root",
+        "host name: cell",
+        "network: none",
+        "descriptors: 0, 1, 2",
+        "limits: nofile=9:9",
+        "capability bounding set",
+        "identity: uid 0 gid 0",
+        "no_new_privs",
+        "directory: /",
+        "seccomp",
+        "execve: ",
+    ]
     places = [next(at for at, line in enumerate(lines) if line.startswith(start)) for start in order]
     assert places == sorted(places)
     assert ("ids: uid 0=64321; gid 0=64321; setgroups denied" in lines) == mode.is_rootless
@@ -772,13 +970,37 @@ def test_explain_prints_the_steps_in_order_and_does_nothing(mode: Mode) -> None:
 
 
 def test_plain_refuses_what_it_cannot_do_and_does_the_rest(root_mode: Mode) -> None:
-    for option in (("--bind", "/usr"), ("--tmpfs", "/tmp"), ("--read-only",), ("--hostname", "x"), ("--net", "none"),
-                   ("--cap-keep", "SYS_ADMIN"), ("--pty",), ("--seccomp", "default"), ("--hostname", "")):
+    for option in (
+        ("--bind", "/usr"),
+        ("--tmpfs", "/tmp"),
+        ("--read-only",),
+        ("--hostname", "x"),
+        ("--net", "none"),
+        ("--cap-keep", "SYS_ADMIN"),
+        ("--pty",),
+        ("--seccomp", "default"),
+        ("--hostname", ""),
+    ):
         ran = root_mode.bash("true", "--plain", *option)
         assert ran.status == 125
         assert "with --plain" in ran.words
-    ran = root_mode.bash("id -u; pwd; ulimit -n; echo $A", "--plain", "--user", "ann", "--workdir", "/etc", "--limit",
-                         "nofile=50", "--env", "A=b", "--no-pty", "--net", "host", "--seccomp", "none")
+    ran = root_mode.bash(
+        "id -u; pwd; ulimit -n; echo $A",
+        "--plain",
+        "--user",
+        "ann",
+        "--workdir",
+        "/etc",
+        "--limit",
+        "nofile=50",
+        "--env",
+        "A=b",
+        "--no-pty",
+        "--net",
+        "host",
+        "--seccomp",
+        "none",
+    )
     assert ran == (0, "1000\n/etc\n50\nb\n", "")
     assert "chroot\n" in root_mode.bash("true", "--plain", "--explain").out
 
@@ -787,15 +1009,23 @@ def test_plain_refuses_what_it_cannot_do_and_does_the_rest(root_mode: Mode) -> N
 def test_root_of_a_user_namespace_may_enter_plain_and_is_told_of_it_only_where_it_helps(mode: Mode) -> None:
     apart = ["unshare", "--user", "--map-root-user", "--", *mode.launcher, "enter"]
     ended = subprocess.run(
-        [*apart, "--plain", mode.box, "id", "-u"], capture_output=True, text=True, timeout=PATIENCE,
-        env=mode.environment, **mode.user,
+        [*apart, "--plain", mode.box, "id", "-u"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert (ended.returncode, ended.stdout) == (0, "0\n"), ended
     for options in (("--limit", "nproc=unlimited"), ("--workdir", "/closed")):
         (mode.box / "closed").mkdir(mode=0, exist_ok=True)
         ended = subprocess.run(
-            ["prlimit", "--nproc=1000:1000", *apart, *options, mode.box, "true"], capture_output=True, text=True,
-            timeout=PATIENCE, env=mode.environment, **mode.user,
+            ["prlimit", "--nproc=1000:1000", *apart, *options, mode.box, "true"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=mode.environment,
+            **mode.user,
         )
         assert ended.returncode == 125, ended
         assert "--plain" not in ended.stderr
@@ -805,7 +1035,9 @@ def test_root_of_a_user_namespace_may_enter_plain_and_is_told_of_it_only_where_i
 def test_without_the_capability_for_mounts_the_mode_that_is_left_is_named(root_mode: Mode) -> None:
     ended = subprocess.run(
         ["setpriv", "--bounding-set=-sys_admin", *root_mode.launcher, "enter", "--isolated", root_mode.box, "true"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout) == (125, "")
     why, hint = ended.stderr.splitlines()
@@ -815,9 +1047,19 @@ def test_without_the_capability_for_mounts_the_mode_that_is_left_is_named(root_m
 
 def test_a_capability_that_we_lack_cannot_be_kept(root_mode: Mode) -> None:
     ended = subprocess.run(
-        ["setpriv", "--bounding-set=-net_raw", *root_mode.launcher, "enter", "--cap-keep", "NET_RAW", root_mode.box,
-         "true"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "setpriv",
+            "--bounding-set=-net_raw",
+            *root_mode.launcher,
+            "enter",
+            "--cap-keep",
+            "NET_RAW",
+            root_mode.box,
+            "true",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 125
     assert "CAP_NET_RAW cannot be kept" in ended.stderr
@@ -828,9 +1070,26 @@ def test_where_user_namespaces_are_forbidden_the_setting_is_named(mode: Mode) ->
     # in a user namespace of its own a limit can be set that the host does not notice
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     ended = subprocess.run(
-        ["unshare", "--user", "--map-current-user", "--keep-caps", "--", "sh", "-c", script, "0", *mode.launcher,
-         "enter", mode.box, "true"],
-        capture_output=True, text=True, timeout=PATIENCE, env=mode.environment, **mode.user,
+        [
+            "unshare",
+            "--user",
+            "--map-current-user",
+            "--keep-caps",
+            "--",
+            "sh",
+            "-c",
+            script,
+            "0",
+            *mode.launcher,
+            "enter",
+            mode.box,
+            "true",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=mode.environment,
+        **mode.user,
     )
     assert (ended.returncode, ended.stdout) == (125, "")
     why, hint = ended.stderr.splitlines()
@@ -844,9 +1103,25 @@ def test_a_noexec_box_is_refused_with_the_remount(root_mode: Mode, tmp_path: Pat
     place.mkdir()
     script = 'mount -t tmpfs -o noexec x "$0" && cp -a "$1" "$0/box" && shift && exec "$@"'
     ended = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, place, root_mode.box,
-         *root_mode.launcher, "enter", place / "box", "true"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            script,
+            place,
+            root_mode.box,
+            *root_mode.launcher,
+            "enter",
+            place / "box",
+            "true",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout) == (125, "")
     assert ended.stderr.splitlines()[1] == f"hint: mount -o remount,exec {place}"
@@ -857,9 +1132,27 @@ def test_a_nosuid_nodev_box_and_one_of_another_owner_are_entered(root_mode: Mode
     place.mkdir()
     script = 'mount -t tmpfs -o nosuid,nodev x "$0" && cp -a "$1" "$0/box" && chown -R 4321 "$0" && shift && exec "$@"'
     ended = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, place, root_mode.box,
-         *root_mode.launcher, "enter", place / "box", "bash", "-c", "echo in > /tmp/x; cat /tmp/x"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            script,
+            place,
+            root_mode.box,
+            *root_mode.launcher,
+            "enter",
+            place / "box",
+            "bash",
+            "-c",
+            "echo in > /tmp/x; cat /tmp/x",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "in\n", "")
 
@@ -878,7 +1171,10 @@ def test_a_kernel_that_is_too_old_is_named(root_mode: Mode) -> None:
         "main()\n"
     )
     ended = subprocess.run(
-        [JAILBUILD[0], "-c", code, "enter", root_mode.box, "true"], capture_output=True, text=True, timeout=PATIENCE,
+        [JAILBUILD[0], "-c", code, "enter", root_mode.box, "true"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout) == (125, "")
     assert "the isolated mode needs Linux 5.12" in ended.stderr
@@ -899,7 +1195,10 @@ def test_a_box_that_is_changed_for_another_meanwhile_is_not_entered(root_mode: M
         "main()\n"
     )
     ended = subprocess.run(
-        [JAILBUILD[0], "-c", code, "enter", root_mode.box, "true"], capture_output=True, text=True, timeout=PATIENCE,
+        [JAILBUILD[0], "-c", code, "enter", root_mode.box, "true"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 125
     assert f"cannot enter {root_mode.box}: box: bind" in ended.stderr
@@ -942,5 +1241,3 @@ def test_no_code_of_the_box_runs_in_the_launcher(mode: Mode, monkeypatch: pytest
         ended = mode.enter(".", *words, cwd=mode.box, environment={"PYTHONSAFEPATH": "1"})
         assert ended.returncode in (0, 126, 127)
     assert not Path(f"/tmp/planted-{os.getpid()}").exists()
-
-

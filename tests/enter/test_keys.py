@@ -73,7 +73,8 @@ def test_ctrl_z_stops_a_job_of_the_shell_inside(enter: list[str], on_terminal: O
 
 
 def test_ctrl_z_stops_a_command_and_the_launcher_for_the_shell_that_called_it(
-    enter: list[str], on_terminal: OnTerminal,
+    enter: list[str],
+    on_terminal: OnTerminal,
 ) -> None:
     terminal = on_terminal(*SHELL)
     shell = terminal.process

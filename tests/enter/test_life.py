@@ -147,7 +147,8 @@ def test_pid_1_that_is_killed_ends_all_and_is_told(box: Path) -> None:
 
 def test_a_reader_that_goes_away_ends_the_command(box: Path) -> None:
     process = subprocess.Popen(
-        [*JAILBUILD, "enter", box, "bash", "-c", "while echo y; do :; done"], stdout=subprocess.PIPE,
+        [*JAILBUILD, "enter", box, "bash", "-c", "while echo y; do :; done"],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout
@@ -162,7 +163,9 @@ def test_two_boxes_from_one_directory_do_not_see_each_other(box: Path) -> None:
     two = subprocess.run(
         # without --isolated a machine that has no such mode would be rid of all its processes
         [*JAILBUILD, "enter", "--isolated", box, "bash", "-c", "echo /proc/[0-9]*; kill -TERM -1; echo $?"],
-        capture_output=True, text=True, timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert two.stdout.splitlines()[0] == "/proc/1 /proc/2"
     assert one.process.poll() is None
@@ -175,16 +178,41 @@ def test_two_boxes_from_one_directory_do_not_see_each_other(box: Path) -> None:
 def test_after_the_pivot_nothing_is_looked_up_but_the_command(box: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     ended = subprocess.run(
-        ["strace", "-f", "-o", log, "-e", "trace=%file,chroot,pivot_root,execve,openat2", *JAILBUILD, "enter", box,
-         "sleep", "0"],
-        capture_output=True, text=True, env=os.environ | {"LANG": "de_DE.ISO-8859-1", "LANGUAGE": "de"},
+        [
+            "strace",
+            "-f",
+            "-o",
+            log,
+            "-e",
+            "trace=%file,chroot,pivot_root,execve,openat2",
+            *JAILBUILD,
+            "enter",
+            box,
+            "sleep",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LANG": "de_DE.ISO-8859-1", "LANGUAGE": "de"},
     )
     assert ended.returncode == 0, ended.stderr
     lines = log.read_text().splitlines()
     begin = next(at for at, line in enumerate(lines) if "pivot_root(" in line)
     end = next(at for at, line in enumerate(lines) if 'execve("/usr/bin/sleep"' in line)
-    calls = [line.split(maxsplit=1)[1] for line in lines[begin + 1:end]]
-    expected = ("umount2(", "chroot(", "chdir(", "stat", "newfstatat(", 'openat2(AT_FDCWD, "/', 'openat(AT_FDCWD, "/"',
-                'execve("/usr/local/', 'execve("/usr/sbin', "getcwd(", "fstat", "<...")
+    calls = [line.split(maxsplit=1)[1] for line in lines[begin + 1 : end]]
+    expected = (
+        "umount2(",
+        "chroot(",
+        "chdir(",
+        "stat",
+        "newfstatat(",
+        'openat2(AT_FDCWD, "/',
+        'openat(AT_FDCWD, "/"',
+        'execve("/usr/local/',
+        'execve("/usr/sbin',
+        "getcwd(",
+        "fstat",
+        "<...",
+    )
     assert [call for call in calls if not call.startswith(expected)] == []
     assert not any(".py" in call or ".so" in call or "locale" in call or "passwd" in call for call in calls)

@@ -35,12 +35,19 @@ def box(made: Path, tmp_path: Path) -> Path:
 
 
 def enter(
-    *arguments: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None, prefix: tuple[str, ...] = (),
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    environment: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
     before: Callable[[], object] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*prefix, *JAILBUILD, "enter", *arguments], input=stdin, capture_output=True, timeout=PATIENCE,
-        env=os.environ | (environment or {}), preexec_fn=before,
+        [*prefix, *JAILBUILD, "enter", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=PATIENCE,
+        env=os.environ | (environment or {}),
+        preexec_fn=before,
     )
 
 
@@ -58,7 +65,9 @@ def test_a_command_sees_the_box_as_its_root(box: Path) -> None:
 
 def test_without_a_command_a_shell_of_the_box_runs(box: Path) -> None:
     assert plainly(box, stdin=b"echo $0 $SHELL $PWD; exit 7", environment={"SHELL": "/bin/evil"}) == (
-        7, "/bin/bash /bin/bash /\n", "",
+        7,
+        "/bin/bash /bin/bash /\n",
+        "",
     )
 
 
@@ -77,7 +86,7 @@ def test_a_box_without_a_shell_says_so(box: Path) -> None:
     assert status == 125
     assert f"cannot enter {box}: there is no shell in it" in words
     assert f"hint: jailbuild add bash --into {box}" in words
-    assert plainly(box, "ls", "/usr") [0] == 0
+    assert plainly(box, "ls", "/usr")[0] == 0
 
 
 def test_options_after_the_box_are_the_command_s(box: Path) -> None:
@@ -124,7 +133,10 @@ def test_stdin_and_stdout_pass_byte_exact(box: Path) -> None:
 def test_a_box_behind_a_link_and_a_relative_path_is_entered(box: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("box")
     ended = subprocess.run(
-        [*JAILBUILD, "enter", "--plain", "link", "ls", "-d", "/bin"], cwd=tmp_path, capture_output=True, text=True,
+        [*JAILBUILD, "enter", "--plain", "link", "ls", "-d", "/bin"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert (ended.returncode, ended.stdout) == (0, "/bin\n")
 
@@ -135,12 +147,18 @@ def test_a_box_behind_a_link_and_a_relative_path_is_entered(box: Path, tmp_path:
 def test_the_environment_is_that_of_the_design_and_no_more(box: Path) -> None:
     (box / "root").mkdir()
     ended = subprocess.run(
-        [*JAILBUILD, "enter", "--plain", box, "env"], capture_output=True, text=True,
+        [*JAILBUILD, "enter", "--plain", box, "env"],
+        capture_output=True,
+        text=True,
         env={k: v for k, v in os.environ.items() if k == "PYTHONPATH"} | {"SECRET": "1", "TERM": "vt9", "LC_ALL": "C"},
     )
     assert sorted(ended.stdout.splitlines()) == [
-        "HOME=/root", "LOGNAME=root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "SHELL=/bin/bash", "TERM=vt9", "USER=root",
+        "HOME=/root",
+        "LOGNAME=root",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "SHELL=/bin/bash",
+        "TERM=vt9",
+        "USER=root",
     ]
     assert "LANG=de_DE.UTF-8" in plainly(box, "env", environment={"LANG": "de_DE.UTF-8"})[1].splitlines()
 
@@ -156,11 +174,24 @@ def test_groups_are_those_of_the_box_s_own_files(box: Path) -> None:
 
 
 def test_descriptors_of_the_caller_stay_outside(box: Path) -> None:
-    look = 'exec 2>&-; for ((n = 3; n < 100; n++)); do : <&$n && echo $n; done; : <&777'
+    look = "exec 2>&-; for ((n = 3; n < 100; n++)); do : <&$n && echo $n; done; : <&777"
     ended = subprocess.run(
-        ["bash", "-c", 'exec 9</ 33</etc 777</; exec "$@"', "0",
-         *JAILBUILD, "enter", "--plain", box, "bash", "-c", look],
-        capture_output=True, text=True, timeout=PATIENCE,
+        [
+            "bash",
+            "-c",
+            'exec 9</ 33</etc 777</; exec "$@"',
+            "0",
+            *JAILBUILD,
+            "enter",
+            "--plain",
+            box,
+            "bash",
+            "-c",
+            look,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
 
@@ -169,8 +200,19 @@ def test_descriptors_of_the_caller_stay_outside(box: Path) -> None:
 def test_a_standard_descriptor_that_the_caller_closed_stays_closed(box: Path, closing: str) -> None:
     number = closing[0]
     ended = subprocess.run(
-        ["bash", "-c", f'"$@" {closing}', "0", *JAILBUILD, "enter", "--plain", box, "bash", "-c",
-         f": 5<&{number} || exit 66"],
+        [
+            "bash",
+            "-c",
+            f'"$@" {closing}',
+            "0",
+            *JAILBUILD,
+            "enter",
+            "--plain",
+            box,
+            "bash",
+            "-c",
+            f": 5<&{number} || exit 66",
+        ],
         timeout=PATIENCE,
     )
     assert ended.returncode == 66
@@ -325,9 +367,15 @@ def test_a_module_planted_in_the_box_does_not_run(box: Path, tmp_path: Path) -> 
     plant_modules(box, marker)
     for arguments in (("ls", "/usr"), ("absent",), ("/usr",), ("bash", "-c", "exit 127")):
         plainly(box, *arguments)
-        ended = subprocess.run([*JAILBUILD, "enter", "--plain", ".", *arguments], cwd=box, capture_output=True, env={
-            "PYTHONSAFEPATH": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        })
+        ended = subprocess.run(
+            [*JAILBUILD, "enter", "--plain", ".", *arguments],
+            cwd=box,
+            capture_output=True,
+            env={
+                "PYTHONSAFEPATH": "1",
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
+        )
         assert ended.returncode in (0, 126, 127)
         assert not marker.exists()
         assert not (box / str(marker).lstrip("/")).exists()
@@ -343,7 +391,7 @@ def test_after_the_chroot_nothing_is_looked_up_but_the_command(box: Path, tmp_pa
     calls = re.findall(r"^(\d+) +(\w+)\((.*)$", log.read_text(), re.MULTILINE)
     begin, child = next((i, process) for i, (process, call, _) in enumerate(calls) if call == "chroot")
     after = []
-    for process, call, rest in calls[begin + 1:]:
+    for process, call, rest in calls[begin + 1 :]:
         if process == child:
             after.append(call)
             if call == "execve" and rest.startswith('"/usr/bin/ls"'):
@@ -359,7 +407,13 @@ def test_after_the_chroot_nothing_is_looked_up_but_the_command(box: Path, tmp_pa
 def test_a_signal_that_the_caller_ignores_ends_neither(box: Path) -> None:
     script = "trap 'exit 4' USR1; echo ready; while :; do sleep 0.05; done"
     running = Running(
-        *JAILBUILD, "enter", "--plain", box, "bash", "-c", script,
+        *JAILBUILD,
+        "enter",
+        "--plain",
+        box,
+        "bash",
+        "-c",
+        script,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
     running.process.send_signal(signal.SIGHUP)
@@ -408,7 +462,8 @@ def test_the_terminal_is_given_back(box: Path, on_terminal: OnTerminal, last: st
 
 
 def test_the_terminal_of_a_shell_that_put_us_in_the_background_is_left_alone(
-    box: Path, on_terminal: OnTerminal,
+    box: Path,
+    on_terminal: OnTerminal,
 ) -> None:
     terminal = on_terminal(*SHELL)
     terminal.type(f"{' '.join(JAILBUILD)} enter --plain {box} bash -c 'sleep 0.3; exit 2' & wait $!; echo status=$?\n")

@@ -8,19 +8,36 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.box.manifest import Asked, Entry, Label, Manifest, Reason
+from jailbuild.box.manifest import Entry, Label, Manifest, Reason, RecordedRequest
 from jailbuild.box.records import encode
 from jailbuild.enter.privileged import privileged_files
 from jailbuild.root import Root
 
-NAMES = ("/bin/su", "/bin/na\udcefve", "/bin/naïve", '/bin/"quoted\\"', "/bin/two\nlines", "/bin/back\\slash",
-         "/bin/\x1b", '/bin/x", "type": "file", "mode": "4755')
+NAMES = (
+    "/bin/su",
+    "/bin/na\udcefve",
+    "/bin/naïve",
+    '/bin/"quoted\\"',
+    "/bin/two\nlines",
+    "/bin/back\\slash",
+    "/bin/\x1b",
+    '/bin/x", "type": "file", "mode": "4755',
+)
 MODES = {"set-uid": 0o4755, "set-gid": 0o2755, "both": 0o6755, "all bits": 0o7777}
 
 
 def _file(path: str, mode: int) -> Entry:
-    return Entry(path, "file", mode, size=1, mtime_ns=0, sha256="0" * 64, source=path, wanted_by=("su",),
-                 reasons=(Reason("", "program", ("su",)),))
+    return Entry(
+        path,
+        "file",
+        mode,
+        size=1,
+        mtime_ns=0,
+        sha256="0" * 64,
+        source=path,
+        wanted_by=("su",),
+        reasons=(Reason("", "program", ("su",)),),
+    )
 
 
 def _as_schema_1(manifest: Manifest) -> bytes:
@@ -40,8 +57,9 @@ def _box(place: Path, entries: list[Entry], schema: int) -> Root:
         else:
             path.touch()
         path.chmod(entry.mode or 0)
-    manifest = Manifest(Label(None, None, None), {"su": Asked("su", "/bin/su")},
-                        {entry.path: entry for entry in entries})
+    manifest = Manifest(
+        Label(None, None, None), {"su": RecordedRequest("su", "/bin/su")}, {entry.path: entry for entry in entries}
+    )
     data = _as_schema_1(manifest) if schema == 1 else b"".join(encode(manifest))
     (place / ".jailbuild/manifest.jsonl").write_bytes(data)
     return Root(str(place))
@@ -51,8 +69,12 @@ def _box(place: Path, entries: list[Entry], schema: int) -> Root:
 @pytest.mark.parametrize("what", MODES)
 def test_set_id_files_are_found_by_any_name(tmp_path: Path, what: str, schema: int) -> None:
     """Whether their edges are shared or not."""
-    others = [_file("/bin/plain", 0o755), _file("/bin/sticky", 0o1755), Entry("/bin", "directory", 0o2755),
-              _file("/bin/many", 0o755)]
+    others = [
+        _file("/bin/plain", 0o755),
+        _file("/bin/sticky", 0o1755),
+        Entry("/bin", "directory", 0o2755),
+        _file("/bin/many", 0o755),
+    ]
     root = _box(tmp_path / "box", [*(_file(name, MODES[what]) for name in NAMES), *others], schema)
     assert sorted(NAMES) == sorted(privileged_files(root))
 

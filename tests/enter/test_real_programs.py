@@ -83,7 +83,10 @@ def test_real_programs_work_in_an_isolated_box(name: str, tmp_path: Path) -> Non
             (box / link).symlink_to(f"usr/{link}")
     ended = subprocess.run(
         [sys.executable, "-m", "jailbuild", "enter", *options, box, "sh", "-ec", PROGRAMS[name]],
-        capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
     assert (ended.returncode, ended.stdout.splitlines()[:1]) == (0, ["first"]), ended
     assert "not permitted" not in ended.stderr

@@ -64,7 +64,11 @@ def run(program: bytes, architecture: int, number: int, arguments: tuple[int, ..
 
 
 def meaning(
-    architecture: int, number: int, arguments: tuple[int, ...], private_network: bool, kept: frozenset[str],
+    architecture: int,
+    number: int,
+    arguments: tuple[int, ...],
+    private_network: bool,
+    kept: frozenset[str],
 ) -> int:
     """Return what the list means, read rule by rule."""
     if architecture not in COLUMN:
@@ -87,25 +91,42 @@ def meaning(
 
 
 known = sorted({number for pair in NUMBERS.values() for number in pair if number is not None})
-edges = sorted({
-    value & 0xFFFFFFFF
-    for rule in DENIED for look in rule.looks
-    for value in (look.mask, *look.values, *(value | 1 << 31 for value in look.values))
-} | {0o755, 0o4755, 0o2000, 0o100, 0o100644, 0o020644, 0x11, 0x5413, 0x10000011})
+edges = sorted(
+    {
+        value & 0xFFFFFFFF
+        for rule in DENIED
+        for look in rule.looks
+        for value in (look.mask, *look.values, *(value | 1 << 31 for value in look.values))
+    }
+    | {0o755, 0o4755, 0o2000, 0o100, 0o100644, 0o020644, 0x11, 0x5413, 0x10000011}
+)
 words = st.sampled_from(edges) | st.integers(0, 0xFFFFFFFF)
 arguments = st.tuples(*[st.tuples(st.just(0) | words, words).map(lambda halves: halves[0] << 32 | halves[1])] * 6)
-numbers = st.sampled_from(known) | st.integers(0, 600) | st.sampled_from([GONE, 0x3FFFFFFF, 0x40000000, 0x80000000]) | (
-    st.sampled_from(known).map(lambda number: number | 0x40000000)) | st.integers(0, GONE)
+numbers = (
+    st.sampled_from(known)
+    | st.integers(0, 600)
+    | st.sampled_from([GONE, 0x3FFFFFFF, 0x40000000, 0x80000000])
+    | (st.sampled_from(known).map(lambda number: number | 0x40000000))
+    | st.integers(0, GONE)
+)
 architectures = st.sampled_from([X86_64, I386, AARCH64])
 
 
 @given(architectures, numbers, arguments, st.booleans(), st.frozensets(st.sampled_from(CAPABILITIES)))
 def test_the_compiled_filter_means_what_the_list_says(
-    architecture: int, number: int, arguments: tuple[int, ...], private_network: bool, kept: frozenset[str],
+    architecture: int,
+    number: int,
+    arguments: tuple[int, ...],
+    private_network: bool,
+    kept: frozenset[str],
 ) -> None:
     program = seccomp.filter_program("x86_64", private_network=private_network, kept=kept)
     assert run(program, architecture, number, arguments) == meaning(
-        architecture, number, arguments, private_network, kept,
+        architecture,
+        number,
+        arguments,
+        private_network,
+        kept,
     )
 
 
@@ -115,7 +136,11 @@ def test_every_number_up_to_the_newest_and_beyond_is_decided_as_the_list_says(ar
     program = seccomp.filter_program("x86_64", private_network=True)
     for number in range(1200):
         assert run(program, architecture, number, (fill,) * 6) == meaning(
-            architecture, number, (fill,) * 6, True, frozenset(),
+            architecture,
+            number,
+            (fill,) * 6,
+            True,
+            frozenset(),
         ), number
 
 
@@ -164,14 +189,29 @@ def test_who_is_to_be_alone_makes_no_process_and_an_emulator_a_thread() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("chmod", (0, 0o1777)), ("fchmod", (0, 0o755)), ("fchmodat", (0, 0, 0o700)), ("creat", (0, 0o666)),
-        ("open", (0, 0, 0o6777)), ("openat", (0, 0, 0o2000000, 0o6777)),  # no O_CREAT: the mode is anything
+        ("chmod", (0, 0o1777)),
+        ("fchmod", (0, 0o755)),
+        ("fchmodat", (0, 0, 0o700)),
+        ("creat", (0, 0o666)),
+        ("open", (0, 0, 0o6777)),
+        ("openat", (0, 0, 0o2000000, 0o6777)),  # no O_CREAT: the mode is anything
         ("open", (0, 0o200000, 0o4000)),  # O_DIRECTORY, one of the two bits of O_TMPFILE
-        ("mknod", (0, 0o010644)), ("mknodat", (0, 0, 0o100644)), ("mknod", (0, 0o140755)),  # pipe, file, socket
-        ("clone", (0x003D0F00,)), ("clone", (0x11,)), ("clone", (0x80 | 0x11,)),  # threads, fork
+        ("mknod", (0, 0o010644)),
+        ("mknodat", (0, 0, 0o100644)),
+        ("mknod", (0, 0o140755)),  # pipe, file, socket
+        ("clone", (0x003D0F00,)),
+        ("clone", (0x11,)),
+        ("clone", (0x80 | 0x11,)),  # threads, fork
         ("unshare", (0x00000600,)),  # CLONE_FS, CLONE_FILES
-        ("ioctl", (0, 0x5401)), ("ioctl", (0, 0x5413)), ("personality", (0xFFFFFFFF,)), ("personality", (0x40000,)),
-        ("socket", (1,)), ("socket", (2,)), ("socket", (10,)), ("socket", (16,)), ("socketcall", (3,)),
+        ("ioctl", (0, 0x5401)),
+        ("ioctl", (0, 0x5413)),
+        ("personality", (0xFFFFFFFF,)),
+        ("personality", (0x40000,)),
+        ("socket", (1,)),
+        ("socket", (2,)),
+        ("socket", (10,)),
+        ("socket", (16,)),
+        ("socketcall", (3,)),
     ],
 )
 def test_what_programs_use_daily_is_allowed(name: str, arguments: tuple[int, ...]) -> None:
@@ -265,7 +305,9 @@ def install():
         seccomp.install(program)
 """
 
-ONE_BY_ONE = HEAD + """
+ONE_BY_ONE = (
+    HEAD
+    + """
 calls = [tuple(map(int, line.split())) for line in sys.stdin]
 install()
 for number, *arguments in calls:
@@ -273,11 +315,15 @@ for number, *arguments in calls:
     libc.syscall(ctypes.c_long(number), *map(ctypes.c_ulong, arguments))
     print(ctypes.get_errno(), flush=True)
 """
+)
 
-BEFORE = HEAD + """
+BEFORE = (
+    HEAD
+    + """
 install()
 os.execv(sys.argv[2], sys.argv[2:])
 """
+)
 
 # reads 32-bit words: a number and five arguments; writes what the call returned
 FOR_I386 = r"""
@@ -333,8 +379,19 @@ def i386(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("i386")
     (work / "calls.c").write_text(FOR_I386)
     subprocess.run(
-        ["gcc", "-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie",
-         "-o", work / "calls", work / "calls.c"],
+        [
+            "gcc",
+            "-m32",
+            "-nostdlib",
+            "-static",
+            "-ffreestanding",
+            "-fno-stack-protector",
+            "-fno-pie",
+            "-no-pie",
+            "-o",
+            work / "calls",
+            work / "calls.c",
+        ],
         check=True,
     )
     return work / "calls"
@@ -462,13 +519,16 @@ def test_no_way_of_leaving_a_set_id_file_is_open(way: str, tmp_path: Path) -> No
 
 @on_x86
 def test_without_no_new_privs_and_capabilities_it_cannot_be_installed_and_that_is_an_oserror() -> None:
-    code = HEAD + """
+    code = (
+        HEAD
+        + """
 os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
 try:
     seccomp.install(program)
 except OSError as error:
     sys.exit(error.errno)
 """
+    )
     if os.geteuid() != 0:
         code = code.replace("os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)", "")
     assert python(code, "filtered").returncode == errno.EACCES
@@ -488,9 +548,9 @@ PROGRAMS = {
     " && git gc -q && git clone -q . copy && test -f copy/a",
     "gcc": "echo 'int main(void) { return 7; }' > a.c && gcc -o a a.c; ./a || test $? = 7",
     "python3": "python3 -c 'import subprocess, threading, multiprocessing as m, shutil, tempfile, socket\n"
-    "socket.socketpair(); subprocess.run([\"true\"], check=True); threading.Thread(target=print).start()\n"
+    'socket.socketpair(); subprocess.run(["true"], check=True); threading.Thread(target=print).start()\n'
     "p = m.Process(target=print); p.start(); p.join(); assert p.exitcode == 0\n"
-    "with tempfile.TemporaryDirectory() as d: shutil.copytree(\"/etc/default\", d + \"/x\")'",
+    'with tempfile.TemporaryDirectory() as d: shutil.copytree("/etc/default", d + "/x")\'',
     "tar": "mkdir d && echo a > d/a && chmod 1777 d && tar cf d.tar d && mkdir e && tar xpf d.tar -C e && test -k e/d",
     "strace": "strace -f -o out sh -c 'true; true' && test -s out",
     "sh": "mkfifo p; (echo a > p) & read a < p; test $a = a; nice true; umask; ulimit -n",
@@ -503,8 +563,11 @@ def test_real_programs_work_under_the_filter(name: str, tmp_path: Path) -> None:
     if not shutil.which(name):
         pytest.skip(f"{name} is not installed")
     done = subprocess.run(
-        [sys.executable, "-c", BEFORE, "filtered", "/bin/sh", "-ec", PROGRAMS[name]], cwd=tmp_path,
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(denied.__file__).parents[2])},
+        [sys.executable, "-c", BEFORE, "filtered", "/bin/sh", "-ec", PROGRAMS[name]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(denied.__file__).parents[2])},
     )
     assert done.returncode == 0, done.stderr
     assert "not permitted" not in done.stderr

@@ -83,8 +83,10 @@ def test_ctrl_z_without_a_shell_to_come_back_to_does_not_hang(box: Path, on_term
 def test_the_size_is_that_of_the_caller_s_terminal_and_follows_it(box: Path, on_terminal: OnTerminal) -> None:
     terminal = on_terminal(*SHELL)
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
-    terminal.type(f"{ENTER} {box} bash -c 'stty size; trap \"stty size; exit 5\" WINCH; echo read\"\"y; "
-                  "while :; do sleep 0.05; done'; echo status=$?\n")
+    terminal.type(
+        f'{ENTER} {box} bash -c \'stty size; trap "stty size; exit 5" WINCH; echo read""y; '
+        "while :; do sleep 0.05; done'; echo status=$?\n"
+    )
     terminal.expect("33 77")
     terminal.expect("ready")
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 44, 88, 0, 0))
@@ -152,7 +154,9 @@ print("keys", keys.decode())
 
 @pytest.mark.parametrize("count", [3, 100_000], ids=["that is done before it", "that it leaves undone"])
 def test_a_pager_outside_gets_the_keys_and_leaves_the_terminal_as_it_was(
-    box: Path, on_terminal: OnTerminal, count: int,
+    box: Path,
+    on_terminal: OnTerminal,
+    count: int,
 ) -> None:
     script = f"for ((i = 0; i < {count}; i++)); do echo $i; done"
     (box.parent / "pager").write_text(PAGER)
@@ -179,7 +183,8 @@ def has_no_child(process: int, word: str) -> bool:
 
 
 def test_a_command_that_reads_the_terminal_has_the_keys_wherever_its_stdin_comes_from(
-    box: Path, on_terminal: OnTerminal,
+    box: Path,
+    on_terminal: OnTerminal,
 ) -> None:
     inside = 'read -r first; echo "ask:" >&2; read -r key < /dev/tty; echo "$first and $key" >&2; exit 5'
     outer = f"echo piped | {ENTER} {box} bash -c '{inside}'; echo status=$?; read -r x; echo got=$x"
@@ -196,7 +201,8 @@ def test_a_command_that_reads_the_terminal_has_the_keys_wherever_its_stdin_comes
 
 
 def test_what_is_asked_for_a_pipe_is_typed_without_being_shown_if_the_command_says_so(
-    box: Path, on_terminal: OnTerminal,
+    box: Path,
+    on_terminal: OnTerminal,
 ) -> None:
     inside = "echo before >&2; read -rs -p ask: key; echo after >&2; echo $key"
     terminal = on_terminal("bash", "-c", f"x=$({ENTER} {box} bash -c '{inside}'); echo status=$? x=$x")
@@ -221,10 +227,11 @@ def test_a_shell_whose_output_is_piped_has_the_keyboard_and_job_control(box: Pat
 
 
 def test_before_a_command_reads_the_terminal_ctrl_c_and_its_size_reach_it_too(
-    box: Path, on_terminal: OnTerminal,
+    box: Path,
+    on_terminal: OnTerminal,
 ) -> None:
-    traps = "trap \"echo wide\" WINCH; trap \"echo caught >&2; exit 4\" INT"
-    script = f"{traps}; echo read\"\"y; while :; do sleep 0.05; done"
+    traps = 'trap "echo wide" WINCH; trap "echo caught >&2; exit 4" INT'
+    script = f'{traps}; echo read""y; while :; do sleep 0.05; done'
     terminal = on_terminal("bash", "-c", f"{ENTER} {box} bash -c '{script}' | cat; echo status=${{PIPESTATUS[0]}}")
     terminal.expect("ready")
     assert terminal.settings()[3] & termios.ICANON
@@ -239,7 +246,9 @@ def test_piped_stdin_and_stdout_stay_byte_exact_beside_a_terminal(box: Path, on_
     content = bytes(range(256)) * 4000
     (box.parent / "in").write_bytes(content)
     terminal = on_terminal(
-        "sh", "-c", f"{ENTER} {box} bash -c 'cat; echo on the screen >&2' < {box.parent}/in > {box.parent}/out; "
+        "sh",
+        "-c",
+        f"{ENTER} {box} bash -c 'cat; echo on the screen >&2' < {box.parent}/in > {box.parent}/out; "
         "echo status=$?; read x",
     )
     terminal.expect("on the screen\r\n")
@@ -271,8 +280,11 @@ def test_a_pipeline_into_a_command_on_the_terminal_can_be_interrupted(box: Path,
 
 def test_without_a_terminal_there_is_none_inside(box: Path) -> None:
     ended = subprocess.run(
-        [*JAILBUILD, "enter", box, "bash", "-c", "tty; : < /dev/tty"], stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=PATIENCE,
+        [*JAILBUILD, "enter", box, "bash", "-c", "tty; : < /dev/tty"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert ended.stdout == "not a tty\n"
     assert "No such device or address" in ended.stderr
@@ -306,12 +318,15 @@ def test_a_terminal_that_is_passed_on_purpose_is_passed(box: Path, on_terminal: 
 
 def test_pty_gives_a_terminal_where_the_caller_has_none(box: Path) -> None:
     ended = subprocess.run(
-        [*JAILBUILD, "enter", "--pty", box, "bash", "-c", "tty; cat; echo err >&2"], input=b"line\n",
-        capture_output=True, timeout=PATIENCE,
+        [*JAILBUILD, "enter", "--pty", box, "bash", "-c", "tty; cat; echo err >&2"],
+        input=b"line\n",
+        capture_output=True,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0
     assert ended.stdout.replace(b"\r\n", b"\n").replace(b"line\nline\n", b"line\n") in (
-        b"/dev/pts/0\nline\nerr\n", b"line\n/dev/pts/0\nline\nerr\n",
+        b"/dev/pts/0\nline\nerr\n",
+        b"line\n/dev/pts/0\nline\nerr\n",
     )
     assert ended.stderr == b""
 
@@ -319,7 +334,10 @@ def test_pty_gives_a_terminal_where_the_caller_has_none(box: Path) -> None:
 @pytest.mark.parametrize("typed", [b"", b"line\n", b"line"])
 def test_the_end_of_piped_input_is_typed_into_the_terminal(box: Path, typed: bytes) -> None:
     ended = subprocess.run(
-        [*JAILBUILD, "enter", "--pty", box, "cat"], input=typed, capture_output=True, timeout=PATIENCE,
+        [*JAILBUILD, "enter", "--pty", box, "cat"],
+        input=typed,
+        capture_output=True,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0
     assert ended.stdout.count(b"line") == (2 if typed else 0)  # the terminal's echo, and cat's

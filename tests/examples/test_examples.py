@@ -99,7 +99,7 @@ def _steps(workflow: str) -> list[str]:
             steps.append(found["text"])
             continue
         block = []
-        for below in lines[index + 1:]:
+        for below in lines[index + 1 :]:
             if below.strip() and not below.startswith(found["indent"] + "  "):
                 break
             block.append(below.strip())
@@ -154,7 +154,7 @@ def test_the_image_of_the_dockerfile_starts_from_scratch_and_takes_the_box() -> 
     last = max(index for index, (word, _) in enumerate(instructions) if word == "FROM")
     assert instructions[0] == ("FROM", "debian:12 AS build")
     assert [word for word, _ in instructions[last:]] == ["FROM", "COPY", "ENTRYPOINT", "CMD"]
-    assert instructions[last:last + 2] == [("FROM", "scratch"), ("COPY", "--from=build /box /")]
+    assert instructions[last : last + 2] == [("FROM", "scratch"), ("COPY", "--from=build /box /")]
 
 
 @needs_root

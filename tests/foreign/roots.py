@@ -50,7 +50,9 @@ def mirrors() -> list[str]:
     try:
         listed = subprocess.run(
             ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"],
-            capture_output=True, text=True, timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         ).stdout.split("\n")
     except OSError:
         return []
@@ -94,18 +96,30 @@ def _fetch(name: str, release: str, site: str, apt: Path) -> subprocess.Complete
     signed = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
     (apt / "sources.list").write_text(f"deb {signed}{site} {release} main\n", encoding="utf-8")
     settings = {
-        "APT::Architecture": name, "APT::Architectures": name, "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "2",
-        "Dir::State": f"{apt}/state", "Dir::State::status": f"{apt}/status", "Dir::Cache": f"{apt}/cache",
-        "Dir::Etc::SourceList": f"{apt}/sources.list", "Dir::Etc::SourceParts": f"{apt}/empty",
-        "Dir::Etc::PreferencesParts": f"{apt}/empty", "Dir::Etc::Preferences": "/dev/null",
+        "APT::Architecture": name,
+        "APT::Architectures": name,
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "2",
+        "Dir::State": f"{apt}/state",
+        "Dir::State::status": f"{apt}/status",
+        "Dir::Cache": f"{apt}/cache",
+        "Dir::Etc::SourceList": f"{apt}/sources.list",
+        "Dir::Etc::SourceParts": f"{apt}/empty",
+        "Dir::Etc::PreferencesParts": f"{apt}/empty",
+        "Dir::Etc::Preferences": "/dev/null",
     }
     lines = "".join(f'{key} "{value}";\n' for key, value in settings.items())
     (apt / "apt.conf").write_text(f"#clear APT::Architectures;\n{lines}", encoding="utf-8")
     environment = os.environ | {"APT_CONFIG": f"{apt}/apt.conf", "LC_ALL": "C"}
     for arguments in (["update"], ["install", "--yes", "--download-only", *PACKAGES]):
         done = subprocess.run(
-            ["apt-get", "-q", *arguments], capture_output=True, text=True, env=environment, timeout=PATIENCE,
+            ["apt-get", "-q", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=PATIENCE,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode:
@@ -123,10 +137,20 @@ def _unpack(packages: list[Path], root: Path) -> None:
     for package in packages:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as archive:
             subprocess.run(
-                ["tar", "-x", "-C", root, "--keep-directory-symlink", "--exclude=./usr/share/doc/*",
-                 "--exclude=./usr/share/locale/*", "--exclude=./usr/share/man/*",
-                 "--exclude=./usr/share/i18n/*", "--exclude=./usr/share/bash-completion/*"],
-                stdin=archive.stdout, check=True,
+                [
+                    "tar",
+                    "-x",
+                    "-C",
+                    root,
+                    "--keep-directory-symlink",
+                    "--exclude=./usr/share/doc/*",
+                    "--exclude=./usr/share/locale/*",
+                    "--exclude=./usr/share/man/*",
+                    "--exclude=./usr/share/i18n/*",
+                    "--exclude=./usr/share/bash-completion/*",
+                ],
+                stdin=archive.stdout,
+                check=True,
             )
         assert archive.returncode == 0, package
         package.unlink()

@@ -34,8 +34,11 @@ def listed(root: Path, program: str) -> dict[str, str]:
     """Return what the loader itself, in a chroot, says of a 32-bit program: names and paths."""
     done = subprocess.run(["chroot", root, "/lib/ld-linux.so.2", "--list", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {name: path for name, path in re.findall(r"^\t(\S+) => (\S+) \(0x", done.stdout, re.MULTILINE)
-            if not name.startswith("/")}
+    return {
+        name: path
+        for name, path in re.findall(r"^\t(\S+) => (\S+) \(0x", done.stdout, re.MULTILINE)
+        if not name.startswith("/")
+    }
 
 
 def found(root: Path, program: str) -> dict[str, str]:
@@ -66,8 +69,11 @@ def test_a_library_of_the_other_class_is_passed_over(mixed: Path) -> None:
     assert found(mixed, "/usr/bin/bash") == listed(mixed, "/usr/bin/bash")
     [tinfo] = (mixed / "usr/lib/i386-linux-gnu").glob("libtinfo.so.6.*")
     tinfo.unlink()
-    missing = {(one["path"], one["subject"]) for one in findings(run("check", mixed, "--json"))
-               if one["code"] == "missing-library"}
+    missing = {
+        (one["path"], one["subject"])
+        for one in findings(run("check", mixed, "--json"))
+        if one["code"] == "missing-library"
+    }
     assert missing == {("/usr/bin/bash", "libtinfo.so.6")}
 
 

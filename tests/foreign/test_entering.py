@@ -50,7 +50,10 @@ def apart(script: str, *arguments: str | Path) -> Done:
     command = f'{script}\nexec "$@"'
     return subprocess.run(
         ["unshare", "--mount", "bash", "-ec", command, "bash", sys.executable, "-m", "jailbuild", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -90,8 +93,13 @@ def registered(interpreter: str, flags: str) -> str:
 
 def with_host(registration: str, *arguments: str | Path) -> Done:
     """Run jailbuild on a host whose binfmt_misc has one registration, or none."""
-    return subprocess.run([sys.executable, "-c", _APART, registration, *map(str, arguments)], capture_output=True,
-                          text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-c", _APART, registration, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @needs_emulator
@@ -161,8 +169,9 @@ os.wait()
 """
     before = os.stat(EMULATOR)
     done = run("enter", root_of("arm64"), "/usr/bin/python3", "-c", script)
-    copied, written, channels, register = json.loads(f"[{done.stdout.replace('True', 'true').replace(' ', ',')}]"
-                                                     .replace(",,", ","))
+    copied, written, channels, register = json.loads(
+        f"[{done.stdout.replace('True', 'true').replace(' ', ',')}]".replace(",,", ",")
+    )
     assert (copied, written, register) == (True, errno.ETXTBSY, errno.ENOENT)
     assert set(channels) <= {errno.EACCES, errno.EPERM}
     after = os.stat(EMULATOR)
@@ -172,8 +181,14 @@ os.wait()
 @needs_emulator
 def test_what_is_weaker_with_an_emulator_is_said(box: Path) -> None:
     """Root's capabilities count in a user namespace alone, and that is said, with the emulator's path."""
-    done = run("enter", box, "bash", "-c", "while read line; do case $line in CapEff*) echo $line;; esac; done "
-               "< /proc/self/status; while read line; do echo $line; done < /proc/self/uid_map")
+    done = run(
+        "enter",
+        box,
+        "bash",
+        "-c",
+        "while read line; do case $line in CapEff*) echo $line;; esac; done "
+        "< /proc/self/status; while read line; do echo $line; done < /proc/self/uid_map",
+    )
     assert done.stdout.splitlines() == ["CapEff: 00000000000004eb", "0 0 4294967295"]
     assert EMULATOR in done.stderr
     assert "ports below 1024" in done.stderr
@@ -187,7 +202,14 @@ def test_a_user_without_root_has_emulation_too(box: Path, tmp_path: Path) -> Non
     command, environment = public_python(tmp_path)
     done = subprocess.run(
         [*command, "enter", str(box), "bash", "-c", "git --version && echo $MACHTYPE"],
-        env=environment, user=USER, group=USER, extra_groups=[], capture_output=True, text=True, timeout=60, cwd="/",
+        env=environment,
+        user=USER,
+        group=USER,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
     )
     assert done.stdout.endswith("aarch64-unknown-linux-gnu\n"), done.stderr
 
@@ -255,15 +277,24 @@ def test_an_isolated_box_has_what_the_host_has_registered_where_there_is_nothing
     hide = _APART.replace("os.execv(", f"os.system('mount --bind /dev/null {EMULATOR}')\n    os.execv(")
     done = subprocess.run(
         [sys.executable, "-c", hide, registered(EMULATOR, "PF"), "enter", box, "bash", "-c", "echo $MACHTYPE"],
-        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
     )
     assert (done.returncode, done.stdout) == (0, "aarch64-unknown-linux-gnu\n"), done.stderr
     assert f"root inside can change {EMULATOR} of the host" in done.stderr
 
 
-@pytest.mark.parametrize(("release", "expected"), [
-    ("6.7.0-1-amd64", "emulator"), ("7.0", "emulator"), ("6.1.0-13-amd64", "none"), ("5.15.153.1-generic", "none"),
-])
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("6.7.0-1-amd64", "emulator"),
+        ("7.0", "emulator"),
+        ("6.1.0-13-amd64", "none"),
+        ("5.15.153.1-generic", "none"),
+    ],
+)
 @needs_emulator
 def test_a_kernel_without_a_binfmt_misc_for_each_namespace_has_the_hosts_alone(
     release: str, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -286,8 +317,13 @@ def test_where_no_user_namespace_is_to_be_had_the_mode_is_refused(box: Path) -> 
     limit = "echo 0 >/proc/sys/user/max_user_namespaces"
     arguments = [sys.executable, "-m", "jailbuild", "enter", box, "bash", "-c", ":"]
     inner = _APART.replace("os.execv(", f"os.system({limit!r})\n    os.execv(")
-    done = subprocess.run([sys.executable, "-c", inner, "", *map(str, arguments[3:])], capture_output=True, text=True,
-                          timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", inner, "", *map(str, arguments[3:])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 125
     assert "programs for aarch64 need a binfmt_misc of the box's own" in done.stderr
     assert "apt install binfmt-support registers the emulator for jailbuild enter --plain" in done.stderr

@@ -78,14 +78,20 @@ def listed(tree: Path, path: str) -> dict[str, str]:
         asked = [emulator(MACHINES["arm64"]), "-L", tree, in_root(tree, loader), "--list", in_root(tree, path)]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60, env={})
     assert done.returncode == 0, done.stderr
-    return {name: to.removeprefix(str(tree)) for name, to in re.findall(r"^\t(\S+) => (\S+) \(0x", done.stdout, re.M)
-            if to != loader and "/" not in name}
+    return {
+        name: to.removeprefix(str(tree))
+        for name, to in re.findall(r"^\t(\S+) => (\S+) \(0x", done.stdout, re.M)
+        if to != loader and "/" not in name
+    }
 
 
 def told(tree: Path, *options: str) -> set[tuple[str, str, str]]:
     """Return code, path and subject of each error and warning."""
-    return {(one["code"], one["path"], one["subject"]) for one in findings(run("check", tree, "--json", *options))
-            if one["severity"] != "note"}
+    return {
+        (one["code"], one["path"], one["subject"])
+        for one in findings(run("check", tree, "--json", *options))
+        if one["severity"] != "note"
+    }
 
 
 @pytest.mark.parametrize("path", LOADERS)
@@ -111,8 +117,12 @@ def test_each_file_taken_away_is_missed_by_its_own_machines_programs(tree: Path)
     for file in sorted(files):
         place = in_root(tree, file)
         away = place.rename(tree.parent / "away")
-        expected = {("missing-library", path, name) for path, some in libraries.items()
-                    for name, where in some.items() if where == file}
+        expected = {
+            ("missing-library", path, name)
+            for path, some in libraries.items()
+            for name, where in some.items()
+            if where == file
+        }
         assert {one for one in told(tree) if one[0] != "dangling-link"} == expected, file
         away.rename(place)
     for loader in sorted(set(loaders.values())):
@@ -120,7 +130,8 @@ def test_each_file_taken_away_is_missed_by_its_own_machines_programs(tree: Path)
         away = place.rename(tree.parent / "away")
         missing = told(tree)
         assert {(code, path) for code, path, _ in missing if code == "missing-interpreter"} == {
-            ("missing-interpreter", path) for path, own in loaders.items() if own == loader}
+            ("missing-interpreter", path) for path, own in loaders.items() if own == loader
+        }
         assert {code for code, _, _ in missing} <= {"missing-interpreter", "dangling-link"}
         away.rename(place)
     assert told(tree) == set()
@@ -151,4 +162,5 @@ def test_a_box_says_which_machine_it_is_for(made: Path, tmp_path: Path) -> None:
     assert run("add", "ls", "--sysroot", made, "--into", box).returncode == 0
     subprocess.run(["cp", "-a", "-n", f"{made}/usr", f"{made}/lib", f"{made}/lib64", box], check=True)
     assert {one for one in told(box) if one[0] == "wrong-machine"} == {
-        ("wrong-machine", "/usr/bin/bash-arm64", "aarch64")}
+        ("wrong-machine", "/usr/bin/bash-arm64", "aarch64")
+    }

@@ -47,7 +47,7 @@ def in_root(root: Path, path: str) -> Path:
             head = "/".join(parts[: end + 1] if end else parts)
             if (root / head.lstrip("/")).is_symlink():
                 to = os.path.join(os.path.dirname(head), os.readlink(root / head.lstrip("/")))
-                path = os.path.normpath("/".join([to, *parts[end + 1:]] if end else [to]))
+                path = os.path.normpath("/".join([to, *parts[end + 1 :]] if end else [to]))
                 break
         else:
             return root / path.lstrip("/")
@@ -87,8 +87,9 @@ def test_a_box_of_unpacked_packages_is_whole(name: str, box_of: Making) -> None:
 
 def shared_objects(box: Path) -> list[str]:
     """Return the paths of all files in a box that have .so in their names, as seen from inside."""
-    return [f"/{path.relative_to(box)}" for path in sorted(box.rglob("*.so*"))
-            if path.is_file() and not path.is_symlink()]
+    return [
+        f"/{path.relative_to(box)}" for path in sorted(box.rglob("*.so*")) if path.is_file() and not path.is_symlink()
+    ]
 
 
 @everywhere
@@ -136,7 +137,9 @@ def test_libraries_are_those_that_the_machines_own_loader_takes(name: str, root_
     for program in resolved(root):
         listed = subprocess.run(
             [emulator(machine), "-L", root, loader_of(machine, root), "--list", in_root(root, program["path"])],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert listed.returncode == 0, listed.stderr
         expected = dict(re.findall(r"^\t(\S+) => (\S+) \(0x", listed.stdout, re.MULTILINE))
@@ -163,14 +166,13 @@ def test_check_asks_the_boxs_own_loader_by_an_emulator(name: str, box_of: Making
 
 
 @emulated
-def test_default_directories_are_those_that_the_loader_has_built_in(
-    name: str, box_of: Making, tmp_path: Path
-) -> None:
+def test_default_directories_are_those_that_the_loader_has_built_in(name: str, box_of: Making, tmp_path: Path) -> None:
     """Where `deps` says that it has looked is what the loader says with --help, run by an emulator."""
     machine, box = MACHINES[name], tmp_path / "box"
     copy(box_of(name), box)
-    said = subprocess.run([emulator(machine), loader_of(machine, box), "--help"], capture_output=True, text=True,
-                          timeout=60).stdout
+    said = subprocess.run(
+        [emulator(machine), loader_of(machine, box), "--help"], capture_output=True, text=True, timeout=60
+    ).stdout
     expected = re.findall(r"^  (/\S*) \(system search path\)", said, re.MULTILINE)
     assert len(expected) > 1
     tinfo = {one["path"] for one in resolved(box)[0]["libraries"] if one["name"].startswith("libtinfo")}
@@ -250,12 +252,24 @@ def test_levels_of_a_foreign_processor_are_asked_for(box_of: Making, tmp_path: P
         assert in_root(box, path).is_file()
 
 
-@pytest.mark.parametrize(("name", "flags"), [
-    ("armhf", 0x05000200), ("armhf", 0x05000000), ("armhf", 0x05000400), ("armhf", 0x04000200),
-    ("riscv64", 0x1), ("riscv64", 0x3), ("riscv64", 0x4), ("riscv64", 0xD),
-    ("ppc64el", 0x0), ("ppc64el", 0x1), ("ppc64el", 0x2),
-    ("arm64", 0x200), ("s390x", 0x1),
-])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("armhf", 0x05000200),
+        ("armhf", 0x05000000),
+        ("armhf", 0x05000400),
+        ("armhf", 0x04000200),
+        ("riscv64", 0x1),
+        ("riscv64", 0x3),
+        ("riscv64", 0x4),
+        ("riscv64", 0xD),
+        ("ppc64el", 0x0),
+        ("ppc64el", 0x1),
+        ("ppc64el", 0x2),
+        ("arm64", 0x200),
+        ("s390x", 0x1),
+    ],
+)
 def test_a_library_for_another_abi_is_passed_over_as_the_loader_does(
     name: str, flags: int, box_of: Making, tmp_path: Path
 ) -> None:
@@ -266,12 +280,22 @@ def test_a_library_for_another_abi_is_passed_over_as_the_loader_does(
     tinfo = in_root(root, f"/lib/{machine.triplet}/libtinfo.so.6").read_bytes()
     bits, little, _ = machine.kind
     at = 48 if bits == 64 else 36
-    other = tinfo[:at] + flags.to_bytes(4, "little" if little else "big") + tinfo[at + 4:]
+    other = tinfo[:at] + flags.to_bytes(4, "little" if little else "big") + tinfo[at + 4 :]
     (root / "opt/libtinfo.so.6").write_bytes(other)
     listed = subprocess.run(
-        [emulator(machine), "-L", root, loader_of(machine, root), "--library-path", root / "opt", "--list",
-         root / "usr/bin/bash"],
-        capture_output=True, text=True, timeout=60,
+        [
+            emulator(machine),
+            "-L",
+            root,
+            loader_of(machine, root),
+            "--library-path",
+            root / "opt",
+            "--list",
+            root / "usr/bin/bash",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
     ).stdout
     taken = re.findall(r"libtinfo\.so\.6 => (\S+)", listed)
     found = [one["path"] for one in resolved(root, "--library-path", "/opt")[0]["libraries"] if "tinfo" in one["name"]]

@@ -60,8 +60,7 @@ def _programs() -> list[str]:
 
 
 def _has_privileges(path: str) -> bool:
-    return bool(os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID)) or (
-        "security.capability" in os.listxattr(path))
+    return bool(os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID)) or ("security.capability" in os.listxattr(path))
 
 
 def _libraries(lines: list[str]) -> list[tuple[str, str]]:
@@ -75,13 +74,21 @@ def _listed(paths: list[str]) -> dict[str, list[tuple[str, str]]]:
 
     Who has privileges would run instead of being listed, or ignore the variable: the loader is called for those.
     """
-    script = ['export LD_TRACE_LOADED_OBJECTS=1']
+    script = ["export LD_TRACE_LOADED_OBJECTS=1"]
     for number, path in enumerate(paths):
         command = f"{LOADER} '{path}'" if _has_privileges(path) else f"'{path}'"
         script.append(f"echo '# {number}'; {command} </dev/null 2>&1")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LD_")}
-    done = subprocess.run(["sh"], input="\n".join(script), capture_output=True, text=True, env=environment, cwd="/",
-                          timeout=120, check=False)
+    done = subprocess.run(
+        ["sh"],
+        input="\n".join(script),
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd="/",
+        timeout=120,
+        check=False,
+    )
     answers: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         if line.startswith("# "):
@@ -112,8 +119,11 @@ def test_every_program_loads_what_the_loader_lists_in_its_order(
     different = {}
     for path in programs:
         program = found[path]
-        ours = [(library["name"], library["path"]) for library in program["libraries"]
-                if library["found_by"] != "interpreter"]
+        ours = [
+            (library["name"], library["path"])
+            for library in program["libraries"]
+            if library["found_by"] != "interpreter"
+        ]
         theirs = [library for library in listed[path] if library[1] != "not found"]
         if ours != theirs:
             different[path] = (ours, theirs)
@@ -156,8 +166,9 @@ def test_every_library_loads_what_the_loader_lists_in_its_order() -> None:
     different: dict[str, object] = {}
     whole = 0
     for path in paths:
-        done = subprocess.run([LOADER, "--list", path], capture_output=True, text=True, check=False, cwd="/",
-                              env=environment, timeout=60)
+        done = subprocess.run(
+            [LOADER, "--list", path], capture_output=True, text=True, check=False, cwd="/", env=environment, timeout=60
+        )
         theirs = _loaded(done.stdout.splitlines())
         library = found[path]
         ours = [(one["name"], one["path"]) for one in library["libraries"] if one["found_by"] != "interpreter"]
@@ -196,8 +207,16 @@ class _Enter:
 
 def _inside(enter: _Enter, box: Path, path: str) -> list[tuple[str, str]]:
     command = [LOADER, path] if _has_privileges(path) else [path]
-    done = subprocess.run(command, preexec_fn=enter.into(box), capture_output=True, text=True, timeout=60, check=False,
-                          env={"LD_TRACE_LOADED_OBJECTS": "1"}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        preexec_fn=enter.into(box),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"LD_TRACE_LOADED_OBJECTS": "1"},
+        stdin=subprocess.DEVNULL,
+    )
     return _libraries(done.stdout.splitlines())
 
 

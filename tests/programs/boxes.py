@@ -72,12 +72,13 @@ def fill(box: Path, *arguments: str | Path) -> Path:
     """Do `jailbuild add ARGUMENTS --into BOX`; the box must then be as it should be."""
     added = subprocess.run(
         [*JAILBUILD, "add", "--sysroot", ROOT, "--no-sync", "--quiet", *arguments, "--into", box],
-        capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
     assert added.returncode == 0, added.stderr
-    checked = subprocess.run(
-        [*JAILBUILD, "check", "--quiet", box], capture_output=True, text=True, timeout=PATIENCE
-    )
+    checked = subprocess.run([*JAILBUILD, "check", "--quiet", box], capture_output=True, text=True, timeout=PATIENCE)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return box
 
@@ -85,8 +86,11 @@ def fill(box: Path, *arguments: str | Path) -> Path:
 def run(box: Path, *command: str, options: tuple[str, ...] = ()) -> Done:
     """Run a command in the box, isolated and without a network."""
     return subprocess.run(
-        [*JAILBUILD, "enter", "--net", "none", *options, box, *command], capture_output=True, text=True,
-        timeout=PATIENCE, stdin=subprocess.DEVNULL,
+        [*JAILBUILD, "enter", "--net", "none", *options, box, *command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -107,7 +111,10 @@ class Server(NamedTuple):
     def beside(self, *command: str | Path) -> Done:
         """Run a command of the host in the server's network."""
         return subprocess.run(
-            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command], capture_output=True, text=True, timeout=PATIENCE,
+            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
             stdin=subprocess.DEVNULL,
         )
 
@@ -144,7 +151,10 @@ def serving(box: Path, *command: str, options: tuple[str, ...] = ()) -> Iterator
     with log.open("wb") as words:
         process = subprocess.Popen(
             [*JAILBUILD, "enter", "--net", "none", "--status-fd", str(theirs), *options, box, *command],
-            stdin=subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=[theirs],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            pass_fds=[theirs],
         )
     os.close(theirs)
     with process, open(status, encoding="utf-8") as reports:

@@ -33,16 +33,24 @@ def by_pyelftools(path: Path) -> list[dict[str, Any]]:
     """Return the entries of all dlopen notes of a file."""
     with path.open("rb") as file:
         segments: list[Any] = [one for one in ELFFile(file).iter_segments() if isinstance(one, NoteSegment)]
-        notes = [note for one in segments for note in one.iter_notes() if (note["n_type"], note["n_name"]) == (
-            TYPE, "FDO")]
+        notes = [
+            note for one in segments for note in one.iter_notes() if (note["n_type"], note["n_name"]) == (TYPE, "FDO")
+        ]
         return [entry for note in notes for entry in json.loads(note["n_descdata"].rstrip(b"\0"))]
 
 
 def by_us(path: Path) -> list[dict[str, Any]]:
     opened = os.open(path, os.O_RDONLY)
     try:
-        return [{"soname": list(one.sonames), "priority": one.priority, "feature": one.feature,
-                 "description": one.description} for one in read_elf(opened).dlopens]
+        return [
+            {
+                "soname": list(one.sonames),
+                "priority": one.priority,
+                "feature": one.feature,
+                "description": one.description,
+            }
+            for one in read_elf(opened).dlopens
+        ]
     finally:
         os.close(opened)
 
@@ -62,9 +70,7 @@ def test_all_files_with_notes_are_read_as_with_plain_pyelftools(noted: list[Path
 
 
 @pytest.mark.parametrize("level", ["recommended", "suggested"])
-def test_a_box_of_systemctl_has_what_systemds_library_says_it_opens(
-    noted: list[Path], place: Path, level: str
-) -> None:
+def test_a_box_of_systemctl_has_what_systemds_library_says_it_opens(noted: list[Path], place: Path, level: str) -> None:
     """Each that the root has, as far as was asked for; the loader in the box finds all that each of them needs."""
     need("systemctl")
     wanted = ("required", "recommended", "suggested")[: 2 if level == "recommended" else 3]
@@ -72,8 +78,12 @@ def test_a_box_of_systemctl_has_what_systemds_library_says_it_opens(
     libraries = shared.parent.parent
     box = fill(place / "box", "systemctl", "--dlopen", level)
     inside = box / libraries.relative_to(ROOT)
-    deps = subprocess.run([*JAILBUILD, "deps", "--json", "--dlopen", level, "--sysroot", ROOT, "systemctl"],
-                          capture_output=True, text=True, check=True)
+    deps = subprocess.run(
+        [*JAILBUILD, "deps", "--json", "--dlopen", level, "--sysroot", ROOT, "systemctl"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     named = {one["name"] for one in json.loads(deps.stdout)["libraries"]}
     brought = 0
     for entry in by_pyelftools(shared):

@@ -20,9 +20,10 @@ def test_a_shell_knows_its_users_the_zone_and_characters(place: Path) -> None:
     assert " root root " in said(box, "ls", "-l", "/tmp")
     assert said(box, "id", "-un") == "root\n"
     assert said(box, "date", "-d", "@0", "+%Z", options=("--env", "TZ=UTC")) == "UTC\n"
-    assert said(box, "date", "-d", "@86400", "+%F %T") == subprocess.run(
-        ["date", "-d", "@86400", "+%F %T"], capture_output=True, text=True, env={}
-    ).stdout
+    assert (
+        said(box, "date", "-d", "@86400", "+%F %T")
+        == subprocess.run(["date", "-d", "@86400", "+%F %T"], capture_output=True, text=True, env={}).stdout
+    )
     unicode = said(box, "bash", "-c", "x=é; echo ${#x}; : < /dev/null", options=("--env", "LC_ALL=C.UTF-8"))
     assert unicode == "1\n"
 
@@ -53,7 +54,9 @@ def test_python_has_its_library(place: Path) -> None:
     (box / "tmp/try.py").write_text(PYTHON)
     assert said(box, "python3", "/tmp/try.py").splitlines() == PYTHON_SAYS
     roots = said(
-        box, "python3", "-c",
+        box,
+        "python3",
+        "-c",
         "import ssl; c = ssl.SSLContext(); c.set_default_verify_paths(); "
         f"c.load_verify_locations('{ROOTS}'); print(c.cert_store_stats()['x509_ca'])",
     )
@@ -96,7 +99,9 @@ def test_python_of_a_virtual_environment(place: Path) -> None:
     # as `python3 -m venv` makes it, which Debian has in a package of its own
     version = subprocess.run(
         ["/usr/bin/python3", "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     environment = place / "environment"
     packages = environment / "lib" / version / "site-packages"
@@ -219,5 +224,3 @@ def test_python_of_another_prefix(place: Path) -> None:
     found = said(box, str(prefix / "bin/python3"), "-c", "import json, ssl, sys; print(sys.prefix, json.__file__)")
     assert found == f"{prefix} {prefix}/lib/{Path(library).name}/json/__init__.py\n"
     assert not (box / "usr/lib" / Path(library).name).exists()
-
-

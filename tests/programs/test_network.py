@@ -48,9 +48,23 @@ def outside(directory: Path, *command: str) -> Iterator[Server]:
     log = directory / "server.log"
     with log.open("wb") as words:
         process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec",
-             'ip link set lo up; echo ready; exec "$@"', "sh", *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=words, cwd=directory,
+            [
+                "unshare",
+                "--net",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-ec",
+                'ip link set lo up; echo ready; exec "$@"',
+                "sh",
+                *command,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            cwd=directory,
         )
     with process:
         try:
@@ -169,7 +183,7 @@ exec /usr/sbin/sshd -D -e -f sshd_config
 def advice(box: str) -> str:
     """Return the sshd_config block that `jailbuild recipes sftp` prints, for our user and box."""
     printed = subprocess.run([*JAILBUILD, "recipes", "sftp"], capture_output=True, text=True, check=True).stdout
-    lines = printed[printed.index("Match User"):].splitlines()
+    lines = printed[printed.index("Match User") :].splitlines()
     block = [lines[0], *(line for line in lines[1:] if line.startswith("    ") and not line.strip().startswith("#"))]
     return "\n".join(block).replace("USER", "someone").replace("BOX", box)
 
@@ -186,10 +200,17 @@ def sshd_with_a_jail(place: Path, *more: str) -> Iterator[tuple[Server, tuple[st
     place.chmod(0o755)
     script = _SSHD.replace("HOSTKEY", str(place / "host_key")).replace("ADVICE", advice("/mnt/box"))
     options = tuple(
-        word for option in (
-            f"IdentityFile={place}/user_key", "IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "User=someone",
-        ) for word in ("-o", option)
+        word
+        for option in (
+            f"IdentityFile={place}/user_key",
+            "IdentitiesOnly=yes",
+            "BatchMode=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "User=someone",
+        )
+        for word in ("-o", option)
     )
     with outside(place, "sh", "-ec", script, "sh", *JAILBUILD, "add", "sftp-server", *more) as server:
         server.wait_for(22)
@@ -205,8 +226,11 @@ def test_sshd_keeps_an_account_in_the_box(place: Path) -> None:
 
         def client(*command: str | Path, given: str = "") -> str:
             ended = subprocess.run(
-                ["nsenter", f"--net=/proc/{server.pid}/ns/net", *command], capture_output=True, text=True,
-                timeout=PATIENCE, input=given,
+                ["nsenter", f"--net=/proc/{server.pid}/ns/net", *command],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                input=given,
             )
             assert ended.returncode == 0, (ended.stderr, server.log.read_text(errors="replace"))
             return ended.stdout

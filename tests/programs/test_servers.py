@@ -14,10 +14,9 @@ def owner(server: Server, name: str) -> set[int]:
     found = set()
     for process in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if (
-                os.stat(f"/proc/{process}/ns/net").st_ino == here
-                and Path(f"/proc/{process}/comm").read_text().strip().startswith(name[:15])
-            ):
+            if os.stat(f"/proc/{process}/ns/net").st_ino == here and Path(
+                f"/proc/{process}/comm"
+            ).read_text().strip().startswith(name[:15]):
                 found.add(os.stat(f"/proc/{process}").st_uid)
         except OSError:  # it has ended
             continue
@@ -101,8 +100,11 @@ def test_postgres_answers_after_it_was_initialised_inside(place: Path) -> None:
     with serving(box, f"{programs}/postgres", "-D", data, options=options) as server:
         server.wait_for(5432)
         found = server.said(
-            box, *psql, "select 6 * 7, upper('é'), to_tsvector('english', 'jails')",
-            "-c", "select timezone('Europe/Paris', 'epoch'::timestamptz)",
+            box,
+            *psql,
+            "select 6 * 7, upper('é'), to_tsvector('english', 'jails')",
+            "-c",
+            "select timezone('Europe/Paris', 'epoch'::timestamptz)",
         )
         assert found == "42|É|'jail':1\n1970-01-01 01:00:00\n"
         server.said(box, *psql, "create table t (n int)", "-c", "\\copy t from /dev/null")

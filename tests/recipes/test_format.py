@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jailbuild.closure.catalog import OWN, RecipeCatalog
 from jailbuild.closure.knowing import Matches
 from jailbuild.closure.recipe import When, line_of, quick_when, read_recipe
-from jailbuild.closure.shelf import OWN, Shelf
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 
@@ -100,21 +100,37 @@ def test_every_key_of_the_format_is_taken() -> None:
         ('"libx.so.*"', "7", "line 6: when.soname: it is no list of texts"),
         ('"libx.so.*"', '"/lib/x"', "line 6: when.soname: '/lib/x': a SONAME has no '/'"),
         ('"x_open"', '"x open"', "line 7: when.symbol: 'x open': that is no symbol"),
-        ('["sh"]', '["../sh"]',
-         "line 10: bring.programs: '../sh': a path begins with '/', and has something behind it"),
-        ('["/etc/x.conf"]', '["/etc/../x"]',
-         "line 12: bring.files: '/etc/../x': a path has no '.', '..' or empty parts"),
+        (
+            '["sh"]',
+            '["../sh"]',
+            "line 10: bring.programs: '../sh': a path begins with '/', and has something behind it",
+        ),
+        (
+            '["/etc/x.conf"]',
+            '["/etc/../x"]',
+            "line 12: bring.files: '/etc/../x': a path has no '.', '..' or empty parts",
+        ),
         ('["users"]', '["Users"]', "line 14: bring.recipes: 'Users': that is no name of a recipe"),
         ('["www-data"]', '["www data"]', "line 15: bring.users: 'www data': that is no name of a user"),
         ('path = "/usr/share/x"\n', "", "line 17: bring.tree.path: it is missing"),
         ("if-there = true", 'if-there = "yes"', "line 20: bring.tree.if-there: it is neither true nor false"),
-        ('mode = "0750"', 'mode = "0790"',
-         "line 25: bring.directory.mode: '0790': a mode has three or four digits from 0 to 7"),
+        (
+            'mode = "0750"',
+            'mode = "0790"',
+            "line 25: bring.directory.mode: '0790': a mode has three or four digits from 0 to 7",
+        ),
         ('"www-data:adm"', '"a b"', "line 24: bring.directory.owner: 'a b': an owner is USER or USER:GROUP"),
-        ('path = "/etc/mtab"', 'path = "/proc/mtab"',
-         "line 46: bring.link.path: '/proc/mtab': nothing is made there: it is hidden when the box is entered"),
-        ('path = "/var/log/x"', 'path = "/.jailbuild/x"',
-         "line 23: bring.directory.path: '/.jailbuild/x': nothing is made there: it is hidden when the box is entered"),
+        (
+            'path = "/etc/mtab"',
+            'path = "/proc/mtab"',
+            "line 46: bring.link.path: '/proc/mtab': nothing is made there: it is hidden when the box is entered",
+        ),
+        (
+            'path = "/var/log/x"',
+            'path = "/.jailbuild/x"',
+            "line 23: bring.directory.path: '/.jailbuild/x': nothing is made there: it is hidden when the box is "
+            "entered",
+        ),
         ('type = "c"', 'type = "p"', 'line 29: bring.device.type: it is neither "c" nor "b"'),
         ("minor = 3", "minor = -3", "line 31: bring.device.minor: it is no number below 1048576"),
         ('make = "resolv.conf"', 'make = "magic"', "line 43: bring.made.make: 'magic' is none of resolv.conf"),
@@ -134,13 +150,38 @@ def test_the_second_table_of_a_kind_is_told_from_the_first() -> None:
     assert mistake(text).startswith("line 6: bring.tree.path: 'b'")
 
 
-_KEYS = st.sampled_from([
-    "title", "about", "when", "bring", "program", "soname", "symbol", "programs", "files", "recipes", "users", "tree",
-    "directory", "device", "made", "link", "path", "mode", "owner", "type", "major", "content", "make", "exclude",
-])
+_KEYS = st.sampled_from(
+    [
+        "title",
+        "about",
+        "when",
+        "bring",
+        "program",
+        "soname",
+        "symbol",
+        "programs",
+        "files",
+        "recipes",
+        "users",
+        "tree",
+        "directory",
+        "device",
+        "made",
+        "link",
+        "path",
+        "mode",
+        "owner",
+        "type",
+        "major",
+        "content",
+        "make",
+        "exclude",
+    ]
+)
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.sampled_from(["/a", "/a/*", "c", "0755", "x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=12,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
 )
 
 
@@ -181,7 +222,7 @@ def test_any_text_is_a_recipe_or_one_line_of_complaint(text: str) -> None:
         assert error.causes[0].startswith("cannot use the recipe /x/some.toml: line ")
 
 
-@given(st.text(alphabet='[]when.=" \n#program,x\\\'bring', max_size=80))
+@given(st.text(alphabet="[]when.=\" \n#program,x\\'bring", max_size=80))
 def test_the_quick_look_at_when_says_what_the_whole_file_says_or_nothing(text: str) -> None:
     whole = f'title = "x"\n{text}\n'
     try:
@@ -204,51 +245,70 @@ def test_the_plain_form_of_when_is_read_quickly(text: str, when: When) -> None:
     assert quick_when(f'title = "x"\n{text}') == when
 
 
-@pytest.mark.parametrize("text", ["[when]\nprogram = ['a']\n", 'when.program = ["a"]\n', 'when = {program = ["a"]}\n',
-                                  '[when]\nprogram = ["\\u0061"]\n', '["when"]\nprogram = ["a"]\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[when]\nprogram = ['a']\n",
+        'when.program = ["a"]\n',
+        'when = {program = ["a"]}\n',
+        '[when]\nprogram = ["\\u0061"]\n',
+        '["when"]\nprogram = ["a"]\n',
+    ],
+)
 def test_another_form_of_when_is_left_to_the_parser(text: str) -> None:
     assert quick_when(f'title = "x"\n{text}') is None
 
 
 def test_every_recipe_of_the_package_is_right_and_in_the_plain_form() -> None:
-    shelf = Shelf()
-    assert {"devices", "users", "names", "tls-roots", "zones", "locale", "gconv", "terminfo", "pam", "os-release",
-            "dev-log"} <= {*shelf.names}
-    for name in shelf.names:
-        recipe = shelf.get(name)
+    catalog = RecipeCatalog()
+    assert {
+        "devices",
+        "users",
+        "names",
+        "tls-roots",
+        "zones",
+        "locale",
+        "gconv",
+        "terminfo",
+        "pam",
+        "os-release",
+        "dev-log",
+    } <= {*catalog.names}
+    for name in catalog.names:
+        recipe = catalog.get(name)
         assert quick_when(Path(recipe.file).read_text(encoding="utf-8")) == recipe.when, name
-        assert {*recipe.bring.recipes} <= {*shelf.names}, name
+        assert {*recipe.bring.recipes} <= {*catalog.names}, name
 
 
 def test_a_later_directory_s_recipe_replaces_the_one_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "users.toml").write_text('title = "mine"\n')
     (tmp_path / "more.toml").write_text('title = "more"\n')
     (tmp_path / "README").write_text("not a recipe")
-    shelf = Shelf((str(tmp_path),))
-    assert shelf.get("users").title == "mine"
-    assert shelf.get("more").file == str(tmp_path / "more.toml")
-    assert {*shelf.names} == {*Shelf().names, "more"}
+    catalog = RecipeCatalog((str(tmp_path),))
+    assert catalog.get("users").title == "mine"
+    assert catalog.get("more").file == str(tmp_path / "more.toml")
+    assert {*catalog.names} == {*RecipeCatalog().names, "more"}
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(JailError, match=r"cannot read recipes in /nowhere: No such file"):
-        Shelf(("/nowhere",)).whens()
+        RecipeCatalog(("/nowhere",)).whens()
     (tmp_path / "x.toml").write_bytes(b'title = "x"\n# \xff\n')
     with pytest.raises(JailError, match=r"x.toml: line 2: it is not UTF-8"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
     (tmp_path / "x.toml").unlink()
     os.mkfifo(tmp_path / "x.toml")  # nobody waits for who writes to it
     with pytest.raises(JailError, match=r"cannot read recipes in .*x.toml: it is no regular file"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
     (tmp_path / "x.toml").unlink()
     (tmp_path / "Big.toml").write_text('title = "x"\n')
     with pytest.raises(JailError, match=r"Big.toml: line 1: its name is not made of"):
-        Shelf((str(tmp_path),)).whens()
+        RecipeCatalog((str(tmp_path),)).whens()
 
 
 def test_an_unknown_recipe_is_told_with_what_is_near() -> None:
     with pytest.raises(JailError, match=r"cannot find the recipe user: there is none of that name; near: users"):
-        Shelf().get("user")
+        RecipeCatalog().get("user")
 
 
 def test_a_line_is_found_for_a_key_in_quotes_and_for_none() -> None:
@@ -263,10 +323,15 @@ def test_programs_are_matched_by_name_by_path_and_by_where_links_lead(tmp_path: 
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/vim.basic").touch()
     (tmp_path / "usr/bin/editor").symlink_to("vim.basic")
-    matches = Matches({
-        "name": When(("editor",)), "end": When(("vim.*",)), "path": When(("/usr/bin/edit??",)),
-        "end-path": When(("/usr/bin/vim.basic",)), "other": When(("vi", "/bin/editor", "EDITOR")),
-    })
+    matches = Matches(
+        {
+            "name": When(("editor",)),
+            "end": When(("vim.*",)),
+            "path": When(("/usr/bin/edit??",)),
+            "end-path": When(("/usr/bin/vim.basic",)),
+            "other": When(("vi", "/bin/editor", "EDITOR")),
+        }
+    )
     root = Root(str(tmp_path))
     assert {*matches.of_program(root, "/usr/bin/editor")} == {"name", "end", "path", "end-path"}
     assert {*matches.of_program(root, "/usr/bin/editor", by_name=False)} == {"path", "end-path"}
@@ -283,9 +348,7 @@ def test_libraries_are_matched_by_patterns_of_sonames() -> None:
 # what starts quickly
 
 
-@pytest.mark.parametrize(
-    "words", [("--help",), ("deps", "ls"), ("add", "--bare", "--dry-run", "ls", "--into", "box")]
-)
+@pytest.mark.parametrize("words", [("--help",), ("deps", "ls"), ("add", "--bare", "--dry-run", "ls", "--into", "box")])
 def test_what_needs_no_recipe_does_not_load_the_parser_of_toml(words: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
@@ -298,8 +361,14 @@ def test_what_needs_no_recipe_does_not_load_the_parser_of_toml(words: tuple[str,
         "except SystemExit as left:\n"
         "    leave(left.code or 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
-                          env={"PYTHONPATH": str(Path(OWN).parents[1])})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(OWN).parents[1])},
+    )
     loaded = done.stderr.split()
     assert "jailbuild.cli" in loaded
     assert "tomllib" not in loaded

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jailbuild.closure.bring import prefixes_of
+from jailbuild.closure.catalog import RecipeCatalog, elsewhere
+from jailbuild.closure.evaluate import prefixes_of
 from jailbuild.closure.recipe import read_recipe
-from jailbuild.closure.shelf import Shelf, elsewhere
 from jailbuild.errors import JailError
 from jailbuild.root import Root
 from tests.box import tiny
@@ -62,7 +62,8 @@ def files(tmp_path: Path, root: Path, *words: str) -> set[str]:
     done = run("add", *words, "--sysroot", root, "--recipes", tmp_path / "shelf", "--into", box)
     assert done.returncode == 0, done
     return {
-        f"/{path.relative_to(box)}" for path in box.rglob("*")
+        f"/{path.relative_to(box)}"
+        for path in box.rglob("*")
         if path.is_file() and not path.is_symlink() and ".jailbuild" not in path.parts
     }
 
@@ -78,7 +79,10 @@ def test_a_command_is_found_where_a_recipe_says_in_its_highest_version(tmp_path:
 def test_each_prefix_on_the_way_of_a_program_counts(tmp_path: Path, root: Path) -> None:
     """{prefix} is that of the link and that of the file, {real-prefix} that of the file alone."""
     assert files(tmp_path, root, "/opt/env/bin/ours") == {
-        "/usr/lib/ours/9/bin/ours", "/usr/lib/ours/9/each", "/usr/lib/ours/9/real", "/usr/lib/ours/9/lib/ours/data",
+        "/usr/lib/ours/9/bin/ours",
+        "/usr/lib/ours/9/each",
+        "/usr/lib/ours/9/real",
+        "/usr/lib/ours/9/lib/ours/data",
         "/opt/env/each",
     }
 
@@ -98,8 +102,8 @@ def test_what_is_on_the_search_path_goes_before_what_a_recipe_finds(tmp_path: Pa
 
 def test_a_command_that_no_recipe_finds_is_nowhere(tmp_path: Path, root: Path) -> None:
     """Nor is one whose places are empty."""
-    shelf = Shelf((str(tmp_path / "shelf"),))
-    assert elsewhere(Root(str(root)), "other", shelf) is None
+    catalog = RecipeCatalog((str(tmp_path / "shelf"),))
+    assert elsewhere(Root(str(root)), "other", catalog) is None
     assert prefixes_of(Root(str(root)), "/opt/env/bin/ours") == ("/opt/env", "/usr/lib/ours/9")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from jailbuild.closure.accounts import read_accounts
-from jailbuild.closure.bring import bring
-from jailbuild.closure.shelf import Shelf
+from jailbuild.closure.catalog import RecipeCatalog
+from jailbuild.closure.evaluate import evaluate
 from jailbuild.closure.trees import Rules
 from jailbuild.errors import JailError
 from jailbuild.root import Root
@@ -79,7 +79,8 @@ def test_a_user_is_added_by_name_with_the_ids_of_the_source_root_and_removed(tmp
     add(box, "id", "--user", "www-data")
     assert enter(box, "id", "www-data").stdout.startswith("uid=33(www-data) gid=33(www-data)")
     assert {"kind": "request", "type": "user", "name": "www-data", "path": None, "source": None, "bare": False} in (
-        manifest(box))
+        manifest(box)
+    )
     before = state(box)
     add(box, "id", "--user", "www-data")
     assert state(box) == before
@@ -99,7 +100,8 @@ def test_users_of_several_requests_are_in_one_file_whichever_came_first(tmp_path
     assert state(tmp_path / "one").keys() == state(tmp_path / "three").keys()
     assert (tmp_path / "one/etc/passwd").read_bytes() == (tmp_path / "three/etc/passwd").read_bytes()
     assert (tmp_path / "one/.jailbuild/manifest.jsonl").read_bytes() == (
-        tmp_path / "three/.jailbuild/manifest.jsonl").read_bytes()
+        tmp_path / "three/.jailbuild/manifest.jsonl"
+    ).read_bytes()
 
 
 def test_a_user_that_there_is_none_of_is_refused(tmp_path: Path) -> None:
@@ -296,10 +298,12 @@ def test_a_library_of_tls_brings_the_roots(tmp_path: Path) -> None:
 
 
 def test_why_names_the_symbol_and_the_recipe(real: Path) -> None:
-    assert ("/usr/bin/ls (program) -> /etc/passwd (recipe users: imports getpwuid; users nobody root)"
-            in chains(real, "/etc/passwd"))
-    assert ("/usr/bin/ls (program) -> /etc/nsswitch.conf (recipe users > nsswitch: imports getpwuid)"
-            in chains(real, "/etc/nsswitch.conf"))
+    assert "/usr/bin/ls (program) -> /etc/passwd (recipe users: imports getpwuid; users nobody root)" in chains(
+        real, "/etc/passwd"
+    )
+    assert "/usr/bin/ls (program) -> /etc/nsswitch.conf (recipe users > nsswitch: imports getpwuid)" in chains(
+        real, "/etc/nsswitch.conf"
+    )
     record = json.loads(run("why", "--json", real, "/etc/localtime").stdout.splitlines()[0])
     assert record["steps"][-1]["as"].startswith("recipe zone: imports ")
 
@@ -369,7 +373,8 @@ def test_a_recipe_that_finds_nothing_says_what_it_looked_for_if_it_was_asked_for
     assert warnings(done) == ["warning: the recipe x finds nothing: there is no xd, no /opt/x/*.conf"]
     done = add(tmp_path / "box", "--with", "names", "--with", "terminfo", sysroot=root)
     assert [warning.partition(":")[2].partition(",")[0] for warning in warnings(done)] == [
-        " the recipe terminfo finds nothing: there is no /lib/terminfo/a/ansi"]
+        " the recipe terminfo finds nothing: there is no /lib/terminfo/a/ansi"
+    ]
 
 
 def test_of_much_that_is_absent_some_is_named_and_the_command_that_names_all(tmp_path: Path) -> None:
@@ -389,14 +394,14 @@ def test_what_a_recipe_seeks_at_a_prefix_is_told_as_a_path(tmp_path: Path) -> No
 def test_a_pattern_that_fits_too_much_is_told_with_its_recipe(
     tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jailbuild.closure.patterns._MOST", 3)
+    monkeypatch.setattr("jailbuild.closure.globbing._MOST", 3)
     (mine / "wide.toml").write_text('title = "x"\n[bring]\nfiles = ["/*"]\n')
-    recipe = Shelf((str(mine),)).get("wide")
+    recipe = RecipeCatalog((str(mine),)).get("wide")
     for number in range(5):
         (tmp_path / str(number)).touch()
     root = Root(str(tmp_path))
     with pytest.raises(JailError, match=rf"{mine}/wide.toml: cannot bring /\*: more than 3 names fit"):
-        bring(root, recipe, read_accounts(root), "/bin", Rules(), Shelf())
+        evaluate(root, recipe, read_accounts(root), "/bin", Rules(), RecipeCatalog())
 
 
 def test_a_root_without_any_of_it_makes_no_noise_for_a_symbol(tmp_path: Path) -> None:
@@ -472,8 +477,14 @@ def test_no_pattern_of_a_recipe_brings_the_host_s_users_or_what_is_made_better(t
 def test_a_recipe_brings_all_that_it_can(tmp_path: Path, mine: Path) -> None:
     root, box = tmp_path / "root", tmp_path / "box"
     for path, text in {
-        "opt/x/keep.txt": "", "opt/x/doc/a.html": "", "opt/x/sub/b.html": "", "opt/x/sub/c": "", "opt/y/far": "far",
-        "etc/x/one.conf": "", "etc/x/deep/er/two.conf": "", "etc/x/.hidden.conf": "",
+        "opt/x/keep.txt": "",
+        "opt/x/doc/a.html": "",
+        "opt/x/sub/b.html": "",
+        "opt/x/sub/c": "",
+        "opt/y/far": "far",
+        "etc/x/one.conf": "",
+        "etc/x/deep/er/two.conf": "",
+        "etc/x/.hidden.conf": "",
         "etc/passwd": "root:$6$notthehash:0:0::/root:/bin/sh\nxd:x:77:78::/opt:/bin/false\nother:x:9:9::/:/bin/sh\n",
         "etc/group": "root:x:0:\nxd:x:78:\nlog:x:79:xd,other\nwheel:x:80:other\n",
     }.items():
@@ -501,8 +512,18 @@ target = "../proc/self/mounts"
     done = add(box, "--with", "x", "--recipes", mine, sysroot=root)
     found = dump(box)
     assert {path for path in found if path.startswith(("/etc/x/", "/opt/"))} == {
-        "/etc/x/one.conf", "/etc/x/deep", "/etc/x/deep/er", "/etc/x/deep/er/two.conf", "/opt/x", "/opt/x/keep.txt",
-        "/opt/x/sub", "/opt/x/sub/c", "/opt/x/out", "/opt/x/all", "/opt/y", "/opt/y/far",
+        "/etc/x/one.conf",
+        "/etc/x/deep",
+        "/etc/x/deep/er",
+        "/etc/x/deep/er/two.conf",
+        "/opt/x",
+        "/opt/x/keep.txt",
+        "/opt/x/sub",
+        "/opt/x/sub/c",
+        "/opt/x/out",
+        "/opt/x/all",
+        "/opt/y",
+        "/opt/y/far",
     }
     assert found["/var/log/x"] == "directory 2750"
     status = (box / "var/log/x").stat()
@@ -517,9 +538,11 @@ target = "../proc/self/mounts"
 def test_what_a_recipe_brings_is_resolved_and_may_call_for_further_recipes(tmp_path: Path, mine: Path) -> None:
     """A program, its own recipe by name; a script in a tree, its interpreter's recipe; a library, its recipe."""
     (mine / "first.toml").write_text(
-        'title = "1"\n[when]\nprogram = ["cat"]\n[bring]\nprograms = ["iconv", "openssl"]\nfiles = ["/usr/bin/ldd"]\n')
+        'title = "1"\n[when]\nprogram = ["cat"]\n[bring]\nprograms = ["iconv", "openssl"]\nfiles = ["/usr/bin/ldd"]\n'
+    )
     (mine / "second.toml").write_text(
-        'title = "2"\n[when]\nprogram = ["bash"]\n[[bring.made]]\npath = "/etc/second"\ncontent = "2"\n')
+        'title = "2"\n[when]\nprogram = ["bash"]\n[[bring.made]]\npath = "/etc/second"\ncontent = "2"\n'
+    )
     box = tmp_path / "box"
     add(box, "cat", "--recipes", mine)
     assert run("check", "--strict", box).returncode == 0
@@ -528,7 +551,8 @@ def test_what_a_recipe_brings_is_resolved_and_may_call_for_further_recipes(tmp_p
     assert (box / "etc/ssl/certs/ca-certificates.crt").exists()  # cat -> openssl -> libssl
     assert chains(box, "/etc/second") == [
         "/usr/bin/cat (program) -> /usr/bin/ldd (recipe first: program cat) -> /usr/bin/bash (interpreter) -> "
-        "/etc/second (recipe second: program bash)"]
+        "/etc/second (recipe second: program bash)"
+    ]
     assert not (box / "etc/passwd").exists()  # bash imports getpwuid, and was not asked for
 
 
@@ -551,10 +575,12 @@ def test_a_library_that_is_missing_is_a_warning_in_what_a_recipe_brings(
 def test_an_excluded_program_is_no_program_and_a_mistake_stops_all(tmp_path: Path, mine: Path) -> None:
     (mine / "x.toml").write_text('title = "x"\n[bring]\nrecipes = ["none-such"]\n')
     assert "cannot find the recipe none-such" in complaint(
-        add(tmp_path / "box", "ls", "--with", "x", "--recipes", mine, status=1))
+        add(tmp_path / "box", "ls", "--with", "x", "--recipes", mine, status=1)
+    )
     (mine / "x.toml").write_text('title = "x"\n[bring]\nprogram = ["sh"]\n')
     assert f"{mine}/x.toml: line 3: bring.program: there is no such key; near: programs" in complaint(
-        add(tmp_path / "box", "ls", "--recipes", mine, status=1))
+        add(tmp_path / "box", "ls", "--recipes", mine, status=1)
+    )
     assert not (tmp_path / "box").exists()
 
 
@@ -570,13 +596,16 @@ def test_a_secret_is_refused_by_name_and_by_look_whoever_asks(tmp_path: Path, mi
     said = complaint(add(box, "--file", "/etc/shadow", sysroot=root, status=1))
     assert "/etc/shadow: it is a secret: password hashes" in said
     assert "it is a secret: a private key" in complaint(
-        add(box, "--file", f"{root}/etc/app/key:/etc/harmless", status=1))
+        add(box, "--file", f"{root}/etc/app/key:/etc/harmless", status=1)
+    )
     assert "it is a secret: password hashes" in complaint(
-        add(box, "--file", f"{root}/etc/shadow:/etc/harmless", status=1))
+        add(box, "--file", f"{root}/etc/shadow:/etc/harmless", status=1)
+    )
     assert not box.exists()
     done = add(box, "--dir", "/etc/app", sysroot=root)
     assert [line.partition("/etc/app/key")[2] for line in warnings(done)] == [
-        " is left out: it is a secret: a private key (--allow-secrets /etc/app/key)"]
+        " is left out: it is a secret: a private key (--allow-secrets /etc/app/key)"
+    ]
     assert os.listdir(box / "etc/app") == ["conf"]
     (mine / "x.toml").write_text('title = "x"\n[bring]\nfiles = ["/etc/*", "/etc/shadow"]\n')
     done = add(tmp_path / "two", "--with", "x", "--recipes", mine, sysroot=root)
@@ -593,7 +622,8 @@ def test_what_runs_a_script_that_a_recipe_makes_comes_too(tmp_path: Path, mine: 
     box = tmp_path / "box"
     done = add(box, "--with", "mine", "--recipes", mine)
     assert warnings(done) == [
-        "warning: /usr/bin/odd: its interpreter /opt/odd cannot be opened: No such file or directory"]
+        "warning: /usr/bin/odd: its interpreter /opt/odd cannot be opened: No such file or directory"
+    ]
     assert enter(box, "hello").stdout == "hi\n"
     assert "/usr/bin/hello (recipe mine) -> /usr/bin/env (interpreter)" in chains(box, "/usr/bin/env")
     assert run("remove", "mine", "--from", box).returncode == 0
@@ -607,11 +637,23 @@ def test_a_secret_is_not_made_either_and_users_are_made_in_one_way(tmp_path: Pat
     )
     said = warnings(add(tmp_path / "box", "ls", "--with", "mine", "--recipes", mine))
     assert [line.partition(": ")[2].partition(":")[0] for line in said] == [
-        "/etc/shadow is left out", "what a recipe makes at /etc/passwd is left out"]
+        "/etc/shadow is left out",
+        "what a recipe makes at /etc/passwd is left out",
+    ]
     assert not (tmp_path / "box/etc/shadow").exists()
     assert "nobody" in (tmp_path / "box/etc/passwd").read_text()
-    add(tmp_path / "other", "ls", "--with", "mine", "--without", "users", "--recipes", mine, "--allow-secrets",
-        "/etc/shadow")
+    add(
+        tmp_path / "other",
+        "ls",
+        "--with",
+        "mine",
+        "--without",
+        "users",
+        "--recipes",
+        mine,
+        "--allow-secrets",
+        "/etc/shadow",
+    )
     assert (tmp_path / "other/etc/passwd").read_text() == "root:x:0:0::/:/bin/sh\n"
     assert (tmp_path / "other/etc/shadow").exists()
 
@@ -632,8 +674,11 @@ def test_a_link_to_a_secret_stays_outside_with_it(tmp_path: Path, mine: Path) ->
         (mine / f"{one}.toml").write_text(f'title = "x"\n[[bring.tree]]\npath = "/srv/{one}"\n')
     (mine / "all.toml").write_text('title = "x"\n[[bring.tree]]\npath = "/srv"\n')
     ways: dict[str, tuple[str | Path, ...]] = {
-        "all": ("--with", "all"), "two": ("--with", "live", "--with", "archive"), "dir": ("--dir", "/srv"),
-        "live": ("--dir", "/srv/live"), "laid": ("--dir", f"{root / 'srv'}:/srv"),
+        "all": ("--with", "all"),
+        "two": ("--with", "live", "--with", "archive"),
+        "dir": ("--dir", "/srv"),
+        "live": ("--dir", "/srv/live"),
+        "laid": ("--dir", f"{root / 'srv'}:/srv"),
     }
     for name, words in ways.items():
         box = tmp_path / name
@@ -669,12 +714,12 @@ def test_a_secret_goes_in_where_it_is_allowed_by_path(tmp_path: Path) -> None:
 
 def test_recipes_by_symbol_bring_less_than_100_kb_together(tmp_path: Path) -> None:
     """And python3 or bash would have brought most of them: the rule holds for all of them at once."""
-    from jailbuild.closure.shelf import Shelf
+    from jailbuild.closure.catalog import RecipeCatalog
 
-    shelf = Shelf()
-    names = [name for name in shelf.names if shelf.get(name).when.symbol]
+    catalog = RecipeCatalog()
+    names = [name for name in catalog.names if catalog.get(name).when.symbol]
     assert {"users", "names", "zone"} <= {*names}
-    assert all(shelf.get(name).by_symbol_alone for name in names)
+    assert all(catalog.get(name).by_symbol_alone for name in names)
     box = tmp_path / "box"
     add(box, *[word for name in names for word in ("--with", name)])
     assert sum(entry["size"] or 0 for entry in entries(box).values()) < 100_000
@@ -696,9 +741,10 @@ def test_recipes_lists_them_and_shows_one_with_what_to_know(mine: Path) -> None:
     assert "near: users" in complaint(run("recipes", "userz"))
 
 
-def test_the_script_of_as_shell_makes_what_recipes_bring(tmp_path: Path, mine: Path) -> None:
+def test_the_script_of_as_shell_makes_what_recipes_evaluate(tmp_path: Path, mine: Path) -> None:
     (mine / "x.toml").write_text(
-        'title = "x"\n[[bring.directory]]\npath = "/var/x"\nowner = "nobody:nogroup"\nmode = "1770"\n')
+        'title = "x"\n[[bring.directory]]\npath = "/var/x"\nowner = "nobody:nogroup"\nmode = "1770"\n'
+    )
     words = ("ls", "--with", "devices", "--with", "x", "--recipes", mine)
     box, hand = tmp_path / "box", tmp_path / "hand"
     add(box, *words)
@@ -711,8 +757,12 @@ def test_the_script_of_as_shell_makes_what_recipes_bring(tmp_path: Path, mine: P
 
 def test_python_of_the_tests_is_that_of_the_package() -> None:
     """The recipes are found beside the code, wherever that was installed."""
-    done = subprocess.run([sys.executable, "-c", "from jailbuild.closure.shelf import OWN; print(OWN)"],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from jailbuild.closure.catalog import OWN; print(OWN)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (Path(done.stdout.strip()) / "users.toml").is_file()
 
 

@@ -9,15 +9,23 @@ from typing import Any
 
 import pytest
 
-from jailbuild.closure.silent import asked_and_absent, has_zone
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.closure.soft_deps import asked_and_absent, has_zone
+from jailbuild.elf.dynsym import imported_symbols
 from jailbuild.root import Root
 from tests import needs
 from tests.box import tiny
 from tests.box.running import add, objects, run
 
-SILENT = {"no-user-database", "no-tls-roots", "no-gconv", "no-dev-null", "origin-needs-proc", "uncovered-dlopen",
-          "absent-zone", "absent-locale"}
+SILENT = {
+    "no-user-database",
+    "no-tls-roots",
+    "no-gconv",
+    "no-dev-null",
+    "origin-needs-proc",
+    "uncovered-dlopen",
+    "absent-zone",
+    "absent-locale",
+}
 
 
 def silent(box: Path) -> dict[str, dict[str, Any]]:
@@ -29,8 +37,10 @@ def silent(box: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("program", "code", "why"),
     [
-        ("ls", "no-user-database", "imports getpwuid"), ("openssl", "no-tls-roots", "loads libssl.so.3"),
-        ("iconv", "no-gconv", "imports iconv_open"), ("bash", "no-dev-null", "names /dev/null"),
+        ("ls", "no-user-database", "imports getpwuid"),
+        ("openssl", "no-tls-roots", "loads libssl.so.3"),
+        ("iconv", "no-gconv", "imports iconv_open"),
+        ("bash", "no-dev-null", "names /dev/null"),
     ],
 )
 def test_what_is_missed_is_told_and_the_hint_mends_it(tmp_path: Path, program: str, code: str, why: str) -> None:
@@ -66,8 +76,16 @@ def test_a_zone_and_a_locale_that_files_ask_for_in_vain_are_told(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("zone", "expected"),
-    [("UTC", True), ("GMT", True), ("CET-1CEST", True), ("<+03>-3", True), ("Europe/Paris", False), ("Nowhere", False),
-     (":Europe/Paris", False), ("", True)],
+    [
+        ("UTC", True),
+        ("GMT", True),
+        ("CET-1CEST", True),
+        ("<+03>-3", True),
+        ("Europe/Paris", False),
+        ("Nowhere", False),
+        (":Europe/Paris", False),
+        ("", True),
+    ],
 )
 def test_a_zone_is_known_by_its_file_or_its_rules(tmp_path: Path, zone: str, expected: bool) -> None:
     assert has_zone(Root(str(tmp_path)), zone) is expected
@@ -96,8 +114,9 @@ def test_dlopen_is_told_of_a_program_that_no_recipe_is_for(tmp_path: Path) -> No
     (mine / "perl.toml").write_text('title = "none"\n')
     add(tmp_path / "box", "perl", "--recipes", mine)
     assert silent(tmp_path / "box")["uncovered-dlopen"]["path"] == program
-    (mine / "perl.toml").write_text('title = "mine"\n[when]\nprogram = ["perl"]\n[[bring.made]]\npath = "/etc/p"\n'
-                                    'content = ""\n')
+    (mine / "perl.toml").write_text(
+        'title = "mine"\n[when]\nprogram = ["perl"]\n[[bring.made]]\npath = "/etc/p"\ncontent = ""\n'
+    )
     add(tmp_path / "two", "perl", "--recipes", mine)
     assert "uncovered-dlopen" not in silent(tmp_path / "two")
     add(tmp_path / "three", "--bare", "perl")
@@ -126,7 +145,8 @@ def test_an_enter_that_failed_tells_what_may_have_been_missed_and_one_that_went_
     zone = run("enter", "--env", "TZ=Europe/Paris", box, "bash", "-c", "exit 3")
     assert zone.returncode == 3
     assert f"note: TZ asks for Europe/Paris, which is not there\nhint: jailbuild add --with zones --into {box}\n" in (
-        zone.stderr)
+        zone.stderr
+    )
     assert "/dev/null" not in zone.stderr
     assert run("enter", "--plain", box, "bash", "-c", "exit 3").stderr == ""  # whose status it is, nobody knows
     add(box, "--bare", "git")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jailbuild.elf.symbols import imported_symbols
+from jailbuild.elf.dynsym import imported_symbols
 from tests.box import tiny
 
 BASH = Path("/usr/bin/bash").read_bytes()
@@ -30,8 +30,9 @@ def told_by_nm(path: str | Path) -> set[str]:
     return {line.split()[-1].partition("@")[0] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("path", ["/usr/bin/bash", "/usr/bin/ls", "/usr/bin/perl", "/usr/bin/openssl",
-                                  "/lib/x86_64-linux-gnu/libc.so.6"])
+@pytest.mark.parametrize(
+    "path", ["/usr/bin/bash", "/usr/bin/ls", "/usr/bin/perl", "/usr/bin/openssl", "/lib/x86_64-linux-gnu/libc.so.6"]
+)
 def test_real_files_import_what_nm_says(path: str) -> None:
     assert imported(path) == told_by_nm(path) != set()
 
@@ -49,8 +50,10 @@ def test_what_has_no_dynamic_symbols_imports_nothing(tmp_path: Path) -> None:
     assert imported(tmp_path / "text") == frozenset()
 
 
-@given(st.lists(st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6),
-       st.integers(0, len(BASH)))
+@given(
+    st.lists(st.tuples(st.integers(0, 12_000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6),
+    st.integers(0, len(BASH)),
+)
 def test_no_bytes_make_it_raise(changes: list[tuple[int, bytes]], length: int) -> None:
     data = bytearray(BASH)
     for place, some in changes:

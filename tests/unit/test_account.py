@@ -153,6 +153,10 @@ def test_the_environment_is_the_accounts_and_two_names_of_the_callers(tmp_path: 
     caller = {"TERM": "vt100", "LANG": "C", "LC_ALL": "C", "SHELL": "/bin/evil", "LD_PRELOAD": "/evil.so"}
     assert make_command(("id",), account, "/bin/sh", caller).environment == {
         b"PATH": b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        b"HOME": b"/var/toor", b"USER": b"toor", b"LOGNAME": b"toor", b"SHELL": b"/bin/sh",
-        b"TERM": b"vt100", b"LANG": b"C",
+        b"HOME": b"/var/toor",
+        b"USER": b"toor",
+        b"LOGNAME": b"toor",
+        b"SHELL": b"/bin/sh",
+        b"TERM": b"vt100",
+        b"LANG": b"C",
     }

@@ -22,7 +22,12 @@ PATIENCE = 30  # seconds
 
 def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*JAILBUILD, *arguments], capture_output=True, text=True, check=False, cwd=TOP, timeout=PATIENCE,
+        [*JAILBUILD, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TOP,
+        timeout=PATIENCE,
         env=os.environ | {"COLUMNS": "120"} | (environment or {}),
     )
 
@@ -66,8 +71,14 @@ def test_the_console_script_and_the_module_are_the_same() -> None:
     if not script.exists():
         pytest.skip("jailbuild is not installed beside this python")
     for arguments in (["--version"], ["--help"], ["deps", "--help"]):
-        done = subprocess.run([script, *arguments], capture_output=True, text=True, check=True, cwd=TOP,
-                              env=os.environ | {"COLUMNS": "120"})
+        done = subprocess.run(
+            [script, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=TOP,
+            env=os.environ | {"COLUMNS": "120"},
+        )
         assert done.stdout == run(*arguments).stdout
 
 
@@ -77,8 +88,17 @@ def test_the_console_script_and_the_module_are_the_same() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("nothing",), ("--nothing",), ("deps",), ("deps", "--nothing", "ls"), ("add", "ls"), ("add", "--into"),
-        ("add", "--into", "/nowhere/box"), ("check",), ("check", "a", "b"), ("list",), ("why", "box"),
+        ("nothing",),
+        ("--nothing",),
+        ("deps",),
+        ("deps", "--nothing", "ls"),
+        ("add", "ls"),
+        ("add", "--into"),
+        ("add", "--into", "/nowhere/box"),
+        ("check",),
+        ("check", "a", "b"),
+        ("list",),
+        ("why", "box"),
         ("deps", "--json=1"),
     ],
 )
@@ -113,14 +133,40 @@ def test_words_go_to_stderr_and_data_to_stdout(arguments: tuple[str, ...]) -> No
 LONG = "x" * 100_000
 
 
-@pytest.mark.parametrize("arguments", [
-    ("deps", LONG), ("check", LONG), ("list", LONG), ("why", LONG, LONG), ("add", LONG, "--into", LONG), (f"--{LONG}",),
-    ("remove", LONG, "--from", LONG), ("update", LONG), (LONG,), ("enter", LONG), ("enter", "/", LONG, LONG),
-    *(("enter", option, LONG, "/") for option in (
-        "--user", "--env", "--workdir", "--bind", "--tmpfs", "--hostname", "--net", "--cap-keep", "--limit",
-        "--status-fd", "--pass-fd", f"--{LONG}",
-    )),
-], ids=lambda words: " ".join(word[:12] for word in words))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("deps", LONG),
+        ("check", LONG),
+        ("list", LONG),
+        ("why", LONG, LONG),
+        ("add", LONG, "--into", LONG),
+        (f"--{LONG}",),
+        ("remove", LONG, "--from", LONG),
+        ("update", LONG),
+        (LONG,),
+        ("enter", LONG),
+        ("enter", "/", LONG, LONG),
+        *(
+            ("enter", option, LONG, "/")
+            for option in (
+                "--user",
+                "--env",
+                "--workdir",
+                "--bind",
+                "--tmpfs",
+                "--hostname",
+                "--net",
+                "--cap-keep",
+                "--limit",
+                "--status-fd",
+                "--pass-fd",
+                f"--{LONG}",
+            )
+        ),
+    ],
+    ids=lambda words: " ".join(word[:12] for word in words),
+)
 def test_an_error_is_short_whatever_it_is_about(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode in (1, 2, 125, 126, 127)
@@ -134,9 +180,13 @@ def test_an_error_is_short_whatever_it_is_about(arguments: tuple[str, ...]) -> N
 def complete(words: str, shell: str = "bash") -> list[str]:
     """Return what the shell is offered for the last of the words."""
     split = words.split(" ")
-    done = run(environment={
-        "_JAILBUILD_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(split) - 1),
-    })
+    done = run(
+        environment={
+            "_JAILBUILD_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(split) - 1),
+        }
+    )
     assert done.stderr == ""
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
@@ -180,7 +230,10 @@ def test_ctrl_c_gives_130_without_a_traceback(tmp_path: Path) -> None:
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(tmp_path / "fifo", os.O_WRONLY)
     command = subprocess.Popen(
-        [*JAILBUILD, "deps", "--json", *["bash", "ls", "git"] * 200], stdout=writer, stderr=subprocess.PIPE, text=True,
+        [*JAILBUILD, "deps", "--json", *["bash", "ls", "git"] * 200],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
         cwd=TOP,
     )
     os.close(writer)
@@ -197,18 +250,27 @@ def test_ctrl_c_gives_130_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in words
 
 
-@pytest.mark.parametrize("launcher", [JAILBUILD, (sys.executable, Path(sys.executable).with_name("jailbuild"))],
-                         ids=["module", "console script"])
+@pytest.mark.parametrize(
+    "launcher",
+    [JAILBUILD, (sys.executable, Path(sys.executable).with_name("jailbuild"))],
+    ids=["module", "console script"],
+)
 @pytest.mark.parametrize("command", ["deps", "enter"])
 def test_ctrl_c_while_the_program_is_not_up_yet_gives_130_without_a_word(
-    tmp_path: Path, launcher: tuple[str | Path, ...], command: str,
+    tmp_path: Path,
+    launcher: tuple[str | Path, ...],
+    command: str,
 ) -> None:
     """Python imports for some 50 ms; here it is interrupted in the middle of that, by what stands for click."""
     if not Path(launcher[1]).exists() and launcher != JAILBUILD:
         pytest.skip("jailbuild is not installed beside this python")
     (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
     done = subprocess.run(
-        [*launcher, command, "ls"], capture_output=True, text=True, check=False, timeout=PATIENCE,
+        [*launcher, command, "ls"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{TOP}"},
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -217,7 +279,11 @@ def test_ctrl_c_while_the_program_is_not_up_yet_gives_130_without_a_word(
 def test_ctrl_c_that_the_caller_ignores_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "elftools.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
-        [*JAILBUILD, "--version"], capture_output=True, text=True, check=False, timeout=PATIENCE,
+        [*JAILBUILD, "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{TOP}"},
     )
@@ -241,7 +307,11 @@ def _is_running(pid: int) -> bool:
 def shell(script: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash, with "$@" for jailbuild; the status is that of its last command."""
     return subprocess.run(
-        ["bash", "-c", script, "bash", *JAILBUILD], capture_output=True, text=True, check=False, cwd=TOP,
+        ["bash", "-c", script, "bash", *JAILBUILD],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TOP,
         timeout=PATIENCE,
     )
 
@@ -268,10 +338,23 @@ def test_closed_descriptors_are_no_traceback(arguments: str, closed: str) -> Non
 
 
 ANSWERS = [
-    "--help", "--version", "deps --help", "enter --help", "deps ls", "deps --json ls", "deps --dot ls",
-    "check {box}", "check --json {box}", "list {box}", "list --json {box}", "why {box} /usr/bin/cat",
-    "add --dry-run ls --into {box}", "add --as-shell ls --into {box}2", "remove --dry-run cat --from {box}",
-    "remove --dry-run --json cat --from {box}", "enter --isolated --explain {box} cat",
+    "--help",
+    "--version",
+    "deps --help",
+    "enter --help",
+    "deps ls",
+    "deps --json ls",
+    "deps --dot ls",
+    "check {box}",
+    "check --json {box}",
+    "list {box}",
+    "list --json {box}",
+    "why {box} /usr/bin/cat",
+    "add --dry-run ls --into {box}",
+    "add --as-shell ls --into {box}2",
+    "remove --dry-run cat --from {box}",
+    "remove --dry-run --json cat --from {box}",
+    "enter --isolated --explain {box} cat",
 ]
 
 
@@ -283,14 +366,20 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize(("place", "why"), [
-    (">&-", "write the answer: stdout is closed"), (">/dev/full", "go on: the system: No space left on device"),
-    ("<&- >&-", "write the answer: stdout is closed"), ("1</dev/null", "go on: the system: Bad file descriptor"),
-])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (">&-", "write the answer: stdout is closed"),
+        (">/dev/full", "go on: the system: No space left on device"),
+        ("<&- >&-", "write the answer: stdout is closed"),
+        ("1</dev/null", "go on: the system: Bad file descriptor"),
+    ],
+)
 def test_an_answer_that_cannot_be_written_is_an_error_of_one_line(box: Path, answer: str, place: str, why: str) -> None:
     done = shell(f'"$@" {answer.format(box=box)} {place}')
     assert (done.returncode, done.stderr) == (
-        125 if answer.startswith("enter") else 1, f"jailbuild: cannot {why}\n",
+        125 if answer.startswith("enter") else 1,
+        f"jailbuild: cannot {why}\n",
     )
 
 

@@ -51,7 +51,12 @@ def refusal(top: Path, word: str, search_path: str = STANDARD_PATH) -> tuple[str
 
 def test_the_standard_path_has_local_first_and_sbin_before_bin() -> None:
     assert STANDARD_PATH.split(":") == [
-        "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
     ]
 
 

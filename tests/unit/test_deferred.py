@@ -13,8 +13,9 @@ from jailbuild import Deferred
 
 def imported(*arguments: str) -> set[str]:
     """Return the modules that a run of jailbuild loads."""
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "jailbuild", *arguments], capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "jailbuild", *arguments], capture_output=True, text=True, check=True
+    )
     return set(re.findall(r"^import time:.*\|\s*(\S+)$", done.stderr, re.MULTILINE))
 
 

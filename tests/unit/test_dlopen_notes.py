@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jailbuild.elf.notes import Dlopen
+from jailbuild.elf.dlopen_notes import Dlopen
 from jailbuild.elf.priorities import PRIORITIES
 from jailbuild.elf.reader import read_elf
 from tests.noted import TYPE, assembly, entry, image, note
@@ -28,8 +28,11 @@ FOO = Dlopen(("libfoo.so.1",), "required", "f", "what it is for")
 KINDS = st.sampled_from([(64, True), (32, True), (64, False), (32, False)])
 NAMES = st.text(st.characters(min_codepoint=33, exclude_categories=["Cs"]), min_size=1, max_size=20)
 ENTRIES = st.builds(
-    Dlopen, st.lists(NAMES, min_size=1, max_size=4).map(tuple), st.sampled_from(PRIORITIES),
-    st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=9), st.none(),
+    Dlopen,
+    st.lists(NAMES, min_size=1, max_size=4).map(tuple),
+    st.sampled_from(PRIORITIES),
+    st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+    st.none(),
 )
 
 
@@ -38,7 +41,7 @@ def dlopens(data: bytes) -> tuple[Dlopen, ...]:
     try:
         os.write(opened, data)
         elf = read_elf(opened)
-        assert (elf.refused, elf.damage) == ("", "")
+        assert (elf.ident_error, elf.load_error) == ("", "")
         return elf.dlopens
     finally:
         os.close(opened)
@@ -54,8 +57,12 @@ def one(payload: bytes, *, type: int = TYPE, owner: bytes = b"FDO\0") -> tuple[D
     return dlopens(image(64, True, [(4, note(payload, "<", 4, type, owner))]))
 
 
-@given(KINDS, st.lists(st.tuples(st.sampled_from([4, 8]), st.lists(st.lists(ENTRIES, max_size=3), max_size=3)),
-                       max_size=3), st.sampled_from([0, 5000]), st.booleans())
+@given(
+    KINDS,
+    st.lists(st.tuples(st.sampled_from([4, 8]), st.lists(st.lists(ENTRIES, max_size=3), max_size=3)), max_size=3),
+    st.sampled_from([0, 5000]),
+    st.booleans(),
+)
 def test_notes_are_read_wherever_they_stand(
     kind: tuple[int, bool], segments: list[tuple[int, list[list[Dlopen]]]], far: int, among_others: bool
 ) -> None:
@@ -128,13 +135,20 @@ def test_the_assemblers_notes_are_read_as_readelf_reads_them(tmp_path: Path) -> 
     """Built by gcc as libraries are, and read without section headers too."""
     source = assembly([entry("libfoo.so.1", "libfoo.so.0", priority="required")], [entry("libä.so")])
     made = tmp_path / "lib.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-o", made],
-                   input=source + "int x;\n", text=True, check=True)
-    expected = (Dlopen(("libfoo.so.1", "libfoo.so.0"), "required", "f", "what it is for"),
-                Dlopen(("libä.so",), "recommended", "f", "what it is for"))
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-o", made],
+        input=source + "int x;\n",
+        text=True,
+        check=True,
+    )
+    expected = (
+        Dlopen(("libfoo.so.1", "libfoo.so.0"), "required", "f", "what it is for"),
+        Dlopen(("libä.so",), "recommended", "f", "what it is for"),
+    )
     assert dlopens(made.read_bytes()) == expected
-    shown = subprocess.run(["readelf", "--notes", "--wide", made], capture_output=True, text=True,
-                           check=False).stdout  # to which the type is unknown
+    shown = subprocess.run(
+        ["readelf", "--notes", "--wide", made], capture_output=True, text=True, check=False
+    ).stdout  # to which the type is unknown
     assert shown.count(f"{TYPE:#010x}") == len(expected)
     data = bytearray(made.read_bytes())
     data[40:48], data[60:64] = bytes(8), bytes(4)  # e_shoff; e_shnum, e_shstrndx
@@ -150,7 +164,7 @@ def test_a_file_that_ends_with_its_dynamic_section_is_damaged_and_not_waited_for
     opened = os.memfd_create("elf")
     try:
         os.write(opened, data[: start + 16 + more])
-        assert read_elf(opened).damage == "the file is too short for its dynamic section"
+        assert read_elf(opened).load_error == "the file is too short for its dynamic section"
     finally:
         os.close(opened)
 
@@ -169,9 +183,16 @@ def test_damaged_files_with_notes_are_read_without_an_error(tmp_path: Path) -> N
     """Bytes flipped and cut off anywhere in a file that has notes: an answer, and quickly."""
     generator = random.Random(407)
     files = [
-        image(bits, little, [(4, note(text(FOO, FOO._replace(sonames=("b",))), "<" if little else ">", 4)),
-                             (8, note(text(FOO), "<" if little else ">", 8))])
-        for bits in (32, 64) for little in (True, False)
+        image(
+            bits,
+            little,
+            [
+                (4, note(text(FOO, FOO._replace(sonames=("b",))), "<" if little else ">", 4)),
+                (8, note(text(FOO), "<" if little else ">", 8)),
+            ],
+        )
+        for bits in (32, 64)
+        for little in (True, False)
     ]
     opened = os.open(tmp_path / "damaged", os.O_RDWR | os.O_CREAT)
     slowest = 0.0
@@ -188,5 +209,3 @@ def test_damaged_files_with_notes_are_read_without_an_error(tmp_path: Path) -> N
         slowest = max(slowest, time.process_time() - before)
     os.close(opened)
     assert slowest < 1
-
-

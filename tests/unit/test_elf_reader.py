@@ -28,7 +28,7 @@ from elftools.elf.structs import ELFStructs
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jailbuild.elf import records
+from jailbuild.elf import layouts
 from jailbuild.elf.reader import Elf, read_elf
 
 DIRECTORIES = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu")
@@ -133,9 +133,17 @@ def by_pyelftools(path: str) -> Said:
 def by_us(path: str) -> Said:
     elf = read_path(path)
     return Said(
-        elf.bits, elf.little, elf.machine, elf.type, elf.interpreter, elf.dynamic,
-        tuple(name for tag, name in elf.wants if tag == records.DT_NEEDED),
-        elf.soname, elf.rpath, elf.runpath, (elf.nodeflib, elf.pie),
+        elf.bits,
+        elf.little,
+        elf.machine,
+        elf.type,
+        elf.interpreter,
+        elf.dynamic,
+        tuple(name for tag, name in elf.wants if tag == layouts.DT_NEEDED),
+        elf.soname,
+        elf.rpath,
+        elf.runpath,
+        (elf.nodeflib, elf.pie),
     )
 
 
@@ -145,10 +153,10 @@ def test_every_elf_file_of_the_machine_reads_as_with_plain_pyelftools() -> None:
     differences = {}
     for path in elf_files():
         elf = read_path(path)
-        if elf.type not in (records.ET_EXEC, records.ET_DYN):
-            assert elf.damage == "only ET_DYN and ET_EXEC can be loaded", path
+        if elf.type not in (layouts.ET_EXEC, layouts.ET_DYN):
+            assert elf.load_error == "only ET_DYN and ET_EXEC can be loaded", path
             continue
-        assert (elf.refused, elf.damage, elf.unstartable) == ("", "", ""), path
+        assert (elf.ident_error, elf.load_error, elf.exec_error) == ("", "", ""), path
         count += 1
         theirs, ours = by_pyelftools(path), by_us(path)
         if theirs != ours:
@@ -162,14 +170,14 @@ def test_every_elf_file_of_the_machine_reads_as_with_plain_pyelftools() -> None:
 def test_the_flat_records_are_those_of_pyelftools(bits: int, little: bool) -> None:
     """Unpacking with one `struct` gives, field by field, what pyelftools' own parser gives."""
     generator = random.Random(bits + little)
-    layout = records.records(bits, little)
+    layout = layouts.records(bits, little)
     structs = ELFStructs(little_endian=little, elfclass=bits)
     structs.create_basic_structs()
     structs.create_advanced_structs()
     for flat, fields, theirs in (
-        (layout.header, records.HEADER, structs.Elf_Ehdr),
-        (layout.segment, records.SEGMENT, structs.Elf_Phdr),
-        (layout.dynamic, records.DYNAMIC, structs.Elf_Dyn),
+        (layout.header, layouts.HEADER, structs.Elf_Ehdr),
+        (layout.segment, layouts.SEGMENT, structs.Elf_Phdr),
+        (layout.dynamic, layouts.DYNAMIC, structs.Elf_Dyn),
     ):
         assert flat.size == theirs.sizeof()
         data = generator.randbytes(flat.size)
@@ -267,7 +275,7 @@ class Image:
 
 
 def needed(elf: Elf) -> list[str]:
-    return [name for tag, name in elf.wants if tag == records.DT_NEEDED]
+    return [name for tag, name in elf.wants if tag == layouts.DT_NEEDED]
 
 
 def loaded(program: Path) -> list[str]:
@@ -330,7 +338,7 @@ def wreck_sections(image: Image) -> None:
 def lie_about_offset(image: Image) -> None:
     """Let PT_DYNAMIC's p_offset show another table than its p_vaddr."""
     entries = image.dynamic()
-    other = image.append(b"".join(DYNAMIC.pack(tag, value) for _, tag, value in entries if tag != records.DT_NEEDED))
+    other = image.append(b"".join(DYNAMIC.pack(tag, value) for _, tag, value in entries if tag != layouts.DT_NEEDED))
     place, _ = image.segment(PT_DYNAMIC)
     image.set_segment(place, offset=other)
 
@@ -371,11 +379,11 @@ def test_the_forgeries_do_deceive_a_reader_of_sections(made: Path, tmp_path: Pat
 def test_of_two_string_tables_the_last_counts_as_for_the_loader(made: Path, tmp_path: Path) -> None:
     image = Image(made / "prog")
     entries = image.dynamic()
-    spare = [place for place, tag, _ in entries if tag == records.DT_NULL]
+    spare = [place for place, tag, _ in entries if tag == layouts.DT_NULL]
     assert len(spare) > 1, "the linker leaves room for more entries"
-    offset = next(value for _, tag, value in entries if tag == records.DT_NEEDED)
-    strings = next(value for _, tag, value in entries if tag == records.DT_STRTAB)
-    DYNAMIC.pack_into(image.data, spare[0], records.DT_STRTAB, strings + 3)  # "liba.so" becomes "a.so"
+    offset = next(value for _, tag, value in entries if tag == layouts.DT_NEEDED)
+    strings = next(value for _, tag, value in entries if tag == layouts.DT_STRTAB)
+    DYNAMIC.pack_into(image.data, spare[0], layouts.DT_STRTAB, strings + 3)  # "liba.so" becomes "a.so"
     forged = image.write(tmp_path / "forged")
     assert offset
     assert needed(read_path(forged)) == ["a.so", "b.so"] == loaded(forged)
@@ -425,10 +433,10 @@ def test_an_interpreter_s_name_is_taken_where_the_kernel_takes_it(
         # too many slashes for PATH_MAX are the kernel's business when it opens it
         assert started in (7, -errno.ENAMETOOLONG)
         assert elf.interpreter == os.fsdecode(name.partition(b"\0")[0])
-        assert elf.unstartable == ""
+        assert elf.exec_error == ""
     else:
         assert started == -errno.ENOEXEC
-        assert elf.unstartable
+        assert elf.exec_error
 
 
 @pytest.mark.parametrize(("index", "value"), [(9, 57), (10, 1200)], ids=["e_phentsize", "e_phnum"])
@@ -437,17 +445,17 @@ def test_what_the_kernel_refuses_in_a_header_is_damage(index: int, value: int, m
     image.set_header(index, value)
     forged = image.write(tmp_path / "forged")
     assert status(forged) == -errno.ENOEXEC
-    assert read_path(forged).damage
+    assert read_path(forged).load_error
 
 
 # any bytes
 
 
 def is_answer(elf: Elf) -> bool:
-    strings = [elf.refused, elf.damage, elf.unstartable, elf.interpreter, elf.soname, elf.rpath, elf.runpath]
+    strings = [elf.ident_error, elf.load_error, elf.exec_error, elf.interpreter, elf.soname, elf.rpath, elf.runpath]
     return (
         all(text is None or isinstance(text, str) for text in [*strings, *(name for _, name in elf.wants)])
-        and "\n" not in elf.refused + elf.damage + elf.unstartable
+        and "\n" not in elf.ident_error + elf.load_error + elf.exec_error
     )
 
 
@@ -457,7 +465,8 @@ def test_any_bytes_give_an_answer(data: bytes) -> None:
 
 
 numbers = st.one_of(
-    st.integers(0, 300), st.sampled_from([0x1000, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000]),
+    st.integers(0, 300),
+    st.sampled_from([0x1000, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 0x1000]),
     st.integers(0, (1 << 64) - 1),
 )
 
@@ -471,19 +480,35 @@ def plausible(draw: st.DrawFn) -> bytes:
     """Bytes that begin as an ELF file does, so that the reading goes on."""
     bits, order = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (2, 2)]))
     ident = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
-    layout = records.records(32 * bits, order == 1)
+    layout = layouts.records(32 * bits, order == 1)
     sign = "<>"[order - 1]
     header, segment = PLAUSIBLE[bits]
     limit = (1 << 32 * bits) - 1
     count = draw(st.integers(0, 5))
     data = struct.pack(
-        sign + header, ident, draw(st.sampled_from([2, 3])), 62, 1, 0, layout.header.size, 0, 0, layout.header.size,
-        layout.segment.size, count, 0, 0, 0,
+        sign + header,
+        ident,
+        draw(st.sampled_from([2, 3])),
+        62,
+        1,
+        0,
+        layout.header.size,
+        0,
+        0,
+        layout.header.size,
+        layout.segment.size,
+        count,
+        0,
+        0,
+        0,
     )
     kinds = st.sampled_from([PT_LOAD, PT_DYNAMIC, PT_INTERP])
     for _ in range(count):
-        data += struct.pack(sign + segment, draw(kinds), *(draw(numbers) & 0xFFFFFFFF if code == "I" else draw(numbers)
-                                                           for code in segment[1:]))
+        data += struct.pack(
+            sign + segment,
+            draw(kinds),
+            *(draw(numbers) & 0xFFFFFFFF if code == "I" else draw(numbers) for code in segment[1:]),
+        )
     tags = st.sampled_from([0, 1, 5, 10, 14, 15, 29, 0x6FFFFFFB])
     for _ in range(draw(st.integers(0, 6))):
         data += layout.dynamic.pack(draw(tags), draw(numbers) & limit)
@@ -513,7 +538,7 @@ class Damage:
             return range(64)
         if where < 0.6 and len(data) > 800:
             return range(64, 800)
-        at = bytes(data).find(DYNAMIC.pack(records.DT_NEEDED, 1)[:8])
+        at = bytes(data).find(DYNAMIC.pack(layouts.DT_NEEDED, 1)[:8])
         if where < 0.9 and at >= 0:
             return range(at, min(at + 512, len(data)))
         return range(len(data))
@@ -545,11 +570,11 @@ class Damage:
 
 def test_thousands_of_damaged_files_give_an_answer_within_a_second(tmp_path: Path) -> None:
     seed = 20 if os.environ.get("CI") else random.randrange(1 << 32)
-    damage = Damage(seed)
+    load_error = Damage(seed)
     slowest = 0.0
     unharmed = 0
     for number in range(MUTATIONS):
-        data = damage.one()
+        data = load_error.one()
         start = time.perf_counter()
         try:
             elf = read(data)
@@ -561,7 +586,7 @@ def test_thousands_of_damaged_files_give_an_answer_within_a_second(tmp_path: Pat
             raise AssertionError(f"seed {seed}, file {number}, kept as {kept}: {error!r}") from error
         slowest = max(slowest, time.perf_counter() - start)
         assert is_answer(elf), (seed, number)
-        unharmed += not (elf.refused or elf.damage or elf.unstartable)
+        unharmed += not (elf.ident_error or elf.load_error or elf.exec_error)
     assert slowest < 1
     assert MUTATIONS / 20 < unharmed < MUTATIONS  # damage that always shows, or never, would prove little
 
@@ -595,15 +620,15 @@ def point_at(image: Image, tag: int, value: int) -> None:
 
 
 def string_without_end(image: Image, address: int, _: int) -> bytes:
-    strings = next(value for _, tag, value in image.dynamic() if tag == records.DT_STRTAB)
-    point_at(image, records.DT_NEEDED, address + 32 - strings)
+    strings = next(value for _, tag, value in image.dynamic() if tag == layouts.DT_STRTAB)
+    point_at(image, layouts.DT_NEEDED, address + 32 - strings)
     return b""
 
 
 def table_of_zero_tags(image: Image, address: int, _: int) -> bytes:
     place, _fields = image.segment(PT_DYNAMIC)
     image.set_segment(place, vaddr=address, filesz=64 * MEGABYTE, memsz=64 * MEGABYTE)
-    return DYNAMIC.pack(records.DT_FLAGS_1, 0)
+    return DYNAMIC.pack(layouts.DT_FLAGS_1, 0)
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"A"], ids=["sparse", "full"])
@@ -625,7 +650,7 @@ def test_64_megabytes_are_neither_read_nor_waited_for(
     assert is_answer(elf)
     assert sum(volume) < 64 * MEGABYTE
     if fill == b"A":
-        assert elf.damage
+        assert elf.load_error
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -642,7 +667,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return volume
 
 
-@pytest.mark.parametrize("tag", [records.DT_NEEDED, records.DT_SONAME])
+@pytest.mark.parametrize("tag", [layouts.DT_NEEDED, layouts.DT_SONAME])
 def test_a_long_table_of_long_strings_is_bounded(
     tag: int, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,7 +676,7 @@ def test_a_long_table_of_long_strings_is_bounded(
     def forge(image: Image, address: int, _: int) -> bytes:
         place, _fields = image.segment(PT_DYNAMIC)
         image.set_segment(place, vaddr=address, filesz=MEGABYTE, memsz=MEGABYTE)
-        table = DYNAMIC.pack(records.DT_STRTAB, address)
+        table = DYNAMIC.pack(layouts.DT_STRTAB, address)
         table += b"".join(DYNAMIC.pack(tag, MEGABYTE + 900 * number) for number in range(60_000))
         return table + DYNAMIC.pack(0, 0)
 
@@ -677,9 +702,9 @@ def test_many_names_within_one_another_stay_within_bounds(
     def forge(image: Image, address: int, _: int) -> bytes:
         place, _fields = image.segment(PT_DYNAMIC)
         image.set_segment(place, vaddr=address, filesz=MEGABYTE, memsz=MEGABYTE)
-        table = DYNAMIC.pack(records.DT_STRTAB, address + MEGABYTE)
+        table = DYNAMIC.pack(layouts.DT_STRTAB, address + MEGABYTE)
         step = 1_000_000 // 60_000
-        table += b"".join(DYNAMIC.pack(records.DT_NEEDED, step * number) for number in range(60_000))
+        table += b"".join(DYNAMIC.pack(layouts.DT_NEEDED, step * number) for number in range(60_000))
         return (table + DYNAMIC.pack(0, 0)).ljust(MEGABYTE, b"\0") + (b"A" * length + b"\0") * (1_100_000 // length)
 
     path = large(tmp_path, made, 3 * MEGABYTE, forge)
@@ -704,7 +729,9 @@ def test_the_whole_command_stays_within_256_mb_and_a_second(made: Path, tmp_path
         paths.append(large(tmp_path / str(number), made, 64 * MEGABYTE, forge))
     done = subprocess.run(
         [sys.executable, "-m", "jailbuild", "deps", *paths],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=limit,
     )
     assert done.returncode in (0, 1)
@@ -713,23 +740,21 @@ def test_the_whole_command_stays_within_256_mb_and_a_second(made: Path, tmp_path
 
 
 @pytest.mark.parametrize("offset", [(1 << 63) - 0x1000, 1 << 63, (1 << 64) - 0x1000, 1 << 62])
-@pytest.mark.parametrize("tag", [records.DT_STRTAB, None], ids=["strings", "dynamic table"])
+@pytest.mark.parametrize("tag", [layouts.DT_STRTAB, None], ids=["strings", "dynamic table"])
 def test_what_lies_beyond_every_file_is_damage(tag: int | None, offset: int, made: Path, tmp_path: Path) -> None:
     image = Image(made / "prog")
     place, _ = next(item for item in image.segments() if item[1][0] not in (PT_LOAD, PT_DYNAMIC, PT_INTERP, 6))
-    image.set_segment(
-        place, type=PT_LOAD, offset=offset, vaddr=0x10000000, filesz=1 << 20, memsz=1 << 20, align=4096
-    )
+    image.set_segment(place, type=PT_LOAD, offset=offset, vaddr=0x10000000, filesz=1 << 20, memsz=1 << 20, align=4096)
     if tag is None:
         image.set_segment(image.segment(PT_DYNAMIC)[0], vaddr=0x10000000 + 0x800)
     else:
         point_at(image, tag, 0x10000000 + 0x800)
-    assert read_path(image.write(tmp_path / "forged")).damage
+    assert read_path(image.write(tmp_path / "forged")).load_error
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 15, 16, 63])
 def test_a_file_shorter_than_a_header_is_too_short(size: int, made: Path) -> None:
-    assert read((made / "prog").read_bytes()[:size]) == Elf(refused="file too short")
+    assert read((made / "prog").read_bytes()[:size]) == Elf(ident_error="file too short")
 
 
 def test_a_file_that_cannot_be_read_is_an_os_error(made: Path) -> None:
@@ -750,7 +775,7 @@ def test_no_place_in_a_file_is_too_far(kind: int, offset: int, made: Path) -> No
         if fields[0] == kind:
             image.set_segment(place, offset=offset)
     elf = read(bytes(image.data))
-    assert elf.damage if kind == PT_LOAD else elf.unstartable
+    assert elf.load_error if kind == PT_LOAD else elf.exec_error
 
 
 @pytest.mark.parametrize("place", [4, 5, 6, 7, 8, 15])
@@ -765,10 +790,10 @@ def test_a_program_is_read_as_the_kernel_starts_it(place: int, value: int, made:
     forged.chmod(0o755)
     assert subprocess.run([forged], check=False).returncode == 7
     elf = read_path(forged)
-    assert elf._replace(refused="", as_library=None) == before
+    assert elf._replace(ident_error="", as_library=None) == before
     as_library = elf.as_library or elf
     started = subprocess.run([LOADER, forged], capture_output=True, text=True, check=False)
-    assert (started.returncode == 7) == (as_library.kind == before.kind and not as_library.refused)
+    assert (started.returncode == 7) == (as_library.kind == before.kind and not as_library.ident_error)
 
 
 def test_a_32_bit_program_is_one_whatever_its_class(tmp_path: Path) -> None:
@@ -783,7 +808,7 @@ def test_a_32_bit_program_is_one_whatever_its_class(tmp_path: Path) -> None:
         path.write_bytes(b"\x7fELF" + bytes([of_class, 1, 1]) + bytes(9) + header + segment + code)
         path.chmod(0o755)
         elf = read_path(path)
-        assert (elf.kind, elf.damage, elf.is_program) == ((32, True, 3), "", True)
+        assert (elf.kind, elf.load_error, elf.is_program) == ((32, True, 3), "", True)
         try:
             ends.add(subprocess.run([path], check=False).returncode)
         except OSError as error:

@@ -18,12 +18,12 @@ from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jailbuild.elf import versions as tables
-from jailbuild.elf.addresses import DamagedError
-from jailbuild.elf.linkage import read_linkage
+from jailbuild.elf import symver as tables
+from jailbuild.elf.layouts import records
 from jailbuild.elf.reader import Elf, read_elf
-from jailbuild.elf.records import records
-from jailbuild.elf.versions import BeyondError, Need, VersionError, defined, elf_hash, needed, usual, version
+from jailbuild.elf.relocs import read_linkage
+from jailbuild.elf.segments import DamagedError
+from jailbuild.elf.symver import BeyondError, Need, VersionError, defined, elf_hash, needed, usual, version
 
 DIRECTORIES = ("/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu")
 MUTATIONS = int(os.environ.get("JAILBUILD_MUTATIONS", "1500"))
@@ -58,8 +58,10 @@ def _by_pyelftools(path: str) -> tuple[list[tuple[str, list[str]]], set[str] | N
     with open(path, "rb") as file:
         for section in ELFFile(file).iter_sections():
             if isinstance(section, GNUVerNeedSection):
-                needs = [(str(need.name), [one.name for one in some if not one.entry.vna_flags & WEAK])
-                         for need, some in section.iter_versions()]
+                needs = [
+                    (str(need.name), [one.name for one in some if not one.entry.vna_flags & WEAK])
+                    for need, some in section.iter_versions()
+                ]
             elif isinstance(section, GNUVerDefSection):
                 has = {next(iter(names)).name for _, names in section.iter_versions()}
     return needs, has
@@ -84,7 +86,7 @@ def test_versions_are_those_that_pyelftools_reads() -> None:
         some += 1
         asking += bool(needs)
         ours = [(need.file, list(need.versions)) for need in elf.versions.needs]
-        if elf.damage == "" and (ours, elf.versions.defined) != (needs, has):
+        if elf.load_error == "" and (ours, elf.versions.defined) != (needs, has):
             different[path] = (ours, needs)
     assert different == {}
     assert some > 100
@@ -114,8 +116,9 @@ def forged(groups: Groups, bits: int, little: bool) -> tuple[bytes, bytes]:
 
 
 _NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=12)
-_GROUPS = st.lists(st.tuples(_NAMES, st.lists(st.tuples(_NAMES, st.booleans()), min_size=1, max_size=6)), min_size=1,
-                   max_size=4)
+_GROUPS = st.lists(
+    st.tuples(_NAMES, st.lists(st.tuples(_NAMES, st.booleans()), min_size=1, max_size=6)), min_size=1, max_size=4
+)
 
 
 @given(_GROUPS, st.sampled_from(KINDS))
@@ -190,7 +193,7 @@ def test_damaged_files_say_something_or_are_damaged(path: str, tmp_path: Path) -
             first, size = chosen.choice(places)
             damaged[first + chosen.randrange(size)] = chosen.choice((0, 1, 0x7F, 0xFF, chosen.randrange(256)))
         elf = read(bytes(damaged))
-        assert isinstance(elf.versions.damage, str)
+        assert isinstance(elf.versions.load_error, str)
         opened = os.memfd_create("elf")
         try:
             os.write(opened, damaged)
@@ -204,5 +207,8 @@ def test_damaged_files_say_something_or_are_damaged(path: str, tmp_path: Path) -
 def _table_places(path: str) -> list[tuple[int, int]]:
     wanted = (".gnu.version", ".gnu.version_r", ".gnu.version_d", ".dynamic", ".dynsym", ".rela.plt", ".gnu.hash")
     with open(path, "rb") as file:
-        return [(section["sh_offset"], section["sh_size"]) for section in ELFFile(file).iter_sections()
-                if section.name in wanted and section["sh_size"]]
+        return [
+            (section["sh_offset"], section["sh_size"])
+            for section in ELFFile(file).iter_sections()
+            if section.name in wanted and section["sh_size"]
+        ]

@@ -14,8 +14,23 @@ import pytest
 import jailbuild
 
 HOUSE = (
-    "errors", "names", "syscalls", "root", "elf", "loader", "packages", "closure", "recipes", "box", "jailfile",
-    "enter", "check", "trace", "image", "report", "cli",
+    "errors",
+    "names",
+    "syscalls",
+    "root",
+    "elf",
+    "loader",
+    "packages",
+    "closure",
+    "recipes",
+    "box",
+    "jailfile",
+    "enter",
+    "check",
+    "trace",
+    "image",
+    "report",
+    "cli",
 )
 STRANGERS = frozenset({("trace", "image"), ("image", "trace")})  # they import not each other
 PACKAGE = Path(jailbuild.__file__).parent
@@ -82,7 +97,8 @@ def test_a_room_imports_only_rooms_above_it() -> None:
 
 def test_every_file_of_the_package_is_in_a_room_of_the_house() -> None:
     lost = [
-        str(path) for path, module, _ in modules()
+        str(path)
+        for path, module, _ in modules()
         if room(module) is None and module not in ("jailbuild", "jailbuild.__main__")
     ]
     assert lost == []
@@ -96,7 +112,9 @@ def test_the_package_itself_imports_no_room() -> None:
 
 def test_only_the_elf_room_imports_elftools() -> None:
     wrong = {
-        f"{path}:{line}" for path, module, found in modules() for name, line in found
+        f"{path}:{line}"
+        for path, module, found in modules()
+        for name, line in found
         if name.split(".")[0] == "elftools" and room(module) != "elf"
     }
     assert wrong == set()

@@ -17,15 +17,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jailbuild.loader.cache import Cache, CacheEntry, CacheError, read_cache, write_cache
+from jailbuild.loader.glibc.ld_cache import Cache, CacheEntry, CacheError, read_cache, write_cache
 
 LDCONFIG = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin") or ""
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 X86_64 = 0x303
 FLAGS = frozenset([X86_64])
 KINDS = {
-    1: "ELF", 3: "libc6", X86_64: "libc6,x86-64", 0x803: "libc6,x32", 0x903: "libc6,hard-float", 0xA03: "libc6,AArch64",
-    0x403: "libc6,64bit", 0x503: "libc6,64bit", 0x1003: "libc6,double-float",
+    1: "ELF",
+    3: "libc6",
+    X86_64: "libc6,x86-64",
+    0x803: "libc6,x32",
+    0x903: "libc6,hard-float",
+    0xA03: "libc6,AArch64",
+    0x403: "libc6,64bit",
+    0x503: "libc6,64bit",
+    0x1003: "libc6,double-float",
 }
 
 needs_ldconfig = pytest.mark.skipif(not LDCONFIG, reason="there is no ldconfig (glibc) here")
@@ -99,7 +106,9 @@ class LoaderRoot:
         options = ["--glibc-hwcaps-mask", mask] if mask else []
         run = subprocess.run(
             ["/ld.so", *options, "--preload", " ".join(names), "/opt/program"],
-            env={"LD_TRACE_LOADED_OBJECTS": "1", "LC_ALL": "C"}, capture_output=True, check=False,
+            env={"LD_TRACE_LOADED_OBJECTS": "1", "LC_ALL": "C"},
+            capture_output=True,
+            check=False,
             preexec_fn=lambda: os.chroot(self.path),  # chroot(1) would be traced itself
         )
         pairs = re.findall(r"^\t(.+) => (/.*) \(0x[0-9a-f]+\)$", os.fsdecode(run.stdout), re.MULTILINE)
@@ -126,9 +135,11 @@ def test_the_cache_of_this_machine_reads_as_ldconfig_prints_it() -> None:
 def test_ldconfig_prints_what_was_written(tmp_path: Path) -> None:
     """Names, paths, machines, levels and old masks come back from ldconfig, and the order is the file's."""
     entries = [
-        library("libplain.so.1"), library("libmask.so", hwcap_mask=1 << 63),
+        library("libplain.so.1"),
+        library("libmask.so", hwcap_mask=1 << 63),
         *(library("libfast.so", f"/lib/{level}/libfast.so", hwcaps=level) for level in ("x86-64-v2", "x86-64-v4", "z")),
-        library("libfast.so"), library("libisa.so", hwcaps="x86-64-v3"),
+        library("libfast.so"),
+        library("libisa.so", hwcaps="x86-64-v3"),
         *(CacheEntry("libmany.so", f"/lib/{flags}/libmany.so", flags) for flags in KINDS),
     ]
     file = tmp_path / "cache"
@@ -199,13 +210,33 @@ def test_the_loader_finds_every_name_in_our_cache(root: LoaderRoot) -> None:
 def test_names_are_the_same_where_the_loader_says_so(root: LoaderRoot) -> None:
     """Digits are a 32-bit number: 08 is 8, so is 4294967304; of one such name ld.so takes the first in the file."""
     have = [
-        "libx.so.08", "libx.so.8", "liby8z008.so", "libn00.so", "libb4294967304.so",
-        "libc9000000000000000000000000008.so", "libm2147483648.so", "lib.so.1.2",
+        "libx.so.08",
+        "libx.so.8",
+        "liby8z008.so",
+        "libn00.so",
+        "libb4294967304.so",
+        "libc9000000000000000000000000008.so",
+        "libm2147483648.so",
+        "lib.so.1.2",
     ]
     asked = [
-        *have, "libx.so.008", "libx.so.80", "liby08z8.so", "liby8z8.so", "liby8z800.so", "libn.so", "libn0.so",
-        "libb8.so", "libb8589934600.so", f"libc{9 * 10 ** 27 + 8 & 0xFFFFFFFF}.so", f"libc{'0' * 5000}8.so",
-        "libm02147483648.so", "libm0.so", "lib.so.01.02", "lib.so.1.20", "LIB.so.1.2",
+        *have,
+        "libx.so.008",
+        "libx.so.80",
+        "liby08z8.so",
+        "liby8z8.so",
+        "liby8z800.so",
+        "libn.so",
+        "libn0.so",
+        "libb8.so",
+        "libb8589934600.so",
+        f"libc{9 * 10**27 + 8 & 0xFFFFFFFF}.so",
+        f"libc{'0' * 5000}8.so",
+        "libm02147483648.so",
+        "libm0.so",
+        "lib.so.01.02",
+        "lib.so.1.20",
+        "LIB.so.1.2",
     ]
     cache = root.put(library(name, f"/opt/x/{name}") for name in have)
     for name in asked:
@@ -245,7 +276,8 @@ def test_the_loader_passes_over_other_machines(root: LoaderRoot) -> None:
     """Entries for i386, x32 and aarch64 of the same name stand before and after ours, and are not taken."""
     cache = root.put(
         CacheEntry(name, f"/opt/{flags:x}/{name}", flags)
-        for flags in (3, X86_64, 0x803) for name in ("libx.so", "liby.so")
+        for flags in (3, X86_64, 0x803)
+        for name in ("libx.so", "liby.so")
     )
     found = root.load("libx.so", "liby.so")
     assert found == {name: f"/opt/303/{name}" for name in ("libx.so", "liby.so")}
@@ -262,9 +294,12 @@ def test_an_old_mask_is_passed_over() -> None:
 def test_variants_are_all_paths_of_a_name_for_one_machine() -> None:
     """Base and every level, in the file's order, each path once, and none of another machine."""
     entries = [
-        library("libx.so", "/l/v2", hwcaps="x86-64-v2"), library("libx.so", "/l/v9", hwcaps="v9"),
-        library("libx.so", "/l"), library("libx.so", "/l/v9", hwcaps="v99"),
-        CacheEntry("libx.so", "/i386", 3), library("liby.so", "/y"),
+        library("libx.so", "/l/v2", hwcaps="x86-64-v2"),
+        library("libx.so", "/l/v9", hwcaps="v9"),
+        library("libx.so", "/l"),
+        library("libx.so", "/l/v9", hwcaps="v99"),
+        CacheEntry("libx.so", "/i386", 3),
+        library("liby.so", "/y"),
     ]
     cache = read_cache(write_cache(entries))
     assert cache.variants("libx.so", FLAGS) == ("/l/v9", "/l/v2", "/l")
@@ -281,6 +316,7 @@ def test_a_name_that_is_not_there_is_not_found() -> None:
 
 def test_names_sort_by_the_char_of_their_machine() -> None:
     """A byte from 128 on comes before ASCII where char is signed (x86), after it where it is not (aarch64)."""
+
     def order(flags: int) -> list[str]:
         return [e.name for e in read_cache(write_cache(CacheEntry(n, "/l", flags) for n in ("é", "a", "1"))).entries]
 
@@ -337,12 +373,14 @@ def test_the_new_format_is_read_behind_the_old(order: str) -> None:
 SEEDS = [
     write_cache([*map(library, ("liba.so.1", "libb.so.2", "lib08")), library("liba.so.1", "/h", hwcaps="x86-64-v3")]),
     write_cache([library("libb.so", hwcaps="v2"), library("libc.so")], little_endian=False),
-    old_and_new("<"), old_and_new(">"),
+    old_and_new("<"),
+    old_and_new(">"),
 ]
 
 
 @given(
-    seed=st.sampled_from(SEEDS), cut=st.integers(0, 400),
+    seed=st.sampled_from(SEEDS),
+    cut=st.integers(0, 400),
     changes=st.lists(st.tuples(st.integers(0, 399), st.sampled_from([0, 1, 2, 3, 48, 127, 128, 255])), max_size=6),
 )
 def test_damage_raises_nothing_but_cache_error(seed: bytes, cut: int, changes: list[tuple[int, int]]) -> None:
@@ -372,7 +410,7 @@ def ask(data: bytes) -> None:
 
 HOSTILE = """
 import resource, struct, sys, time
-from jailbuild.loader.cache import CacheError, read_cache
+from jailbuild.loader.glibc.ld_cache import CacheError, read_cache
 resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
 size = 8 << 20
 head = struct.Struct("<20sIIB3xI12x")
@@ -414,12 +452,20 @@ def test_no_bytes_take_long_or_much() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("wrong", [
-    library("lib\0.so"), library("libx.so", "/lib/\0"), library("libx.so", hwcaps="\0"),
-    library("libx.so", hwcap_mask=-1), library("libx.so", hwcap_mask=1 << 64), library("libx.so", hwcap_mask=1 << 62),
-    CacheEntry("libx.so", "/l", 1 << 31),
-    library("libx.so", hwcaps="x86-64-v2", hwcap_mask=1),
-], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        library("lib\0.so"),
+        library("libx.so", "/lib/\0"),
+        library("libx.so", hwcaps="\0"),
+        library("libx.so", hwcap_mask=-1),
+        library("libx.so", hwcap_mask=1 << 64),
+        library("libx.so", hwcap_mask=1 << 62),
+        CacheEntry("libx.so", "/l", 1 << 31),
+        library("libx.so", hwcaps="x86-64-v2", hwcap_mask=1),
+    ],
+    ids=repr,
+)
 def test_what_has_no_place_in_a_cache_is_refused(wrong: CacheEntry) -> None:
     """NUL in a string, numbers that do not fit, a mask that would read as a level."""
     with pytest.raises(CacheError, match="no place in a cache"):

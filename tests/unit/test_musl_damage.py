@@ -13,8 +13,8 @@ from hypothesis import given
 from jailbuild.elf.defined import defines
 from jailbuild.elf.reader import read_elf
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Resolution
+from jailbuild.loader.model import Resolution
+from jailbuild.loader.resolver import Loader
 from jailbuild.root import Root
 from tests.worlds.world import Elf
 
@@ -58,10 +58,14 @@ def test_spoiled_files_get_an_answer(
     program: list[tuple[int, int]], library: list[tuple[int, int]], listed: bytes, library_path: str
 ) -> None:
     """A resolution, whatever the bytes of the program, its library, and the list of directories."""
-    found = _resolve({
-        "/bin/prog": _spoil(_PROGRAM, program), "/lib/liba.so": _spoil(_LIBRARY, library),
-        "/etc/ld-musl-x86_64.path": b"/lib:" + listed,
-    }, library_path.replace("\0", "").encode("utf-8", "ignore").decode())
+    found = _resolve(
+        {
+            "/bin/prog": _spoil(_PROGRAM, program),
+            "/lib/liba.so": _spoil(_LIBRARY, library),
+            "/etc/ld-musl-x86_64.path": b"/lib:" + listed,
+        },
+        library_path.replace("\0", "").encode("utf-8", "ignore").decode(),
+    )
     assert isinstance(found, Resolution)
 
 
@@ -107,9 +111,14 @@ def test_what_would_take_too_long_is_refused(tags: list[tuple[str, str | int]], 
 def test_libraries_that_ask_for_each_other_without_end_are_bounded() -> None:
     """A thousand libraries, each with a list of its own, and a name that nobody has."""
     files = {
-        f"/lib/lib{number}.so": Elf((
-            ("NEEDED", f"lib{number + 1}.so"), ("NEEDED", "libnone.so"), ("RPATH", f"/n/{number}"),
-        )).image() for number in range(1000)
+        f"/lib/lib{number}.so": Elf(
+            (
+                ("NEEDED", f"lib{number + 1}.so"),
+                ("NEEDED", "libnone.so"),
+                ("RPATH", f"/n/{number}"),
+            )
+        ).image()
+        for number in range(1000)
     }
     found = _resolve({"/bin/prog": _program(("NEEDED", "lib0.so")), **files})
     assert found.error is not None

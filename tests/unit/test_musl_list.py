@@ -6,7 +6,7 @@ import hypothesis.strategies as some
 import pytest
 from hypothesis import example, given
 
-from jailbuild.loader.musl_builtin import added, prefix, read_list, split, write_list
+from jailbuild.loader.musl.config import added, prefix, read_list, split, write_list
 
 _ELEMENT = some.text(some.characters(codec="utf-8", exclude_characters="\0:\n"), min_size=1)
 

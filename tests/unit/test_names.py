@@ -50,8 +50,13 @@ def test_no_name_is_null() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        {"path": 5}, {"path": ["x"]}, {"path": True}, {"path": "a\0b"}, {"path": "x", "path_b64": "AA=="},
-        {"path": "x", "path_b64": "%"}, {"path": "x", "path_b64": "a"},
+        {"path": 5},
+        {"path": ["x"]},
+        {"path": True},
+        {"path": "a\0b"},
+        {"path": "x", "path_b64": "AA=="},
+        {"path": "x", "path_b64": "%"},
+        {"path": "x", "path_b64": "a"},
         pytest.param({"path": "x", "path_b64": "\u00e9"}, id="not ASCII"),
     ],
 )

@@ -124,12 +124,18 @@ def test_links_of_a_merged_usr_and_of_the_alternatives_are_nobodys(tmp_path: Pat
 def test_an_architecture_is_named_where_there_are_several(tmp_path: Path) -> None:
     """Of a file that they share all are named."""
     shared = "/usr/share/x"
-    root = database(tmp_path, {
-        "libx:amd64": f"/usr/lib/a/libx.so.1 {shared}", "libx:i386": f"/usr/lib/i/libx.so.1 {shared}",
-        "liby:amd64": "/usr/lib/a/liby.so.1",
-    })
+    root = database(
+        tmp_path,
+        {
+            "libx:amd64": f"/usr/lib/a/libx.so.1 {shared}",
+            "libx:i386": f"/usr/lib/i/libx.so.1 {shared}",
+            "liby:amd64": "/usr/lib/a/liby.so.1",
+        },
+    )
     expected = {
-        "/usr/lib/a/libx.so.1": "libx:amd64", "/usr/lib/i/libx.so.1": "libx:i386", shared: "libx:amd64, libx:i386",
+        "/usr/lib/a/libx.so.1": "libx:amd64",
+        "/usr/lib/i/libx.so.1": "libx:i386",
+        shared: "libx:amd64, libx:i386",
         "/usr/lib/a/liby.so.1": "liby",
     }
     assert owners(root, *expected) == expected
@@ -139,7 +145,8 @@ def test_an_architecture_is_named_where_there_are_several(tmp_path: Path) -> Non
 def test_a_diverted_file_is_its_packages_where_it_went(tmp_path: Path) -> None:
     """And the place is the diverting package's; nobody's where the administrator diverts."""
     root = database(
-        tmp_path, {"a": "/bin/tool /usr/bin/own", "b": "/usr/bin/tool"},
+        tmp_path,
+        {"a": "/bin/tool /usr/bin/own", "b": "/usr/bin/tool"},
         "/bin/tool /bin/tool.distrib b /usr/bin/own /usr/bin/own.old :",
     )
     expected = {"/usr/bin/tool": "b", "/usr/bin/tool.distrib": "a", "/usr/bin/own.old": "a"}
@@ -188,8 +195,11 @@ def test_a_package_is_named_with_its_architecture_where_that_is_needed(tmp_path:
     packages = Dpkg(root)
     assert packages.files(packages.find("libx:i386")) == ("/i",)
     assert packages.find("tool:amd64") == packages.find("tool")
-    for word, why in (("libx", "libx:amd64 and libx:i386"), ("tool:arm64", "it is there for amd64"),
-                      ("toll", "near: tool")):
+    for word, why in (
+        ("libx", "libx:amd64 and libx:i386"),
+        ("tool:arm64", "it is there for amd64"),
+        ("toll", "near: tool"),
+    ):
         with pytest.raises(JailError, match=why):
             packages.find(word)
 
@@ -201,14 +211,26 @@ def test_a_removed_package_is_not_there(tmp_path: Path) -> None:
         Dpkg(root).find("gone")
 
 
-@pytest.mark.parametrize(("path", "expected"), [
-    ("/usr/share/doc/x/copyright", True), ("/usr/share/man/man1/x.1.gz", True), ("/usr/share/info/x.info.gz", True),
-    ("/usr/share/man/de/man1/x.1.gz", True), ("/usr/share/lintian/overrides/x", True), ("/usr/share/doc", True),
-    ("/usr/share/bash-completion/completions/x", True), ("/etc/bash_completion.d/x", True),
-    ("/usr/share/locale/de/LC_MESSAGES/x.mo", True), ("/usr/share/locale/de", True),
-    ("/usr/share/locale/locale.alias", False), ("/usr/share/docbook/x", False), ("/usr/lib/locale/C.utf8/x", False),
-    ("/usr/share/zoneinfo/Europe/Berlin", False), ("/opt/usr/share/doc/x", False),
-])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/usr/share/doc/x/copyright", True),
+        ("/usr/share/man/man1/x.1.gz", True),
+        ("/usr/share/info/x.info.gz", True),
+        ("/usr/share/man/de/man1/x.1.gz", True),
+        ("/usr/share/lintian/overrides/x", True),
+        ("/usr/share/doc", True),
+        ("/usr/share/bash-completion/completions/x", True),
+        ("/etc/bash_completion.d/x", True),
+        ("/usr/share/locale/de/LC_MESSAGES/x.mo", True),
+        ("/usr/share/locale/de", True),
+        ("/usr/share/locale/locale.alias", False),
+        ("/usr/share/docbook/x", False),
+        ("/usr/lib/locale/C.utf8/x", False),
+        ("/usr/share/zoneinfo/Europe/Berlin", False),
+        ("/opt/usr/share/doc/x", False),
+    ],
+)
 def test_what_is_documentation_is_told_by_its_place(path: str, expected: bool) -> None:
     assert is_documentation(path) is expected
 
@@ -227,7 +249,8 @@ def test_a_package_is_read_without_documentation_and_secrets(tmp_path: Path) -> 
     expected = {"/etc/x.conf": "file", "/usr/bin/x": "file", "/var/lib/x": "directory"}
     assert {item.path: item.type for item in tree.items} == expected
     assert tree.notes[0] == (
-        "warning: /etc/x.key is left out: it is a secret: a private key (--allow-secrets /etc/x.key)")
+        "warning: /etc/x.key is left out: it is a secret: a private key (--allow-secrets /etc/x.key)"
+    )
     assert [note.partition(":")[0] for note in tree.notes[1:]] == ["/gone"]
     _, tree = find_package(root, "x/docs", Rules(allowed=("/etc/x.key",)))
     assert {item.path for item in tree.items} == {*expected, "/etc/x.key", "/usr/share/doc/x"}
@@ -267,7 +290,11 @@ def test_a_directory_of_others_that_a_link_leads_to_is_made_and_it_is_said(tmp_p
         (tmp_path / "srv" / name / "file").write_text("")
     _, tree = find_package(root, "x")
     assert {item.path for item in tree.items} == {
-        "/usr/bin/other", "/usr/bin/own", "/srv/other", "/srv/own", "/srv/own/file",
+        "/usr/bin/other",
+        "/usr/bin/own",
+        "/srv/other",
+        "/srv/own",
+        "/srv/own/file",
     }
     assert [note.partition(",")[0] for note in tree.notes] == ["/usr/bin/other leads to /srv/other"]
 

@@ -14,10 +14,62 @@ from hypothesis import strategies as st
 
 from jailbuild.closure.path_glob import path_regex
 
-SETS = ("[ab]", "[!a]", "[a-c]", "[!/]", "[/]", "[]]", "[!]]", "[!!]", "[^a]", "[a-]", "[-a]", "[\\]", "[[]", "[a&&b]",
-        "[a||b]", "[a~~b]", "[+--b]", "[--a]", "[a-c-e]", "[a-c-]", "[.]", "[*]", "[!?]", "[^]]", "[+-\\]", "[[-^]")
-TOKENS = (*SETS, "*", "**", "***", "?", "/**/", "/**", "**/", "/", "a", "b", "c", ".", "+", "(", "\\", "^", "$", "|",
-          "\n", "ï", "]", "[", "!", "-", "{")
+SETS = (
+    "[ab]",
+    "[!a]",
+    "[a-c]",
+    "[!/]",
+    "[/]",
+    "[]]",
+    "[!]]",
+    "[!!]",
+    "[^a]",
+    "[a-]",
+    "[-a]",
+    "[\\]",
+    "[[]",
+    "[a&&b]",
+    "[a||b]",
+    "[a~~b]",
+    "[+--b]",
+    "[--a]",
+    "[a-c-e]",
+    "[a-c-]",
+    "[.]",
+    "[*]",
+    "[!?]",
+    "[^]]",
+    "[+-\\]",
+    "[[-^]",
+)
+TOKENS = (
+    *SETS,
+    "*",
+    "**",
+    "***",
+    "?",
+    "/**/",
+    "/**",
+    "**/",
+    "/",
+    "a",
+    "b",
+    "c",
+    ".",
+    "+",
+    "(",
+    "\\",
+    "^",
+    "$",
+    "|",
+    "\n",
+    "ï",
+    "]",
+    "[",
+    "!",
+    "-",
+    "{",
+)
 ANY_SET = st.text(st.sampled_from("abc-]!^[&~|\\+./*"), min_size=1, max_size=5).map(lambda inside: f"[{inside}]")
 PATTERNS = st.lists(st.sampled_from(TOKENS) | ANY_SET, max_size=6).map("".join)
 PATHS = st.text(st.sampled_from("abc/.]!^-\n*[\\"), max_size=8)
@@ -51,7 +103,8 @@ def matches(pattern: str, path: str) -> bool:
         token = tokens[at]
         if token == "/**":  # with the "/" that follows: one "/", or two with anything between
             return rest.startswith("/") and any(
-                fits(at + 1, rest[end:]) for end in range(len(rest)) if rest[end] == "/")
+                fits(at + 1, rest[end:]) for end in range(len(rest)) if rest[end] == "/"
+            )
         if token.startswith("**"):
             return any(fits(at + 1, rest[end:]) for end in range(len(rest) + 1))
         if token == "*":
@@ -104,6 +157,7 @@ def test_a_pattern_is_compiled_or_refused_in_words(pattern: str) -> None:
 @pytest.fixture
 def patience() -> Iterator[None]:
     """End what would take hours, and takes a second where it is at most the square."""
+
     def late(_number: int, _frame: object) -> None:
         raise AssertionError("a match takes more than the square of the path's length")
 
@@ -114,11 +168,21 @@ def patience() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("pattern", [
-    "/" + "*a" * 30 + "*b", "/" + "**a" * 30 + "**b", "/**/a" * 20 + "/b", "/*/**/*a" * 15 + "b",
-    "/" + "a*?" * 25 + "b", "/**a*a**a*a**a*a**b", "/" + "[!b]*" * 30 + "b", "/" + "*" * 200 + "b",
-    "/" + "**/*" * 50 + "b", "/**/" * 100 + "b",
-])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/" + "*a" * 30 + "*b",
+        "/" + "**a" * 30 + "**b",
+        "/**/a" * 20 + "/b",
+        "/*/**/*a" * 15 + "b",
+        "/" + "a*?" * 25 + "b",
+        "/**a*a**a*a**a*a**b",
+        "/" + "[!b]*" * 30 + "b",
+        "/" + "*" * 200 + "b",
+        "/" + "**/*" * 50 + "b",
+        "/**/" * 100 + "b",
+    ],
+)
 @pytest.mark.parametrize("path", ["/" + "a" * 4000, "/a" * 2000, "/" + "a" * 2000 + "/a" * 1000])
 def test_no_pattern_is_slow_on_a_path_that_it_nearly_fits(patience: None, pattern: str, path: str) -> None:
     """The cube of a path's length, with these, is 64 thousand million steps."""

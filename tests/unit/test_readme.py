@@ -91,20 +91,29 @@ def run(commands: list[Command], here: Path, records: Path) -> list[Ran]:
     jailbuild.write_text(f'#!/bin/sh\nPYTHONPATH="{TOP}" exec "{sys.executable}" -P -m jailbuild "$@"\n')
     jailbuild.chmod(0o755)
     environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(here), "LANG": "C.UTF-8", "TERM": "dumb",
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(here),
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
     }
     subprocess.run(
         ["bash", "-c", "".join(script)],
-        cwd=here, env=environment, stdin=subprocess.DEVNULL, check=False, timeout=300,
+        cwd=here,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=300,
     )
     done = []
     for index in range(len(commands)):
         status = records / f"{index}.status"
         output = records / f"{index}.output"
-        done.append(Ran(
-            output.read_text(encoding="utf-8", errors="replace") if output.exists() else "",
-            int(status.read_text()) if status.exists() else None,
-        ))
+        done.append(
+            Ran(
+                output.read_text(encoding="utf-8", errors="replace") if output.exists() else "",
+                int(status.read_text()) if status.exists() else None,
+            )
+        )
     return done
 
 
@@ -123,8 +132,10 @@ def faults(commands: list[Command], done: list[Ran]) -> list[str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the README enters boxes")
-@pytest.mark.skipif(needs.has_capability("SYS_ADMIN") and not needs.has_namespaces(),
-                    reason="neither the isolated mode nor what root of a container gets is to be had here")
+@pytest.mark.skipif(
+    needs.has_capability("SYS_ADMIN") and not needs.has_namespaces(),
+    reason="neither the isolated mode nor what root of a container gets is to be had here",
+)
 def test_every_command_of_the_readme_does_what_is_shown(tmp_path: Path) -> None:
     """In a container `enter` says one line more, and what asks for more than a chroot can do is refused."""
     here = tmp_path / "here"
@@ -239,13 +250,18 @@ def test_a_readme_that_shows_what_is_not_printed_is_wrong(tmp_path: Path) -> Non
     commands = readme_blocks.read_commands(readme)
     wrong = faults(commands, run(commands, tmp_path, tmp_path))
     assert [text.splitlines()[1] for text in wrong] == [
-        "is shown to print:", "ended with status 1; it printed:", "never came to its end; it printed:",
+        "is shown to print:",
+        "ended with status 1; it printed:",
+        "never came to its end; it printed:",
     ]
 
 
 def test_the_script_of_a_readme_stops_at_the_first_command_that_fails() -> None:
-    script = readme_blocks.script(readme_blocks.read_commands(SAMPLE.replace("git clone", "echo git clone")
-                                                              .replace("&& cd x", "").replace(">> seen", "")))
+    script = readme_blocks.script(
+        readme_blocks.read_commands(
+            SAMPLE.replace("git clone", "echo git clone").replace("&& cd x", "").replace(">> seen", "")
+        )
+    )
     done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.endswith("\n3\n\n[README.md:35] false\n")
@@ -259,8 +275,10 @@ def test_a_block_without_an_end_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("text", "rest"),
     [
-        ("sudo apt-get install -y git && git clone https://example.org/x && cd x && jailbuild add ls --into box",
-         "jailbuild add ls --into box"),
+        (
+            "sudo apt-get install -y git && git clone https://example.org/x && cd x && jailbuild add ls --into box",
+            "jailbuild add ls --into box",
+        ),
         ("python3 -m venv .venv && .venv/bin/pip install . && . .venv/bin/activate", ""),
         ("git clone https://example.org/x && cd x && \\\n  jailbuild -h", "jailbuild -h"),
         ("cd x", ""),

@@ -23,14 +23,24 @@ from jailbuild.box.records import encode, parse_manifest
 from jailbuild.check.findings import CODES, Finding, Report
 from jailbuild.cli import COMMANDS
 from jailbuild.closure.programs import Part, Program
-from jailbuild.closure.scripts import Interpreter
+from jailbuild.closure.shebang import Interpreter
 from jailbuild.elf.reader import Elf
 from jailbuild.loader.files import File
-from jailbuild.loader.resolution import Edge, Library, Missing, Resolution
+from jailbuild.loader.model import Edge, Library, Missing, Resolution
 from jailbuild.report import jsonlines
 
 OPTIONAL = {
-    "for", "through", "cause", "box", "lines", "without", "dlopen", "docs", "depends", "recommends", "state",
+    "for",
+    "through",
+    "cause",
+    "box",
+    "lines",
+    "without",
+    "dlopen",
+    "docs",
+    "depends",
+    "recommends",
+    "state",
 }
 
 JAILBUILD = (sys.executable, "-m", "jailbuild")
@@ -85,9 +95,9 @@ def out_of_order(value: object, part: Record, whole: Record) -> Iterator[list[st
                     yield from out_of_order(item, one["items"], whole)
     if isinstance(value, dict):
         fits = [
-            one for one in alternatives(part, whole)
-            if "properties" in one
-            and jsonschema.Draft202012Validator({**one, "$defs": whole["$defs"]}).is_valid(value)
+            one
+            for one in alternatives(part, whole)
+            if "properties" in one and jsonschema.Draft202012Validator({**one, "$defs": whole["$defs"]}).is_valid(value)
         ]
         assert len(fits) == 1
         listed = fits[0]["properties"]
@@ -133,8 +143,12 @@ def test_a_schema_is_one_and_describes_every_object_and_key(name: str) -> None:
         keys = {key for key in part["properties"] if not key.endswith("_b64") and key not in optional}
         assert set(part["required"]) == keys
         for key, said in part["properties"].items():
-            assert "$ref" in said or "const" in said or "enum" in said or said.get("description") or (
-                said == {"type": "null"}
+            assert (
+                "$ref" in said
+                or "const" in said
+                or "enum" in said
+                or said.get("description")
+                or (said == {"type": "null"})
             ), key
 
 
@@ -218,7 +232,10 @@ def printed(name: str, box: Path) -> list[Record]:
 def test_deps_prints_objects_in_the_order_of_the_request(box: Path) -> None:
     found = hold("deps", jailbuild("deps", "--json", "ls", "ldd", "bash", "/lib64/ld-linux-x86-64.so.2"))
     assert [one["path"] for one in found] == [
-        "/usr/bin/ls", "/usr/bin/ldd", "/usr/bin/bash", "/lib64/ld-linux-x86-64.so.2",
+        "/usr/bin/ls",
+        "/usr/bin/ldd",
+        "/usr/bin/bash",
+        "/lib64/ld-linux-x86-64.so.2",
     ]
     assert [one["type"] for one in found] == ["elf", "script", "elf", "elf"]
     assert [*found[0]] == ["kind", "path", "type", "interpreter", "libraries", "missing", "error"]
@@ -284,7 +301,9 @@ def test_why_prints_chains_that_begin_with_a_request(box: Path) -> None:
 
 def test_check_prints_findings_and_then_one_summary(box: Path, tmp_path: Path) -> None:
     assert {one.get("severity", one["kind"]) for one in hold("check", jailbuild("check", "--json", box))} <= {
-        "note", "summary"}
+        "note",
+        "summary",
+    }
     broken = shutil.copytree(box, tmp_path / "box", symlinks=True)
     (broken / "usr/lib/x86_64-linux-gnu/libtinfo.so.6").unlink()
     (broken / "usr/bin/ls").write_bytes(b"\x7fELF")
@@ -293,7 +312,16 @@ def test_check_prints_findings_and_then_one_summary(box: Path, tmp_path: Path) -
     found = hold("check", jailbuild("check", "--json", broken, status=3))
     assert [one["kind"] for one in found] == ["finding"] * (len(found) - 1) + ["summary"]
     assert [*found[0]] == [
-        "kind", "code", "severity", "path", "subject", "searched", "requested_by", "origin", "message", "hint",
+        "kind",
+        "code",
+        "severity",
+        "path",
+        "subject",
+        "searched",
+        "requested_by",
+        "origin",
+        "message",
+        "hint",
     ]
     assert {"missing-library", "missing-file", "changed-file", "dangling-link", "unlisted-file", "unreadable"} <= {
         one["code"] for one in found[:-1]
@@ -328,9 +356,7 @@ def test_every_name_of_an_entry_may_be_other_bytes_than_utf_8(box: Path) -> None
     odd: list[Entry] = [
         link._replace(path=ODD, target="\udcff", source=ODD, wanted_by=("\udcff",)),
         file._replace(path=f"{ODD}2", hardlink=ODD, source=ODD),
-        Entry(
-            "/dev/null", "device", 0o666, 0, 0, device=("c", 1, 3), wanted_by=("ls",), reasons=file.reasons
-        ),
+        Entry("/dev/null", "device", 0o666, 0, 0, device=("c", 1, 3), wanted_by=("ls",), reasons=file.reasons),
     ]
     requests = {ODD: manifest.requests["ls"]._replace(name=ODD, path=ODD, source=ODD)}
     changed = Manifest(manifest.label._replace(id=None), requests, {entry.path: entry for entry in odd})

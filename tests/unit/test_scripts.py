@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jailbuild.closure.scripts import LINE, Interpreter, Lookup, env_lookup, read_line
+from jailbuild.closure.shebang import LINE, Interpreter, Lookup, env_lookup, read_line
 
 SHOW = """
 long write(int, const char *, long);
@@ -114,9 +114,13 @@ def lines(show: Path) -> dict[str, bytes]:
             for over in (-3, -2, -1, 0)
         },
         **{
-            f"the name ends {LINE + over} bytes in, before {behind!r}":
-            b"#!" + b" " * (room + over) + name + behind + b"x" * 300
-            for over in (-3, -2, -1, 0) for behind in (b" ", b"\0", b"\t")
+            f"the name ends {LINE + over} bytes in, before {behind!r}": b"#!"
+            + b" " * (room + over)
+            + name
+            + behind
+            + b"x" * 300
+            for over in (-3, -2, -1, 0)
+            for behind in (b" ", b"\0", b"\t")
         },
         "a name longer than all": b"#!/" + b"i" * 400 + b"\n",
         "a name that the cut makes another": (b"#!" + b" " * (room - 1) + name + b"i\n"),
@@ -196,28 +200,120 @@ def env(argument: str, top: Path) -> str | None:
     """Return which program the real env runs for a #! line's argument, as "one/py"; None if none or the script."""
     # what env gets from the kernel: the argument, then the script
     done = subprocess.run(
-        ["/usr/bin/env", argument, SCRIPT], env={"PATH": str(top / "one"), "LC_ALL": "C"}, cwd=top,
-        capture_output=True, text=True, check=False,
+        ["/usr/bin/env", argument, SCRIPT],
+        env={"PATH": str(top / "one"), "LC_ALL": "C"},
+        cwd=top,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     ran = done.stdout.strip()
     return ran if re.fullmatch(r"(?:one|two)/.*", ran) and not ran.endswith(f"/{SCRIPT}") else None
 
 
 ARGUMENTS = [
-    "py", "py -u", "other", "-S py", "-S py -u", "-Spy", "-S  py", "-S\tpy", "-S py\t-u", "-vS py", "-iS py",
-    "-ivS py", "--split-string=py", "--split-string=py -u", "--split-string py", "-S -i py", "-S -u HOME py",
-    "-S -uHOME py", "-S --unset=HOME py", "-S --unset HOME py", "-S -C / py", "-S --chdir=/ py", "-S -C/ py",
-    "-S A=1 py", "-S A=1 B=2 py -u C=3", "-S A=1", "A=1", "A=1 py", "x=y", "-", "-i", "-S - py", "-0", "-S -- py",
-    "-S -v py", "-S 'py' -u", '-S "py" -u', "-S 'py -u'", '-S "py -u" x', "-S p'y'", "-S py # other", "-S # py",
-    "-S a#b", "-S py#other", "-S py\\_-u", "-S py\\t-u", "-S a\\_b", '-S "a\\_b"', "-S a\\ b", "-S a\\'b",
-    "-S py\\c other", "-S \\#x", "-S", "-S ", "--split-string=", "-S 'py", '-S "py', "-S py\\", "-S PATH={two} py",
-    "-S PATH={two} second", "-S PATH={two} -i py", "-S -i PATH={two} py", "-S PATH={one} PATH={two} py",
-    "-S -u PATH PATH={two} second", "-S {two}/py -x", "{two}/py", "-S two/py", "two/py",
-    "-S --ignore-environment PATH={two} py", "-S --default-signal=INT py", "-S --debug py", "-S --block-signal py",
-    "-S --ignore-signal=PIPE py", "-S --list-signal-handling py", "-S --nothing py", "-S -Q py", "-Q", "nowhere",
-    "-S nowhere", "-S py ${{HOME}}", "-S $HOME py", "-S py $x", "-S py \\q", "-S 'a\\'b'", "-S --split-string=py",
-    "-S --un HOME py", "-S --split 'py'", "-S --chdir", "-S -u", "-S -i", "-S PATH= py", "-S -iuHOME py",
-    "-S -vuHOME py", "-S -viC / py", "-i py", "-u HOME", "-uHOME", "-S -S py", "-S '-S py'", "-vv", "-S =x py", "=x",
+    "py",
+    "py -u",
+    "other",
+    "-S py",
+    "-S py -u",
+    "-Spy",
+    "-S  py",
+    "-S\tpy",
+    "-S py\t-u",
+    "-vS py",
+    "-iS py",
+    "-ivS py",
+    "--split-string=py",
+    "--split-string=py -u",
+    "--split-string py",
+    "-S -i py",
+    "-S -u HOME py",
+    "-S -uHOME py",
+    "-S --unset=HOME py",
+    "-S --unset HOME py",
+    "-S -C / py",
+    "-S --chdir=/ py",
+    "-S -C/ py",
+    "-S A=1 py",
+    "-S A=1 B=2 py -u C=3",
+    "-S A=1",
+    "A=1",
+    "A=1 py",
+    "x=y",
+    "-",
+    "-i",
+    "-S - py",
+    "-0",
+    "-S -- py",
+    "-S -v py",
+    "-S 'py' -u",
+    '-S "py" -u',
+    "-S 'py -u'",
+    '-S "py -u" x',
+    "-S p'y'",
+    "-S py # other",
+    "-S # py",
+    "-S a#b",
+    "-S py#other",
+    "-S py\\_-u",
+    "-S py\\t-u",
+    "-S a\\_b",
+    '-S "a\\_b"',
+    "-S a\\ b",
+    "-S a\\'b",
+    "-S py\\c other",
+    "-S \\#x",
+    "-S",
+    "-S ",
+    "--split-string=",
+    "-S 'py",
+    '-S "py',
+    "-S py\\",
+    "-S PATH={two} py",
+    "-S PATH={two} second",
+    "-S PATH={two} -i py",
+    "-S -i PATH={two} py",
+    "-S PATH={one} PATH={two} py",
+    "-S -u PATH PATH={two} second",
+    "-S {two}/py -x",
+    "{two}/py",
+    "-S two/py",
+    "two/py",
+    "-S --ignore-environment PATH={two} py",
+    "-S --default-signal=INT py",
+    "-S --debug py",
+    "-S --block-signal py",
+    "-S --ignore-signal=PIPE py",
+    "-S --list-signal-handling py",
+    "-S --nothing py",
+    "-S -Q py",
+    "-Q",
+    "nowhere",
+    "-S nowhere",
+    "-S py ${{HOME}}",
+    "-S $HOME py",
+    "-S py $x",
+    "-S py \\q",
+    "-S 'a\\'b'",
+    "-S --split-string=py",
+    "-S --un HOME py",
+    "-S --split 'py'",
+    "-S --chdir",
+    "-S -u",
+    "-S -i",
+    "-S PATH= py",
+    "-S -iuHOME py",
+    "-S -vuHOME py",
+    "-S -viC / py",
+    "-i py",
+    "-u HOME",
+    "-uHOME",
+    "-S -S py",
+    "-S '-S py'",
+    "-vv",
+    "-S =x py",
+    "=x",
 ]
 
 

@@ -11,10 +11,12 @@ from jailbuild.closure.accounts import GROUP, PASSWD
 Case = tuple[str, tuple[str, ...], tuple[str, ...], list[str], bytes]
 NAMES = st.sampled_from(["a", "b", "c", "d", "é", "\udcff"])
 MEMBERS = st.lists(st.sampled_from(["x", "y", "z", "\udcff"]), unique=True, max_size=3)
-PASSWD_LINES = st.builds(lambda name, uid, shell: f"{name}:x:{uid}:0::/:{shell}", NAMES,
-                         st.integers(0, 3), st.sampled_from(["", "/bin/sh"]))
-GROUP_LINES = st.builds(lambda name, gid, members: f"{name}:x:{gid}:{','.join(members)}", NAMES,
-                        st.integers(0, 2), MEMBERS)
+PASSWD_LINES = st.builds(
+    lambda name, uid, shell: f"{name}:x:{uid}:0::/:{shell}", NAMES, st.integers(0, 3), st.sampled_from(["", "/bin/sh"])
+)
+GROUP_LINES = st.builds(
+    lambda name, gid, members: f"{name}:x:{gid}:{','.join(members)}", NAMES, st.integers(0, 2), MEMBERS
+)
 OTHERS = st.sampled_from(["# a comment", "", "+", "no line", "# a: comment", ":x:0:", "a", " a:x", "a:", "b:x\r", "::"])
 
 
@@ -156,8 +158,11 @@ def test_merging_twice_is_merging_once(case: Case) -> None:
 def test_taking_back_what_was_added_leaves_what_was_there(case: Case) -> None:
     """Ours is added to the user's file, and taken out again: every line that is not blank is as it was."""
     path, _, after, _, data = case
-    theirs = [line for line in data.decode("utf-8", "surrogateescape").split("\n")
-              if _name(line) not in {_name(one) for one in after}]
+    theirs = [
+        line
+        for line in data.decode("utf-8", "surrogateescape").split("\n")
+        if _name(line) not in {_name(one) for one in after}
+    ]
     text = "".join(f"{line}\n" for line in theirs).encode("utf-8", "surrogateescape")
     added = merge(path, (), after, text)
     removed = merge(path, added.lines, (), added.data)

@@ -200,8 +200,12 @@ def test_a_directory_goes_in_with_all_that_is_below_it(root: Path, data: Path) -
     """Empty directories too; which files are programs is told."""
     tree = directory(root, f"{data}/:/srv/app/")
     assert listed(tree) == {
-        "/srv/app": "directory", "/srv/app/file": "file", "/srv/app/sub": "directory",
-        "/srv/app/sub/empty": "directory", "/srv/app/sub/script": "file", "/srv/app/sub/tool": "file",
+        "/srv/app": "directory",
+        "/srv/app/file": "file",
+        "/srv/app/sub": "directory",
+        "/srv/app/sub/empty": "directory",
+        "/srv/app/sub/script": "file",
+        "/srv/app/sub/tool": "file",
     }
     assert (tree.path, tree.source, tree.notes) == ("/srv/app", str(data), ())
     programs = {item.path: item.program for item in tree.items if item.program}
@@ -243,7 +247,9 @@ def test_links_are_put_in_and_never_followed(root: Path, data: Path) -> None:
         (data / "sub" / name).symlink_to(target)
     found = listed(directory(root, f"{data}/sub:/srv/x"))
     assert {path: what for path, what in found.items() if what.startswith("link")} == {
-        "/srv/x/out": "link -> /etc", "/srv/x/self": "link -> self", "/srv/x/up": "link -> ..",
+        "/srv/x/out": "link -> /etc",
+        "/srv/x/self": "link -> self",
+        "/srv/x/up": "link -> ..",
         "/srv/x/none": "link -> /none/at all",
     }
     assert len(found) == 8
@@ -262,7 +268,8 @@ def test_fifos_sockets_and_devices_are_left_out_and_named(root: Path, data: Path
         made.bind(str(data / "socket"))
         tree = directory(root, f"{data}:/srv/x")
     assert tree.notes == (
-        f"{data}/fifo is left out: it is a FIFO", f"{data}/null is left out: it is a device",
+        f"{data}/fifo is left out: it is a FIFO",
+        f"{data}/null is left out: it is a device",
         f"{data}/socket is left out: it is a socket",
     )
     assert {"/srv/x/fifo", "/srv/x/null", "/srv/x/socket"}.isdisjoint(listed(tree))
@@ -461,9 +468,7 @@ def test_a_file_that_came_to_the_place_later_is_not_opened(root: Path, data: Pat
     shutil.copytree(data / "sub", data / "copy")
     shutil.rmtree(data / "sub")
     (data / "sub").symlink_to("copy")
-    assert refusal(opener(items["/x/sub/tool"])) == [
-        f"cannot read {data}/sub/tool: another file has come to its place"
-    ]
+    assert refusal(opener(items["/x/sub/tool"])) == [f"cannot read {data}/sub/tool: another file has come to its place"]
 
 
 def test_a_directory_that_becomes_a_link_meanwhile_leads_nowhere(root: Path, data: Path, tmp_path: Path) -> None:

@@ -75,8 +75,10 @@ def main() -> int:
         differing = [result for result in results if result[1]]
         for seed, _, what, _ in crashed[:10]:
             say(f"seed {seed}: the loader crashed: {what}\n")
-        say(f"{len(results) - len(crashed) - len(differing)} of {len(results)} worlds agree, {len(differing)} differ, "
-            f"{len(crashed)} crash the loader; {time.monotonic() - started:.0f} s\n")
+        say(
+            f"{len(results) - len(crashed) - len(differing)} of {len(results)} worlds agree, {len(differing)} differ, "
+            f"{len(crashed)} crash the loader; {time.monotonic() - started:.0f} s\n"
+        )
         say(f"what the loader says: {Counter(result[3] for result in results).most_common(12)}\n")
         for what, number in Counter(result[1] for result in differing).most_common():
             seeds = [result[0] for result in differing if result[1] == what]

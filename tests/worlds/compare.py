@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jailbuild.loader import paths
-from jailbuild.loader.builtin import BuiltIn
 from jailbuild.loader.files import Files
-from jailbuild.loader.loader import Loader
-from jailbuild.loader.resolution import Library, Resolution
+from jailbuild.loader.glibc.config import LdsoConfig
+from jailbuild.loader.model import Library, Resolution
+from jailbuild.loader.resolver import Loader
 from jailbuild.root import Root
 from tests.worlds import oracle
 from tests.worlds.oracle import Answer
@@ -80,8 +80,9 @@ def differences(world: World, ours: Resolution, theirs: Answer) -> list[str]:
     # a trace lists an absent DT_AUXILIARY too
     auxiliary = {os.path.basename(name) for name in _auxiliary(world)}
     owners = {world.program, *(library.path for library in filtees)}
-    unlisted = Counter(one.name for one in ours.missing for edge in one.requests
-                       if edge.how == "filter" and edge.by in owners)
+    unlisted = Counter(
+        one.name for one in ours.missing for edge in one.requests if edge.how == "filter" and edge.by in owners
+    )
     if theirs.listed and (
         absent - Counter(theirs.missing) - unlisted or any(os.path.basename(name) not in auxiliary for name in more)
     ):
@@ -135,7 +136,7 @@ def _auxiliary(world: World) -> list[str]:
 def _shared(world: World, ours: Resolution, path: str) -> bool:
     """Say whether a directory stands in lists of several kinds: the loader keeps the kind that it met first."""
     built_in = ours.built_in
-    if not isinstance(built_in, BuiltIn):
+    if not isinstance(built_in, LdsoConfig):
         return True
     kinds: dict[str, set[str]] = {"default": set(built_in.directories)}
     for node in world.nodes:
@@ -147,10 +148,13 @@ def _shared(world: World, ours: Resolution, path: str) -> bool:
                 for tag, value in node.thing.tags:
                     if tag in ("RPATH", "RUNPATH"):
                         kinds.setdefault(tag, set()).update(paths.directories(str(value), ":", tokens))
-    holding = [kind for kind, listed in kinds.items() if any(
-        path.startswith(directory) and path.removeprefix(directory).count("/") in range(6)
-        for directory in listed
-    )]
+    holding = [
+        kind
+        for kind, listed in kinds.items()
+        if any(
+            path.startswith(directory) and path.removeprefix(directory).count("/") in range(6) for directory in listed
+        )
+    ]
     return len(holding) > 1
 
 

@@ -27,27 +27,100 @@ DEFAULTS = (f"/{MULTIARCH}", f"/usr/{MULTIARCH}", "/lib", "/usr/lib")
 PLACES = ("/opt/a", "/opt/b", "/opt/a/sub", "/srv", "/bin", "/lib64", "/usr/local/lib")
 ODD_PLACES = ("/opt/x86_64", "/opt/$FOO", "/$ORIGINAL", "/opt/haswell", f"/opt/{MULTIARCH}")
 BELOW = (
-    "glibc-hwcaps/x86-64-v2", "glibc-hwcaps/x86-64-v3", "glibc-hwcaps/x86-64-v4", "tls", "x86_64", "tls/x86_64",
-    "x86_64/x86_64", "tls/x86_64/x86_64", "haswell", "tls/haswell/x86_64", "avx512_1", "haswell/avx512_1",
+    "glibc-hwcaps/x86-64-v2",
+    "glibc-hwcaps/x86-64-v3",
+    "glibc-hwcaps/x86-64-v4",
+    "tls",
+    "x86_64",
+    "tls/x86_64",
+    "x86_64/x86_64",
+    "tls/x86_64/x86_64",
+    "haswell",
+    "tls/haswell/x86_64",
+    "avx512_1",
+    "haswell/avx512_1",
 )
 ELEMENTS = (
-    "/opt/a", "/opt/b", "/opt/a/sub", "/srv", "/lib", "/usr/lib", f"/{MULTIARCH}", "/usr/local/lib", "/lib64",
+    "/opt/a",
+    "/opt/b",
+    "/opt/a/sub",
+    "/srv",
+    "/lib",
+    "/usr/lib",
+    f"/{MULTIARCH}",
+    "/usr/local/lib",
+    "/lib64",
 )
 TOKENS = (
-    "$ORIGIN", "${ORIGIN}", "$ORIGIN/", "$ORIGIN/../opt/a", "${ORIGIN}/../b", "$ORIGIN/sub", "/$LIB", "/usr/${LIB}",
-    "/opt/$LIB", "/opt/$PLATFORM", "/opt/${PLATFORM}/", "$ORIGINAL", "/opt/$FOO", "${ORIGIN", "$ORIGIN}", "$LIBX", "$",
-    "$ORIGIN:$ORIGIN/sub", "/opt/$$LIB", "/opt/${FOO}", "$ORIGIN/$LIB", "$ORIGIN//..//opt/b", "$LIB",
+    "$ORIGIN",
+    "${ORIGIN}",
+    "$ORIGIN/",
+    "$ORIGIN/../opt/a",
+    "${ORIGIN}/../b",
+    "$ORIGIN/sub",
+    "/$LIB",
+    "/usr/${LIB}",
+    "/opt/$LIB",
+    "/opt/$PLATFORM",
+    "/opt/${PLATFORM}/",
+    "$ORIGINAL",
+    "/opt/$FOO",
+    "${ORIGIN",
+    "$ORIGIN}",
+    "$LIBX",
+    "$",
+    "$ORIGIN:$ORIGIN/sub",
+    "/opt/$$LIB",
+    "/opt/${FOO}",
+    "$ORIGIN/$LIB",
+    "$ORIGIN//..//opt/b",
+    "$LIB",
 )
 ODD_ELEMENTS = (
-    "", ".", "opt/a", "./opt/b", "..", "//opt/a", "/opt//a", "/opt/a/", "/opt/b//", "opt/b/", "/opt/a;/opt/b",
-    "/opt/link", "/opt/b/up", "/nowhere", "/opt/a/liba.so.1", "bin/prog", "bin/prog/x", "/opt/loop", "/opt/a/../b",
-    "opt/nowhere", "opt/loop", "./", "/", "//", "/./", "/", "/:/",
+    "",
+    ".",
+    "opt/a",
+    "./opt/b",
+    "..",
+    "//opt/a",
+    "/opt//a",
+    "/opt/a/",
+    "/opt/b//",
+    "opt/b/",
+    "/opt/a;/opt/b",
+    "/opt/link",
+    "/opt/b/up",
+    "/nowhere",
+    "/opt/a/liba.so.1",
+    "bin/prog",
+    "bin/prog/x",
+    "/opt/loop",
+    "/opt/a/../b",
+    "opt/nowhere",
+    "opt/loop",
+    "./",
+    "/",
+    "//",
+    "/./",
+    "/",
+    "/:/",
 )
 HARMLESS = (
-    "32-bit", "for aarch64", "for aarch64, relocatable", "x32", "32-bit, big-endian", "32-bit, of another OS",
-    "for aarch64, of another phentsize", "for aarch64, of another OS", "for aarch64, big-endian",
-    "for aarch64 big-endian", "for x86-64 big-endian", "for aarch64, padded, of no byte order", "of no class",
-    "of class 9", "OS ABI GNU",
+    "32-bit",
+    "for aarch64",
+    "for aarch64, relocatable",
+    "x32",
+    "32-bit, big-endian",
+    "32-bit, of another OS",
+    "for aarch64, of another phentsize",
+    "for aarch64, of another OS",
+    "for aarch64, big-endian",
+    "for aarch64 big-endian",
+    "for x86-64 big-endian",
+    "for aarch64, padded, of no byte order",
+    "of no class",
+    "of class 9",
+    "OS ABI GNU",
 )
 HARMFUL = tuple(flaw for flaw in FLAWS if flaw not in HARMLESS)
 
@@ -59,13 +132,38 @@ class _Maker:
         self.chance = random.Random(seed)
         self.nodes: list[Node] = []
         features = (
-            "tokens", "odd lists", "odd places", "below", "slashes", "nodeflib", "filters", "links", "harmless",
+            "tokens",
+            "odd lists",
+            "odd places",
+            "below",
+            "slashes",
+            "nodeflib",
+            "filters",
+            "links",
+            "harmless",
             "harmful",
-            "cache", "cache of levels", "stale", "library path", "preload", "preload file", "both tags", "libc",
-            "directory links", "plain user", "interpreter", "odd needs", "odd programs",
+            "cache",
+            "cache of levels",
+            "stale",
+            "library path",
+            "preload",
+            "preload file",
+            "both tags",
+            "libc",
+            "directory links",
+            "plain user",
+            "interpreter",
+            "odd needs",
+            "odd programs",
         )
-        rare = {"harmful": 0.15, "interpreter": 0.15, "odd programs": 0.1, "filters": 0.2,
-                "plain user": 0.2, "libc": 0.2}
+        rare = {
+            "harmful": 0.15,
+            "interpreter": 0.15,
+            "odd programs": 0.1,
+            "filters": 0.2,
+            "plain user": 0.2,
+            "libc": 0.2,
+        }
         self.on = {feature for feature in features if self.chance.random() < rare.get(feature, 0.3)}
         self.files: list[str] = []
 
@@ -95,17 +193,46 @@ class _Maker:
     def need(self) -> str:
         if self.roll(0.3, "slashes"):
             name = self.chance.choice(NAMES)
-            return self.chance.choice((
-                f"/opt/a/{name}", f"/opt/b/{name}", f"$ORIGIN/{name}", f"./{name}", f"opt/a/{name}", f"/opt//a/{name}",
-                f"/$LIB/{name}", f"${{ORIGIN}}/sub/{name}", f"/opt/a//{name}", f"//{name}", f"./opt/b/{name}",
-                f"/opt/a/../b/{name}", f"/opt/link/{name}", self.chance.choice(self.files or ["/nowhere/libx.so"]),
-            ))
+            return self.chance.choice(
+                (
+                    f"/opt/a/{name}",
+                    f"/opt/b/{name}",
+                    f"$ORIGIN/{name}",
+                    f"./{name}",
+                    f"opt/a/{name}",
+                    f"/opt//a/{name}",
+                    f"/$LIB/{name}",
+                    f"${{ORIGIN}}/sub/{name}",
+                    f"/opt/a//{name}",
+                    f"//{name}",
+                    f"./opt/b/{name}",
+                    f"/opt/a/../b/{name}",
+                    f"/opt/link/{name}",
+                    self.chance.choice(self.files or ["/nowhere/libx.so"]),
+                )
+            )
         if self.roll(0.2, "odd needs"):
-            return self.chance.choice((
-                "ld-linux-x86-64.so.2", LOADER, "linux-vdso.so.1", "prog", "$LIB", "$ORIGIN", "$FOO", "libprog.so",
-                "lib$ORIGINAL.so", "/lib/ld-linux-x86-64.so.2", "", ".", "..", "/", "lib" + "x" * 260 + ".so",
-                f"/{MULTIARCH}/ld-linux-x86-64.so.2", "liba.so.01",
-            ))
+            return self.chance.choice(
+                (
+                    "ld-linux-x86-64.so.2",
+                    LOADER,
+                    "linux-vdso.so.1",
+                    "prog",
+                    "$LIB",
+                    "$ORIGIN",
+                    "$FOO",
+                    "libprog.so",
+                    "lib$ORIGINAL.so",
+                    "/lib/ld-linux-x86-64.so.2",
+                    "",
+                    ".",
+                    "..",
+                    "/",
+                    "lib" + "x" * 260 + ".so",
+                    f"/{MULTIARCH}/ld-linux-x86-64.so.2",
+                    "liba.so.01",
+                )
+            )
         if self.roll(0.3, "libc"):
             return self.chance.choice(("libc.so.6", "libm.so.6"))
         return self.chance.choice(NAMES)
@@ -135,20 +262,39 @@ class _Maker:
             other = self.chance.choice(self.files)
             if self.roll(0.3):
                 return Hard(other)
-            return Link(other if self.roll(0.6) else self.chance.choice((
-                other.rpartition("/")[2], "nowhere", name, "/bin", f"{other}/x", self.chance.choice(NAMES),
-                "../" + name,
-            )))
+            return Link(
+                other
+                if self.roll(0.6)
+                else self.chance.choice(
+                    (
+                        other.rpartition("/")[2],
+                        "nowhere",
+                        name,
+                        "/bin",
+                        f"{other}/x",
+                        self.chance.choice(NAMES),
+                        "../" + name,
+                    )
+                )
+            )
         if self.roll(0.25, "harmless"):
             return Elf(self.tags(name), flaw=self.chance.choice(HARMLESS))
         if self.roll(0.15, "harmful"):
-            return self.chance.choice((
-                Elf(self.tags(name), flaw=self.chance.choice(HARMFUL)), Elf((*self.tags(name), PIE)),
-                Elf(self.tags(name), exec=True), Elf(dynamic=False), Elf(dynamic=False, exec=True), Data(),
-                Data(b"#!/bin/sh\n"),
-                Data(b"INPUT(liba.so.1)\n" * 40), Directory(), Elf(self.tags(name), exec=True, flaw="for aarch64"),
-                Elf((*self.tags(name), PIE), LOADER),
-            ))
+            return self.chance.choice(
+                (
+                    Elf(self.tags(name), flaw=self.chance.choice(HARMFUL)),
+                    Elf((*self.tags(name), PIE)),
+                    Elf(self.tags(name), exec=True),
+                    Elf(dynamic=False),
+                    Elf(dynamic=False, exec=True),
+                    Data(),
+                    Data(b"#!/bin/sh\n"),
+                    Data(b"INPUT(liba.so.1)\n" * 40),
+                    Directory(),
+                    Elf(self.tags(name), exec=True, flaw="for aarch64"),
+                    Elf((*self.tags(name), PIE), LOADER),
+                )
+            )
         return Elf(self.tags(name))
 
     def root(self) -> tuple[list[Node], str]:
@@ -167,8 +313,12 @@ class _Maker:
         if real != interpreter:
             nodes.append(Node(interpreter, Link(real)))
         if self.roll(0.4, "interpreter"):
-            nodes.append(Node(f"{self.chance.choice(DEFAULTS + PLACES)}/ld-linux-x86-64.so.2",
-                              self.chance.choice((Hard(real), Elf(), Link(real)))))
+            nodes.append(
+                Node(
+                    f"{self.chance.choice(DEFAULTS + PLACES)}/ld-linux-x86-64.so.2",
+                    self.chance.choice((Hard(real), Elf(), Link(real))),
+                )
+            )
         if self.roll(0.1, "interpreter"):
             interpreter = self.chance.choice(("/nowhere/ld.so", "opt/ld.so", "/opt/a", "/lib"))
         return nodes, interpreter
@@ -179,10 +329,17 @@ class _Maker:
             paths = (f"/{MULTIARCH}/{name}" for name in ("libc.so.6", "libm.so.6"))
             nodes += [Node(path, Copied(path)) for path in paths]
         if "directory links" in self.on:
-            nodes += [Node(path, Link(target)) for path, target in (
-                ("/opt/link", "a"), ("/opt/b/up", "../a"), ("/opt/loop", "loop"), ("/srv", "/opt/b"),
-                ("/usr/local/lib", "/nowhere"),
-            ) if self.roll(0.5)]
+            nodes += [
+                Node(path, Link(target))
+                for path, target in (
+                    ("/opt/link", "a"),
+                    ("/opt/b/up", "../a"),
+                    ("/opt/loop", "loop"),
+                    ("/srv", "/opt/b"),
+                    ("/usr/local/lib", "/nowhere"),
+                )
+                if self.roll(0.5)
+            ]
         if "plain user" in self.on and self.roll(0.3):
             nodes.append(Node(self.chance.choice(PLACES), Directory(self.chance.choice((0o700, 0o711, 0o744)))))
         for _ in range(self.chance.randint(4, 22)):
@@ -225,10 +382,13 @@ class _Maker:
         if self.roll(0.5, "odd programs"):
             made = made._replace(flaw=self.chance.choice(tuple(FLAWS)))
         if self.roll(0.2):
-            path, link = self.chance.choice((
-                ("/opt/a/prog", "../opt/a/prog"), ("/srv/prog", "/srv/prog"),
-                ("/opt/a/sub/prog", "/opt/a/sub/../sub/prog"),
-            ))
+            path, link = self.chance.choice(
+                (
+                    ("/opt/a/prog", "../opt/a/prog"),
+                    ("/srv/prog", "/srv/prog"),
+                    ("/opt/a/sub/prog", "/opt/a/sub/../sub/prog"),
+                )
+            )
             return PROGRAM, [Node(path, made), Node(PROGRAM, Link(link))]
         return PROGRAM, [Node(PROGRAM, made)]
 

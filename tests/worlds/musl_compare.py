@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-from jailbuild.loader.resolution import Resolution
+from jailbuild.loader.model import Resolution
 from tests.worlds import musl_oracle
 from tests.worlds.compare import resolve
 from tests.worlds.musl_oracle import Answer

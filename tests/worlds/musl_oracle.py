@@ -59,8 +59,13 @@ def ask(world: World, root: Path) -> Answer:
 
     def run(*command: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            command, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-            preexec_fn=enter(root, world.plain_user), timeout=_TIMEOUT,
+            command,
+            env=environment,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=enter(root, world.plain_user),
+            timeout=_TIMEOUT,
         )
 
     try:
@@ -81,8 +86,7 @@ def ask(world: World, root: Path) -> Answer:
 
 
 def _interpreter(world: World) -> str:
-    return next(node.thing.interpreter for node in world.nodes
-                if isinstance(node.thing, Elf) and node.thing.lists)
+    return next(node.thing.interpreter for node in world.nodes if isinstance(node.thing, Elf) and node.thing.lists)
 
 
 def _real(root: Path, path: str) -> str:

@@ -93,8 +93,13 @@ def ask(world: World, root: Path) -> Answer:
         os.mkdir(root / "proc")
     try:
         run = subprocess.run(
-            [world.program], env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-            preexec_fn=enter(root, world.plain_user), timeout=_TIMEOUT,
+            [world.program],
+            env=environment,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=enter(root, world.plain_user),
+            timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired:  # it can go round in circles over filters
         return Answer(crashed="no end")

@@ -17,8 +17,15 @@ LOADER = "/lib64/ld-linux-x86-64.so.2"  # where PT_INTERP of this machine's prog
 PROGRAM = "/bin/prog"
 
 TAGS = {
-    "NEEDED": 1, "SONAME": 14, "RPATH": 15, "RUNPATH": 29, "FLAGS_1": 0x6FFFFFFB, "FILTER": 0x7FFFFFFF,
-    "AUXILIARY": 0x7FFFFFFD, "AUDIT": 0x6FFFFEFC, "DEPAUDIT": 0x6FFFFEFB,
+    "NEEDED": 1,
+    "SONAME": 14,
+    "RPATH": 15,
+    "RUNPATH": 29,
+    "FLAGS_1": 0x6FFFFFFB,
+    "FILTER": 0x7FFFFFFF,
+    "AUXILIARY": 0x7FFFFFFD,
+    "AUDIT": 0x6FFFFEFC,
+    "DEPAUDIT": 0x6FFFFEFB,
 }
 NODEFLIB = ("FLAGS_1", 0x800)
 PIE = ("FLAGS_1", 0x08000000)

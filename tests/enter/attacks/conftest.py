@@ -56,6 +56,7 @@ def _python_for_all() -> Path:
 @pytest.fixture
 def world(tools: Tools) -> Iterator[World]:
     """Yield a world; afterwards the host has no mount of it and the devices that it had, or the test fails."""
+
     def devices() -> list[int]:
         return [os.stat(f"/dev/{name}").st_mode for name in ("null", "zero", "full", "random", "urandom", "tty")]
 

@@ -27,11 +27,17 @@ def test_a_second_chroot_with_a_kept_descriptor_does_not_lead_out(world: World, 
 @promise(1)
 def test_dot_dot_from_a_directory_that_was_moved_out_of_the_box_does_not_lead_out(world: World, how: str) -> None:
     """chroot(2) stops `..` at one directory only; a mount stops it wherever it began."""
+
     def climb(mode: str) -> str:
         box = world.make_box(mode, lambda box: (box / "moving/inner").mkdir(parents=True))
         with subprocess.Popen(
-            world.command(mode, box, "moved-directory", "secret", world.secret), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=world.tools.environment, cwd="/",
+            world.command(mode, box, "moved-directory", "secret", world.secret),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=world.tools.environment,
+            cwd="/",
             **world.user(mode),
         ) as launcher:
             assert read_line(launcher) == "ready\n"
@@ -51,7 +57,7 @@ def test_a_file_handle_opens_nothing_outside(world: World, how: str) -> None:
     path = os.fsencode(world.secret)
     assert _libc.name_to_handle_at(-100, path, buffer, ctypes.byref(mount), 0) == 0, os.strerror(ctypes.get_errno())
     size, kind = struct.unpack_from("=Ii", buffer)
-    world.only_plain(how, "handle", kind, buffer.raw[8:8 + size].hex())
+    world.only_plain(how, "handle", kind, buffer.raw[8 : 8 + size].hex())
 
 
 @promise(1, 8)
@@ -93,7 +99,13 @@ def test_the_descriptor_of_the_status_does_not_get_in(world: World, how: str) ->
         proof = f"open {status}\n"
         option = ("--status-fd", str(status))
         ran = world.only_plain(
-            how, "descriptors", "/nowhere", proof=proof, control="chroot", pass_fds=(status,), options=option,
+            how,
+            "descriptors",
+            "/nowhere",
+            proof=proof,
+            control="chroot",
+            pass_fds=(status,),
+            options=option,
         )
         assert ran.said == ""
     finally:
@@ -117,9 +129,17 @@ def test_a_directory_as_standard_stream_does_not_get_in(world: World, how: str, 
 
 
 @promise(1, 2)
-@pytest.mark.parametrize("way", [
-    "/proc/self/fd/{}", "/proc/1/root", "/proc/1/cwd", "/proc/self/root", "/proc/self/cwd", "/proc/{process}/root",
-])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "/proc/self/fd/{}",
+        "/proc/1/root",
+        "/proc/1/cwd",
+        "/proc/self/root",
+        "/proc/self/cwd",
+        "/proc/{process}/root",
+    ],
+)
 def test_a_working_directory_does_not_lead_out(world: World, how: str, way: str) -> None:
     """The directory is a link of the box to what /proc says; the caller has / open (CVE-2024-21626)."""
     root = os.open("/", os.O_RDONLY)
@@ -140,7 +160,12 @@ def test_a_working_directory_does_not_lead_out(world: World, how: str, way: str)
         control = subprocess.run(command, preexec_fn=by_hand, capture_output=True, pass_fds=(root,), text=True)
         assert control.stdout == world.token
         ran = world.attack(
-            how, *words, options=("--workdir", "/way"), prepare=prepare, pass_fds=(root,), statuses=(0, 1, 125),
+            how,
+            *words,
+            options=("--workdir", "/way"),
+            prepare=prepare,
+            pass_fds=(root,),
+            statuses=(0, 1, 125),
         )
         assert ran.said == ""
     finally:
@@ -178,7 +203,7 @@ def test_where_mounts_are_shared_none_reaches_the_host(world: World, how: str) -
 
     def left(*command: str) -> bool:
         look = "cat /proc/self/mountinfo"
-        script = f"mount --make-rshared /; {look} >{before}; \"$@\" >{world.directory}/said 2>&1; {look} >{after}"
+        script = f'mount --make-rshared /; {look} >{before}; "$@" >{world.directory}/said 2>&1; {look} >{after}'
         apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
         subprocess.run(apart, check=True, timeout=PATIENCE, env=world.tools.environment, cwd=world.directory)
         return before.read_text() != after.read_text()
@@ -194,12 +219,22 @@ TARGETS = ("proc", "dev", "dev/pts", "dev/shm", "dev/null", "sys", "run", "tmp",
 
 
 @promise(15, 17)
-@pytest.mark.parametrize(("target", "kind"), [
-    *((target, kind) for target in TARGETS for kind in ("absolute", "climbing", "magic")),
-    *((target, kind) for target in ("proc", "dev", ".jailbuild") for kind in ("dangling", "to itself", "to a file")),
-])
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        *((target, kind) for target in TARGETS for kind in ("absolute", "climbing", "magic")),
+        *(
+            (target, kind)
+            for target in ("proc", "dev", ".jailbuild")
+            for kind in ("dangling", "to itself", "to a file")
+        ),
+    ],
+)
 def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
-    world: World, how: str, target: str, kind: str,
+    world: World,
+    how: str,
+    target: str,
+    kind: str,
 ) -> None:
     """The place is entered without it, or not entered at all; nothing outside is seen, mounted over or written."""
     trap = world.directory / "trap"
@@ -210,8 +245,12 @@ def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
     for path in (trap, *trap.rglob("*")):
         path.chmod(0o777)
     links = {
-        "absolute": str(trap), "climbing": "../" * 30 + str(trap).lstrip("/"), "dangling": f"{trap}/nowhere",
-        "to itself": os.path.basename(target), "to a file": f"{trap}/secret", "magic": f"/proc/1/root{trap}",
+        "absolute": str(trap),
+        "climbing": "../" * 30 + str(trap).lstrip("/"),
+        "dangling": f"{trap}/nowhere",
+        "to itself": os.path.basename(target),
+        "to a file": f"{trap}/secret",
+        "magic": f"/proc/1/root{trap}",
     }
 
     def prepare(box: Path) -> None:
@@ -224,13 +263,24 @@ def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
     as_it_was = tree(trap)
     options = ("--bind", f"{world.tools.directory}:/data", "--tmpfs", "/data") if target == "data" else ()
     ran = world.attack(
-        how, "open", f"/{target}/secret", f"/{target}", prepare=prepare, options=options[:2], statuses=(0, 1, 125),
+        how,
+        "open",
+        f"/{target}/secret",
+        f"/{target}",
+        prepare=prepare,
+        options=options[:2],
+        statuses=(0, 1, 125),
     )
     assert world.token not in ran.said + ran.words
     assert f"read /{target}/secret" not in ran.said
     if options:
         ran = world.attack(
-            how, "open", f"/{target}/secret", prepare=prepare, options=options[2:], statuses=(0, 1, 125),
+            how,
+            "open",
+            f"/{target}/secret",
+            prepare=prepare,
+            options=options[2:],
+            statuses=(0, 1, 125),
         )
         assert ran.said == ""
     assert tree(trap) == as_it_was
@@ -239,10 +289,15 @@ def test_a_link_at_a_mount_target_leads_nowhere_but_into_the_box(
 @promise(17)
 @pytest.mark.parametrize("kind", ["absolute", "climbing"])
 @pytest.mark.parametrize(
-    ("target", "file"), [("dev", "zero"), ("proc", "uptime"), ("data", "attack"), (".jailbuild", "manifest.jsonl")],
+    ("target", "file"),
+    [("dev", "zero"), ("proc", "uptime"), ("data", "attack"), (".jailbuild", "manifest.jsonl")],
 )
 def test_a_link_that_has_a_place_in_the_box_and_outside_leads_to_the_one_in_the_box(
-    world: World, how: str, target: str, file: str, kind: str,
+    world: World,
+    how: str,
+    target: str,
+    file: str,
+    kind: str,
 ) -> None:
     """What is mounted is found where the link leads for those inside."""
     trap = world.directory / "trap"
@@ -293,9 +348,21 @@ def test_what_is_bound_read_only_cannot_be_written_to(world: World, how: str, be
     (shared / "below").mkdir(parents=True)
     before = (f"mount -t tmpfs none {shared}/below" if below else "true", f"chmod 777 {shared} {shared}/below")
     place = "/shared/below" if below else "/shared"
-    writable = world.attack(how, "write", place, before=before, options=("--bind", f"{shared}:/shared"),
-                            prepare=lambda box: (box / "shared").mkdir())
+    writable = world.attack(
+        how,
+        "write",
+        place,
+        before=before,
+        options=("--bind", f"{shared}:/shared"),
+        prepare=lambda box: (box / "shared").mkdir(),
+    )
     assert writable.said == f"{place}\n"
-    ran = world.attack(how, "write", place, before=before, options=("--bind", f"{shared}:/shared:ro"),
-                       prepare=lambda box: (box / "shared").mkdir())
+    ran = world.attack(
+        how,
+        "write",
+        place,
+        before=before,
+        options=("--bind", f"{shared}:/shared:ro"),
+        prepare=lambda box: (box / "shared").mkdir(),
+    )
     assert ran.said == ""

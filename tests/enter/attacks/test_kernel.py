@@ -40,7 +40,10 @@ def test_no_device_node_can_be_made_and_read(world: World, how: str, device: tup
 @pytest.mark.parametrize("below", [False, True], ids=["of the box", "of a mount below"])
 @pytest.mark.parametrize("device", DEVICES, ids=[device[0] for device in DEVICES])
 def test_a_device_node_that_lies_in_the_box_cannot_be_read(
-    world: World, how: str, device: tuple[str, int, int], below: bool,
+    world: World,
+    how: str,
+    device: tuple[str, int, int],
+    below: bool,
 ) -> None:
     node = "$box/usr/node"
     before: tuple[str, ...] = (f"mknod -m 666 {node} {device[0]} {device[1]} {device[2]}",)
@@ -53,7 +56,10 @@ def test_a_device_node_that_lies_in_the_box_cannot_be_read(
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("with_dev", [True, False], ids=["a box with /dev", "a box without"])
 def test_a_device_that_the_caller_redirects_from_or_to_keeps_its_mode(
-    world: World, how: str, number: int, with_dev: bool,
+    world: World,
+    how: str,
+    number: int,
+    with_dev: bool,
 ) -> None:
     lent = world.directory / "null"  # as the host's
     os.mknod(lent, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -122,6 +128,7 @@ def test_no_file_in_proc_but_those_of_processes_can_be_opened_for_writing(world:
 @promise(7)
 def test_modes_of_files_in_proc_cannot_be_changed(world: World, how: str) -> None:
     """The kernel keeps them for all that ever mount a /proc."""
+
     def seen_anew() -> int:
         code = "mount -t proc none /proc && stat -c %a /proc/version"
         apart = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private"]
@@ -173,7 +180,10 @@ def test_the_covers_cannot_be_taken_away(world: World, how: str) -> None:
 @promise(9)
 def test_nothing_can_be_put_into_the_covered_directory(world: World, how: str) -> None:
     world.only_plain(
-        how, "write", "/.jailbuild", proof="/.jailbuild",
+        how,
+        "write",
+        "/.jailbuild",
+        proof="/.jailbuild",
         prepare=lambda box: [(box / ".jailbuild").mkdir(), (box / ".jailbuild").chmod(0o777)],
     )
 
@@ -194,7 +204,10 @@ def test_keys_of_the_host_cannot_be_read(world: World, how: str) -> None:
     )
     for mode in ("plain", how):
         with subprocess.Popen(
-            [str(world.tools.python), "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [str(world.tools.python), "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             **world.user(mode),
         ) as keeper:
             write_line(keeper, world.token)

@@ -42,7 +42,10 @@ def test_a_python_module_planted_in_the_box_does_not_run(world: World, how: str)
     assert not (ran.box / "ran").exists()
     failing = world.command(how, ran.box, options=())[:-1]  # an error, too, is said without the box's help
     ended = subprocess.run(
-        [*failing, "/nowhere"], env=world.tools.environment, capture_output=True, **world.user(how),
+        [*failing, "/nowhere"],
+        env=world.tools.environment,
+        capture_output=True,
+        **world.user(how),
     )
     assert ended.returncode == 127
     assert not (ran.box / "ran").exists()
@@ -53,7 +56,7 @@ def test_a_name_service_library_planted_in_the_box_does_not_run(world: World, ho
     source = world.directory / "evil.c"
     source.write_text(
         "#include <fcntl.h>\n#include <unistd.h>\n"
-        "__attribute__((constructor)) static void ran(void) { close(open(\"/ran\", O_CREAT | O_WRONLY, 0666)); }\n",
+        '__attribute__((constructor)) static void ran(void) { close(open("/ran", O_CREAT | O_WRONLY, 0666)); }\n',
     )
     library = world.directory / "libnss_evil.so.2"
     subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", "-o", library, source], check=True)
@@ -80,7 +83,9 @@ def test_a_name_service_library_planted_in_the_box_does_not_run(world: World, ho
 @promise(18)
 @pytest.mark.parametrize("lead", ["link", "script", "script to a link", "script to a script"])
 def test_a_command_that_leads_to_the_launcher_s_own_program_does_not_reach_it(
-    world: World, how: str, lead: str,
+    world: World,
+    how: str,
+    lead: str,
 ) -> None:
     """The program is the host's Python; the loader that it asks for is the box's, and changes its mode."""
     python = world.directory / "python3"
@@ -91,9 +96,13 @@ def test_a_command_that_leads_to_the_launcher_s_own_program_does_not_reach_it(
         (box / "attack").unlink()
         (box / "link").symlink_to("/proc/self/exe")
         (box / "script").write_text("#!/proc/self/exe\n")
-        (box / "attack").write_text({
-            "script": "#!/proc/self/exe\n", "script to a link": "#!/link\n", "script to a script": "#!/script\n",
-        }.get(lead, ""))
+        (box / "attack").write_text(
+            {
+                "script": "#!/proc/self/exe\n",
+                "script to a link": "#!/link\n",
+                "script to a script": "#!/script\n",
+            }.get(lead, "")
+        )
         if lead == "link":
             (box / "attack").unlink()
             (box / "attack").symlink_to("/proc/self/exe")

@@ -29,8 +29,12 @@ def victim(world: World, how: str) -> Iterator[tuple[subprocess.Popen[str], int]
         "print(ctypes.addressof(kept), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [str(world.tools.python), "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        process_group=0, **world.user(how),
+        [str(world.tools.python), "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        **world.user(how),
     ) as process:
         write_line(process, world.token)
         try:
@@ -129,11 +133,15 @@ def attackers(word: str) -> list[int]:
 @promise(16)
 def test_a_daemon_does_not_outlive_a_launcher_that_is_killed(world: World, how: str) -> None:
     """Not one that has a session of its own, no parent, and ignores every signal that can be ignored."""
+
     def left(mode: str) -> bool:
         word = world.token + mode
         with subprocess.Popen(
-            world.command(mode, world.make_box(mode), "stay", word), stdout=subprocess.PIPE, text=True,
-            env=world.tools.environment, **world.user(mode),
+            world.command(mode, world.make_box(mode), "stay", word),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=world.tools.environment,
+            **world.user(mode),
         ) as launcher:
             try:
                 assert read_line(launcher) == "started\n"

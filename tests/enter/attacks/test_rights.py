@@ -37,7 +37,7 @@ def test_the_capabilities_are_those_of_the_promise_in_every_set(world: World, ho
 def test_capabilities_that_the_caller_hands_on_do_not_get_in(world: World) -> None:
     """Inheritable and ambient ones, for root and for another user (CVE-2022-24769)."""
     handed = "+chown,+sys_admin"
-    hand_on = (f"set -- setpriv --inh-caps={handed} --ambient-caps={handed} \"$@\"",)
+    hand_on = (f'set -- setpriv --inh-caps={handed} --ambient-caps={handed} "$@"',)
     _, _, _, inheritable, _, ambient, _ = world.attack("plain", "rights", before=hand_on).said.split()
     assert int(inheritable, 16) == int(ambient, 16) == 1 | 1 << 21
     _, *sets, _ = world.attack("isolated", "rights", before=hand_on).said.split()
@@ -60,7 +60,17 @@ def test_a_set_id_program_of_the_box_gives_no_rights(world: World) -> None:
 
 
 WAYS = [
-    "chmod", "fchmod", "fchmodat", "open", "openat", "openat2", "creat", "tmpfile", "mknod", "mknodat", "int80",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "tmpfile",
+    "mknod",
+    "mknodat",
+    "int80",
     *(["fchmodat2"] if tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (6, 6) else []),
 ]
 
@@ -68,7 +78,8 @@ WAYS = [
 def set_id_files(box: Path) -> list[str]:
     found = [Path(place, name) for place, _, names in os.walk(box) for name in names]
     return [
-        str(path.relative_to(box)) for path in found
+        str(path.relative_to(box))
+        for path in found
         if stat.S_ISREG(path.lstat().st_mode) and path.lstat().st_mode & 0o6000
     ]
 
@@ -97,9 +108,11 @@ def test_a_set_id_program_of_the_box_loses_its_bits_when_it_is_written_to(world:
 
 
 @promise(10)
-@pytest.mark.parametrize("name", ["su", "s\xfcu \"quoted\" \\", b"\xff".decode(errors="surrogateescape")])
+@pytest.mark.parametrize("name", ["su", 's\xfcu "quoted" \\', b"\xff".decode(errors="surrogateescape")])
 def test_a_set_id_program_that_jailbuild_put_in_cannot_be_changed_by_a_mapping(
-    world: World, how: str, name: str,
+    world: World,
+    how: str,
+    name: str,
 ) -> None:
     """Which takes no bits away."""
     source = world.directory / "source"
@@ -149,11 +162,11 @@ def test_a_mode_that_cannot_be_had_is_refused_and_not_weakened(world: World) -> 
 @promise(20)
 def test_root_of_a_container_alone_is_let_in_plainly_and_told_each_time(world: World) -> None:
     """Whose bounding set lacks CAP_SYS_ADMIN, and who asks for nothing that a chroot cannot honour."""
+
     def lose(number: int) -> Callable[[], None]:
         return lambda: _libc.prctl(24, number, 0, 0, 0)  # PR_CAPBSET_DROP: gone at the next execve
 
-    line = ("jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN;"
-            " the container is the only boundary\n")
+    line = "jailbuild: not isolated: root of this container lacks CAP_SYS_ADMIN; the container is the only boundary\n"
     for _ in range(2):
         ran = world.attack("default", "second-chroot", world.secret, preexec_fn=lose(21))
         assert world.token in ran.said

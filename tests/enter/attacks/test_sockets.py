@@ -49,6 +49,7 @@ def test_with_net_none_there_are_no_sockets_that_namespaces_do_not_separate(worl
 @promise(13)
 def test_with_net_none_the_loopback_is_not_the_host_s(world: World, how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
+
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:

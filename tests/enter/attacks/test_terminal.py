@@ -23,7 +23,10 @@ pytestmark = NEEDS
 @pytest.mark.parametrize("streams", [("stdin", "stdout", "stderr"), ("stderr",)], ids=["on all", "on stderr"])
 @pytest.mark.parametrize("options", [(), ("--pty",), ("--no-pty",)], ids=["by default", "--pty", "--no-pty"])
 def test_nothing_can_be_typed_into_the_terminal_of_the_caller_and_its_size_stays(
-    world: World, how: str, options: tuple[str, ...], streams: tuple[str, ...],
+    world: World,
+    how: str,
+    options: tuple[str, ...],
+    streams: tuple[str, ...],
 ) -> None:
     def typed(mode: str, *words: str) -> tuple[bytes, int]:
         """Return what the caller's shell would read next, and how wide its terminal is."""
@@ -37,9 +40,13 @@ def test_nothing_can_be_typed_into_the_terminal_of_the_caller_and_its_size_stays
         drain.start()
         try:
             ended = subprocess.run(
-                world.command(mode, world.make_box(mode), *words, options=options), start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0), env=world.tools.environment,
-                timeout=PATIENCE, **places, **world.user(mode),
+                world.command(mode, world.make_box(mode), *words, options=options),
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+                env=world.tools.environment,
+                timeout=PATIENCE,
+                **places,
+                **world.user(mode),
             )
             assert ended.returncode in (0, 1), mode
             os.set_blocking(terminal, False)

@@ -34,8 +34,10 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 def promise(*numbers: int) -> Callable[[Test], Test]:
     """Say which sentences of the promise (README, "Entering") a test holds."""
+
     def cite(test: Test) -> Test:
         return test
+
     return cite
 
 
@@ -85,7 +87,12 @@ class World:
         return box
 
     def command(
-        self, how: str, box: Path, *words: object, options: tuple[str, ...] = (), by: Path | None = None,
+        self,
+        how: str,
+        box: Path,
+        *words: object,
+        options: tuple[str, ...] = (),
+        by: Path | None = None,
     ) -> list[str]:
         """Return the command line of an attack; `how` is plain, isolated, rootless, chroot for chroot(1), or default.
 
@@ -104,9 +111,15 @@ class World:
         return {"user": USER, "group": USER, "extra_groups": []} if how == "rootless" else {}
 
     def attack(
-        self, how: str, *words: object, options: tuple[str, ...] = (),
-        prepare: Callable[[Path], object] | None = None, by: Path | None = None, before: tuple[str, ...] = (),
-        statuses: tuple[int, ...] = (0, 1), **more: Any,
+        self,
+        how: str,
+        *words: object,
+        options: tuple[str, ...] = (),
+        prepare: Callable[[Path], object] | None = None,
+        by: Path | None = None,
+        before: tuple[str, ...] = (),
+        statuses: tuple[int, ...] = (0, 1),
+        **more: Any,
     ) -> Ran:
         """Make one attack in a new box; assert that it was made, whatever came of it.
 
@@ -118,11 +131,16 @@ class World:
             if how == "rootless":
                 drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
                 command, how = [*drop, *command], "isolated"
-            script = f"set -e; box={box}; {'; '.join(before)}; exec \"$@\""
+            script = f'set -e; box={box}; {"; ".join(before)}; exec "$@"'
             command = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script, "sh", *command]
         arguments: dict[str, Any] = {
-            "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
-            "env": self.tools.environment, "cwd": self.directory, **self.user(how), **more,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "env": self.tools.environment,
+            "cwd": self.directory,
+            **self.user(how),
+            **more,
         }
         ended = subprocess.run(command, timeout=PATIENCE, **arguments)
         said, told = ((text or b"").decode(errors="replace") for text in (ended.stdout, ended.stderr))
@@ -131,7 +149,12 @@ class World:
         return ran
 
     def only_plain(
-        self, how: str, *words: object, proof: str | None = None, control: str = "plain", **more: Any,
+        self,
+        how: str,
+        *words: object,
+        proof: str | None = None,
+        control: str = "plain",
+        **more: Any,
     ) -> Ran:
         """Assert that an attack gets the proof, by default the secret, in the control, and not in mode `how`."""
         proof = proof or self.token

@@ -1,0 +1,1 @@
+"""The loader of musl, as ldso/dynlink.c has it."""
