@@ -11,7 +11,7 @@ from jailbuild.box import linker_config, tables
 from jailbuild.box.draft import CACHE, MOUNT_POINTS, Draft, cache_entry, named_in
 from jailbuild.box.layout import DIRECTORY
 from jailbuild.box.manifest import Entry, Label, Reason, RecordedRequest
-from jailbuild.box.ownership import Exclusions, own_items, reachable, yielding
+from jailbuild.box.ownership import Exclusions, own_items, reachable, standing_in, yielding
 from jailbuild.closure.commands import canonical_place
 from jailbuild.closure.edges import AnyEdge
 from jailbuild.closure.gather import Closure
@@ -363,7 +363,7 @@ class _Drafting:
 
     def leave_kept(self) -> None:
         """Leave out what the source root's own file needs where the user has put something in its place before."""
-        kept = {path for path in self.kept_own if self.before[path].type != "directory"}
+        kept = standing_in(self.root, self.before, self.kept_own)
         leading: dict[str, bool] = {}  # of each path that leads to something: whether it is one of these, by links too
         for path, edges in self.reasons.items() if kept else ():
             for why in edges:

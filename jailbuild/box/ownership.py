@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from jailbuild.box.confined_fs import kind_of
 from jailbuild.box.manifest import Entry, Manifest, Reason, RecordedRequest
 from jailbuild.closure.commands import OPTIONS, RULES, canonical_place
 from jailbuild.closure.path_glob import path_regex
@@ -61,6 +62,27 @@ def own_paths(before: Manifest, names: Collection[str]) -> frozenset[str]:
             why.how == "tree" and any(why.by in tops.get(name, ()) for name in own.intersection(why.wanted_by))
             for why in entry.reasons
         ):
+            found.add(path)
+    return frozenset(found)
+
+
+def standing_in(root: Root, entries: Mapping[str, Entry], own: Iterable[str]) -> frozenset[str]:
+    """Return which files and links of the user's `own` are another thing than the source root has in their place."""
+    found = set()
+    for path in own:
+        entry = entries[path]
+        if entry.type == "directory":
+            continue
+        if entry.source != path:
+            found.add(path)
+            continue
+        try:
+            status = root.lstat(path)
+        except OSError:
+            found.add(path)
+            continue
+        size = status.st_size if entry.type == "file" else entry.size
+        if (kind_of(status.st_mode), size, status.st_mtime_ns) != (entry.type, entry.size, entry.mtime_ns):
             found.add(path)
     return frozenset(found)
 

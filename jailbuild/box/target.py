@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jailbuild.box.deciding import make_plan
 from jailbuild.box.drafting import draft
 from jailbuild.box.manifest import Label, Manifest, RecordedRequest
+from jailbuild.box.ownership import standing_in
 from jailbuild.box.plan import Plan, Source
 from jailbuild.box.retain import retain
 from jailbuild.box.verify import verify_plan
@@ -110,9 +111,10 @@ def plan_change(
     ones want: then they cannot stay as they are. JailError; nothing is written.
     """
     kept = retain(target.before, carried, target.label, target.there)
+    apart = standing_in(root, kept.entries, kept.own)
     source = source_root(lay_over(root, wanted.trees.values()), wanted.requests)
     options = choices.options._replace(dlopen={name: asked.dlopen for name, asked in wanted.asked.items()})
-    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices, kept.own))
+    closure = gather(source, wanted.requests, options, wanted.trees, _knowledge(target, wanted, choices, apart))
     drafted = draft(closure, target.label, target.source, wanted.asked, kept, choices.keep_privileges)
     digests = Source(source)
     if others_decide and target.before is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jailbuild.box.manifest import Manifest, RecordedRequest
-from jailbuild.box.ownership import own_paths
+from jailbuild.box.ownership import own_paths, standing_in
 from jailbuild.box.source_id import label_of, refuse_other_root, refuse_unnamed_source
 from jailbuild.box.target import Change, PlanOptions, ResolveSet, Target, plan_change
 from jailbuild.closure import locales
@@ -42,7 +42,8 @@ def find_again(root: Root, before: Manifest, given: ResolveSet, choices: PlanOpt
     vanished: list[str] = []
     notes: list[str] = []
     trees = dict(given.trees)
-    own = own_paths(before, [name for name, known in before.requests.items() if known.is_own and name not in requests])
+    kept = [name for name, known in before.requests.items() if known.is_own and name not in requests]
+    own = standing_in(root, before.entries, own_paths(before, kept))
     for name, known in before.requests.items():
         if known.type in RULES:
             asked.setdefault(name, known)

@@ -503,6 +503,8 @@ PAIRS = {
     "a recipe's link and a file where it leads": (("tool",), ("--file", "{mine}/my.conf:/etc/tool/v1.conf")),
     "a recipe's directory and a package's": (("tool",), ("--package", "pack")),
     "a program and what its link leads to": (("sh",), ("--file", "{mine}/prog:/usr/bin/bash")),
+    "a program and its library": (("tool",), ("--file", "/lib/x86_64-linux-gnu/libtinfo.so.6")),
+    "a program and itself": (("tool",), ("--file", "/usr/bin/tool")),
 }
 
 
