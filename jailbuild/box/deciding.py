@@ -36,8 +36,8 @@ def make_plan(
     """Hold a draft against the box as it is (None if there is none yet) and return what would be done.
 
     `source` is where files come from, if any do. What `replace` names is given up where it is in the way. `spare`
-    leaves alone what the user changed as long as its source did not change. JailError where source or box cannot be
-    read.
+    takes set-id modes as they are now; else one that differs from the listed one is a conflict. JailError where source
+    or box cannot be read.
     """
     if len(draft.entries) > OWN.entries:
         raise JailError(f"cannot write the box: it would have more than {OWN.entries} entries", "make several of it")
